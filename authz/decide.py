@@ -1,0 +1,62 @@
+"""The rules. Every reason for which a known request is refused before its limits lives here.
+
+This file knows no wire, no store and no clock. The first rule that applies answers, in the
+order in which they stand; what only the counters know (minute, money) comes after.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from authz.model import Allow, Decision, Deny, Endpoint, Fault, Lane, Reason, Request
+from store.catalog import Offer
+from store.counters.model import Limit, MinuteLimit
+from store.records import KeyRecord
+
+LISTING_FACTOR: Final = 10  # listings and token counting cost the server little
+
+
+def decide(  # noqa: C901, PLR0911  a list of rules, one return each
+    key: KeyRecord | None, request: Request, offer: Offer | None, now_us: int
+) -> Decision:
+    """What is to become of a request.
+
+    `key` is None where no record has one of the request's digests; `offer` is what the
+    catalog says of the request's model, None where it names none or nothing prices it.
+    """
+    if isinstance(request.digests, Fault):
+        return Deny(request.digests)
+    if key is None:
+        return Deny(Fault(Reason.INVALID_API_KEY))
+    if key.revoked_us is not None:
+        return Deny(Fault(Reason.API_KEY_REVOKED))
+    if key.expires_us <= now_us:
+        return Deny(Fault(Reason.API_KEY_EXPIRED))
+    if request.endpoint is None:
+        return Deny(Fault(Reason.ENDPOINT_NOT_ALLOWED))
+    if request.endpoint.reads_model:
+        if request.content_encoding:
+            return Deny(Fault(Reason.UNSUPPORTED_ENCODING))
+        if request.body is not None:
+            return Deny(request.body)
+        if not may_call(key, request.model, offer):
+            return Deny(Fault(Reason.MODEL_NOT_ALLOWED, param="model"))
+        if offer is None and key.budget_nanousd is not None:
+            return Deny(Fault(Reason.MODEL_NOT_PRICED, param="model"))
+    return Allow(limits(key, request.endpoint))
+
+
+def may_call(key: KeyRecord, model: str | None, offer: Offer | None) -> bool:
+    """Whether the key's allowlist has the model: by the name that the catalog gives it."""
+    if key.models is None:
+        return True
+    return (model if offer is None else offer.name) in key.models
+
+
+def limits(key: KeyRecord, endpoint: Endpoint | None) -> tuple[Limit, ...]:
+    """The limits that a call of this endpoint takes from, in the order in which they answer."""
+    if key.rpm is None:
+        return ()
+    if endpoint is None or endpoint.lane is Lane.INFERENCE:
+        return (MinuteLimit(key.id, key.rpm),)
+    return (MinuteLimit(f"{key.id}/listings", key.rpm * LISTING_FACTOR),)

@@ -1,0 +1,91 @@
+"""What we answer ourselves: the models that a key may call, and the key itself. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, Final
+from urllib.parse import unquote
+
+import msgspec
+
+from authz.decide import may_call
+from authz.denial import Answer
+from authz.headers import rfc3339
+from store.catalog import Catalog
+from store.counters.model import Standing
+from store.records import NANOUSD, KeyRecord
+
+_JSON: Final = (("content-type", "application/json"),)
+_CREATED: Final = 1_700_000_000  # the shape wants a time; nobody knows a model's
+
+
+def callable_names(key: KeyRecord, catalog: Catalog, listed: Iterable[str]) -> list[str]:
+    """The catalog's exact names and the servers' own that this key may call and has a price for."""
+    names = []
+    for name in dict.fromkeys(chain(catalog.exact_names(), listed)):
+        offer = catalog.resolve(name)
+        priced = offer is not None or key.budget_nanousd is None
+        if priced and may_call(key, name, offer):
+            names.append(name)
+    return sorted(names)
+
+
+def models(names: Sequence[str]) -> Answer:
+    """One shape that both OpenAI's and Anthropic's clients read."""
+    return _answer(
+        {
+            "object": "list",
+            "data": [_model(name) for name in names],
+            "has_more": False,
+            "first_id": names[0] if names else None,
+            "last_id": names[-1] if names else None,
+        }
+    )
+
+
+def model(names: Sequence[str], wanted: str) -> Answer | None:
+    """One model by the rest of the path, or None if the key cannot call it."""
+    name = unquote(wanted)
+    return _answer(_model(name)) if name in names else None
+
+
+def key(record: KeyRecord, standings: Sequence[Standing]) -> Answer:
+    """A key about itself, never about a sibling."""
+    minute = standings[0] if standings else None
+    return _answer(
+        {
+            "object": "key",
+            "id": record.id,
+            "alias": record.alias,
+            "hint": record.hint,
+            "models": ["*"] if record.models is None else sorted(record.models),
+            "rpm": record.rpm,
+            "requests_remaining": None if minute is None else minute.remaining,
+            "budget_usd": None if record.budget_nanousd is None else usd(record.budget_nanousd),
+            "created_at": rfc3339(record.created_us),
+            "expires_at": rfc3339(record.expires_us),
+        }
+    )
+
+
+def usd(nanousd: int) -> str:
+    """Exact decimal USD without trailing zeros: `5`, `0.25`."""
+    whole, fraction = divmod(nanousd, NANOUSD)
+    return f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "type": "model",
+        "display_name": name,
+        "owned_by": "tensorgate",
+        "created": _CREATED,
+        "created_at": "2023-11-14T22:13:20Z",
+    }
+
+
+def _answer(content: dict[str, Any]) -> Answer:
+    return Answer(200, _JSON, msgspec.json.encode(content))

@@ -1,0 +1,233 @@
+"""The process: three gRPC servers on unix sockets, /metrics, and an orderly start and stop.
+
+Checks, access-log streams and health each have a server and threads of their own: a stream
+keeps its thread for life, and one slow moment of the checks must not look like death.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Final
+
+import grpc
+from prometheus_client import start_http_server
+
+from authz.cache import KeyCache
+from authz.check import Checker, Site
+from authz.feed import Feed
+from authz.lease import Lease
+from authz.listings import Listings
+from authz.meter import Meter
+from authz.metrics import Metrics
+from authz.pb import auth_pb2_grpc, health_pb2, health_pb2_grpc
+from authz.pb.auth_pb2 import CheckRequest, CheckResponse
+from authz.settings import AuthzSettings
+from authz.wire import Reader
+from store.catalog import DEFAULT_UPSTREAM, Catalog
+from store.clock import steady_clock, wall_us
+from store.counters.memory import MemoryCounters
+from store.errors import TensorgateError
+from store.keys import KeyRepository
+from store.records import SECOND_US
+from store.schema import check_current, open_engine
+from store.settings import load
+
+CHECK_THREADS: Final = 8
+LOG_STREAMS: Final = 64
+DRAIN_SECONDS: Final = 1.2
+STOP_SECONDS: Final = 2.0
+LEASE_RETRY_SECONDS: Final = 0.5
+SQL_TIMEOUT_SECONDS: Final = 0.25
+_ENVELOPE_BYTES: Final = 1 << 20  # headers and attributes around a body
+
+_log = logging.getLogger("authz")
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """grpc.health.v1, for Envoy and for probes."""
+
+    def __init__(self) -> None:
+        self.serving = False
+
+    def Check(  # noqa: N802  gRPC's name
+        self, _request: health_pb2.HealthCheckRequest, _context: grpc.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        return health_pb2.HealthCheckResponse(
+            status=status.SERVING if self.serving else status.NOT_SERVING
+        )
+
+
+class Authorization(auth_pb2_grpc.AuthorizationServicer):
+    """envoy.service.auth.v3.Authorization."""
+
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
+
+    def Check(  # noqa: N802  gRPC's name
+        self, request: CheckRequest, _context: grpc.ServicerContext
+    ) -> CheckResponse:
+        return self._checker.check(request)
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The sockets of one worker."""
+
+    check: Path
+    log: Path
+    health: Path
+
+    @classmethod
+    def of(cls, runtime: Path, worker: int = 0) -> Sockets:
+        return cls(runtime / f"authz-{worker}.sock", runtime / "log.sock", runtime / "health.sock")
+
+
+def main() -> int:
+    """Run until SIGTERM. Returns the exit code; errors of ours are one line each."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    try:
+        serve(load(AuthzSettings))
+    except TensorgateError as fault:
+        print(f"error: {fault}", file=sys.stderr)  # noqa: T201  for the person who started it
+        return 1
+    except OSError as fault:
+        print(f"error: cannot start: {fault}", file=sys.stderr)  # noqa: T201  likewise
+        return 1
+    return 0
+
+
+def serve(settings: AuthzSettings) -> None:
+    """The whole life of the process: lease, stores, servers, drain."""
+    stopping = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stopping.set())
+    catalog = Catalog.read(settings.catalog)
+    lease = Lease(settings.state)
+    if not _acquire(lease, stopping):
+        return
+    with ExitStack() as stack:
+        stack.callback(lease.release)
+        metrics = Metrics()
+        checker = _checker(settings, catalog, metrics, stack)
+        settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+        health = Health()
+        with _servers(settings, checker, Meter(metrics), health):
+            host, port = settings.metrics_address
+            http, thread = start_http_server(port, host, metrics.registry)
+            stack.callback(thread.join)
+            stack.callback(http.server_close)
+            stack.callback(http.shutdown)
+            health.serving = True
+            _log.info("serving on %s, metrics on %s:%d", settings.runtime, host, port)
+            stopping.wait()
+            health.serving = False
+            _log.info("draining")
+            Event().wait(DRAIN_SECONDS)
+    _log.info("stopped")
+
+
+def _acquire(lease: Lease, stopping: Event) -> bool:
+    """Wait, unready, until nobody else counts for this state. False: asked to stop meanwhile."""
+    said = False
+    while not lease.acquire():
+        if not said:
+            _log.warning(
+                "not ready: process %s counts for this state, and counters in process mean one "
+                "worker; waiting until it ends",
+                lease.holder(),
+            )
+            said = True
+        if stopping.wait(LEASE_RETRY_SECONDS):
+            return False
+    return True
+
+
+def _checker(
+    settings: AuthzSettings, catalog: Catalog, metrics: Metrics, stack: ExitStack
+) -> Checker:
+    engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
+    stack.callback(engine.dispose)
+    check_current(engine)
+    repository = stack.enter_context(KeyRepository(engine))
+    cache = KeyCache(
+        repository,
+        steady_clock(),
+        stale_us=int(settings.key_stale_seconds * SECOND_US),
+        capacity=settings.key_cache_size,
+        observe=lambda result: metrics.cache_requests.labels(result).inc(),
+    )
+    feed = Feed(repository, cache)
+    stack.callback(feed.stop)
+    feed.start()
+    listings = Listings(settings.runtime / "upstreams.sock", (DEFAULT_UPSTREAM, *catalog.upstreams))
+    stack.callback(listings.stop)
+    listings.start()
+    return Checker(
+        reader=Reader(settings.key_form(), settings.digester()),
+        keys=cache,
+        catalog=catalog,
+        counters=MemoryCounters(steady_clock()),
+        listed=listings,
+        metrics=metrics,
+        clock=wall_us,
+        site=Site(settings.dashboard_url, settings.key_prefixes[0]),
+    )
+
+
+@contextmanager
+def _servers(
+    settings: AuthzSettings, checker: Checker, meter: Meter, health: Health
+) -> Iterator[None]:
+    """Start the three servers; stop checks first, then the log, health last."""
+    sockets = Sockets.of(settings.runtime)
+    body = (settings.body_limit_mib << 20) + _ENVELOPE_BYTES
+    check_server = _server(CHECK_THREADS, "check", max_message_bytes=body)
+    auth_pb2_grpc.add_AuthorizationServicer_to_server(Authorization(checker), check_server)
+    log_server = _server(LOG_STREAMS, "log")
+    log_server.add_generic_rpc_handlers((meter.handler(),))
+    health_server = _server(2, "health")
+    health_pb2_grpc.add_HealthServicer_to_server(health, health_server)
+    servers = (
+        (check_server, sockets.check),
+        (log_server, sockets.log),
+        (health_server, sockets.health),
+    )
+    for server, path in servers:
+        _listen(server, path)
+        server.start()
+    try:
+        yield
+    finally:
+        for server, _ in servers:
+            server.stop(STOP_SECONDS).wait()
+
+
+def _server(threads: int, name: str, max_message_bytes: int = 64 << 20) -> grpc.Server:
+    return grpc.server(
+        ThreadPoolExecutor(threads, thread_name_prefix=name),
+        options=(("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)),
+    )
+
+
+def _listen(server: grpc.Server, path: Path) -> None:
+    """Bind a unix socket that only this user and group can reach."""
+    before = os.umask(0o117)
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError:
+        raise OSError(f"{path} cannot be listened on; is its folder there and ours?") from None
+    finally:
+        os.umask(before)

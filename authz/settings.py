@@ -1,0 +1,54 @@
+"""Settings of the data path, on top of those that every process shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field, field_validator
+
+from store.settings import StoreSettings
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+_LONGEST_SOCKET: Final = "envoy-admin.sock"
+_MAX_PORT: Final = 65535
+
+
+class AuthzSettings(StoreSettings):
+    """What `tensorgate authz` reads from the environment."""
+
+    runtime: Path = Path("/run/tensorgate")
+    metrics_listen: str = "127.0.0.1:9464"
+    key_stale_seconds: Annotated[float, Field(ge=0, le=300)] = 5
+    key_cache_size: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 32
+    workers: int = 1
+
+    @field_validator("runtime")
+    @classmethod
+    def _fits_in_a_socket_path(cls, value: Path) -> Path:
+        longest = str(value.absolute() / _LONGEST_SOCKET)
+        if len(longest.encode()) > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(f"{value} is too long for a socket's path; choose a shorter one")
+        return value.absolute()
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > _MAX_PORT:
+            raise ValueError("write it as host:port, for example 127.0.0.1:9464")
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _counts_in_process(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError("counters are in process, so there is exactly 1 worker")
+        return value
+
+    @property
+    def metrics_address(self) -> tuple[str, int]:
+        """Where `/metrics` listens: host (without brackets) and port."""
+        host, _, port = self.metrics_listen.rpartition(":")
+        return host.strip("[]"), int(port)

@@ -1,0 +1,123 @@
+"""To and from Envoy's protobufs: CheckRequest → Request, Decision → CheckResponse. Pure.
+
+What leaves here is what Envoy does: headers for the model server, headers for the client, and
+as dynamic metadata (strings: Envoy keeps numbers as doubles) what the settlement needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_plus
+
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
+from authz import endpoints
+from authz.body import read_json
+from authz.credential import CREDENTIAL_HEADERS, read_credential
+from authz.denial import Answer, Headers
+from authz.model import Fault, Reason, Request
+from authz.pb.auth_pb2 import CheckRequest, CheckResponse
+from authz.pb.core_pb2 import HeaderValueOption
+from store.keyformat import Digester, KeyForm
+
+_OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_OK: Final = 0
+_UNAUTHENTICATED: Final = 16
+_PERMISSION_DENIED: Final = 7
+_STATUS_UNAUTHENTICATED: Final = 401
+
+TO_REMOVE: Final = (
+    *CREDENTIAL_HEADERS,
+    "cookie",
+    "x-http-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How requests are read here: which strings are keys, and their digests."""
+
+    form: KeyForm
+    digester: Digester
+
+    def read(self, message: CheckRequest) -> Request:
+        """Read one request. Nothing of the plaintext key leaves this call."""
+        http = message.attributes.request.http
+        headers = http.headers
+        path, _, query = http.path.partition("?")
+        endpoint = endpoints.find(http.method, path)
+        digests = read_credential(headers, query, self.form, self.digester)
+        model, stream, body = None, False, None
+        if endpoint is not None and endpoint.reads_model and not isinstance(digests, Fault):
+            reading = read_json(http.raw_body)
+            if isinstance(reading, Fault):
+                body = reading
+            else:
+                model, stream = reading.model, reading.stream
+                body = _other_model(query, model) if query else None
+        return Request(
+            id=headers.get("x-request-id", ""),
+            method=http.method,
+            path=path,
+            dialect=endpoints.dialect_of(path),
+            digests=digests,
+            endpoint=endpoint,
+            content_encoding=headers.get("content-encoding", ""),
+            body=body,
+            body_bytes=len(http.raw_body),
+            model=model,
+            stream=stream,
+        )
+
+
+def _other_model(query: str, model: str) -> Fault | None:
+    """A `?model=` beats the body in some servers, so one that disagrees is refused."""
+    for part in query.replace(";", "&").split("&"):
+        name, _, value = part.partition("=")
+        if unquote_plus(name).lower() == "model" and unquote_plus(value) != model:
+            return Fault(Reason.AMBIGUOUS_BODY, "the query names another model", param="model")
+    return None
+
+
+def allowed(upstream: Headers, client: Headers, metadata: Mapping[str, str]) -> CheckResponse:
+    """Let a request pass: headers for the model server, headers for the client's answer."""
+    response = CheckResponse()
+    response.status.code = _OK
+    ok = response.ok_response
+    ok.headers_to_remove.extend(TO_REMOVE)
+    _fill(ok.headers, upstream)
+    _fill(ok.response_headers_to_add, client)
+    _describe(response, metadata)
+    return response
+
+
+def answered(answer: Answer, client: Headers, metadata: Mapping[str, str]) -> CheckResponse:
+    """Answer a request in the server's stead: a refusal, or what we answer ourselves."""
+    response = CheckResponse()
+    unauthenticated = answer.status == _STATUS_UNAUTHENTICATED
+    response.status.code = _UNAUTHENTICATED if unauthenticated else _PERMISSION_DENIED
+    denied = response.denied_response
+    denied.status.code = answer.status  # type: ignore[assignment]  # an open enum
+    denied.body = answer.body.decode()
+    _fill(denied.headers, answer.headers)
+    _fill(denied.headers, client)
+    _describe(response, metadata)
+    return response
+
+
+def _fill(options: RepeatedCompositeFieldContainer[HeaderValueOption], headers: Headers) -> None:
+    for name, value in headers:
+        option = options.add()
+        option.header.key = name
+        option.header.value = value
+        option.append_action = _OVERWRITE
+
+
+def _describe(response: CheckResponse, metadata: Mapping[str, str]) -> None:
+    fields = response.dynamic_metadata.fields
+    for name, value in metadata.items():
+        fields[name].string_value = value

@@ -1,0 +1,152 @@
+"""What a refusal says to the person who reads it in a terminal. Pure.
+
+At most two sentences, with what to do. No sentence holds a key, only its hint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from authz.model import Fault, Reason, Request
+from store.counters.model import Refused
+from store.keyformat import BODY_CHARS, CHECKSUM_CHARS, DEFAULT_PREFIX
+from store.records import SECOND_US, KeyRecord
+
+_SHOWN_MODELS: Final = 8
+_SHOWN_PATH_CHARS: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """All that a sentence may speak of. `dashboard` is its address, if there is one."""
+
+    fault: Fault
+    request: Request
+    now_us: int
+    key: KeyRecord | None = None
+    refused: Refused | None = None
+    dashboard: str | None = None
+    prefix: str = DEFAULT_PREFIX
+
+
+def words(occasion: Occasion) -> str:
+    """The sentence for an occasion."""
+    return _WORDS[occasion.fault.reason](occasion)
+
+
+def instant(us: int) -> str:
+    """`2026-11-20 09:14 UTC`."""
+    return f"{datetime.fromtimestamp(us // SECOND_US, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def seconds(us: int) -> str:
+    """`3.2 s`, rounded up so that waiting as long is long enough."""
+    tenths = -(-us // (SECOND_US // 10))
+    return f"{tenths // 10}.{tenths % 10} s"
+
+
+def _new_key(o: Occasion) -> str:
+    if o.dashboard is None:
+        return "Ask whoever runs this gate for a new one."
+    return f"Create a new one at {o.dashboard}/keys."
+
+
+def _dated(o: Occasion, verb: str, at_us: int | None) -> str:
+    hint, when = (o.key.hint, instant(at_us or 0)) if o.key else ("", "")
+    return f"This key ({hint}) {verb} on {when}. {_new_key(o)}"
+
+
+def _callable_models(key: KeyRecord | None) -> str:
+    names = sorted(key.models or ()) if key else []
+    if not names:
+        return "none"
+    shown = ", ".join(f"`{name}`" for name in names[:_SHOWN_MODELS])
+    more = len(names) - _SHOWN_MODELS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _model_not_allowed(o: Occasion) -> str:
+    return (
+        f"This key may not call `{o.request.model}`; it may call {_callable_models(o.key)}. "
+        "Change the model in your client, or use a key that includes it."
+    )
+
+
+def _endpoint(o: Occasion) -> str:
+    path = o.request.path
+    if len(path) > _SHOWN_PATH_CHARS or not path.isprintable():
+        path = path[:_SHOWN_PATH_CHARS].encode("ascii", "replace").decode() + "…"
+    return (
+        f"Keys cannot call `{o.request.method} {path}` here. "
+        "Check the path: it is compared letter by letter, without a trailing slash."
+    )
+
+
+def _malformed(o: Occasion) -> str:
+    at = "" if o.fault.offset is None else f" (byte {o.fault.offset})"
+    return f"The body is not one strict JSON object: {o.fault.detail}{at}. Send valid JSON."
+
+
+def _ambiguous_body(o: Occasion) -> str:
+    return (
+        f"The body can be read in more than one way: {o.fault.detail}. "
+        "Name each member once, spelled as the API does."
+    )
+
+
+def _rate_limit(o: Occasion) -> str:
+    if o.refused is None:
+        return "This key's limit of requests a minute is reached. Try again in a minute."
+    count = o.refused.limit.max_requests
+    noun = "request" if count == 1 else "requests"
+    return (
+        f"{count} {noun} in the last 60 seconds is this key's limit. "
+        f"The next one passes in {seconds(o.refused.retry_us)}."
+    )
+
+
+_WORDS: Final[Mapping[Reason, Callable[[Occasion], str]]] = {
+    Reason.MISSING_API_KEY: lambda o: (
+        f"No API key was sent. Send it as the header `Authorization: Bearer {o.prefix}…`."
+    ),
+    Reason.INVALID_API_KEY: lambda o: (
+        "This API key is not valid. Check that it was copied whole: "
+        f"it starts with `{o.prefix}` and has {len(o.prefix) + BODY_CHARS + CHECKSUM_CHARS} "
+        "characters."
+    ),
+    Reason.API_KEY_EXPIRED: lambda o: _dated(o, "expired", o.key.expires_us if o.key else None),
+    Reason.API_KEY_REVOKED: lambda o: _dated(o, "was revoked", o.key.revoked_us if o.key else None),
+    Reason.AMBIGUOUS_CREDENTIALS: lambda _: (
+        "The request carries more than one API key. Send one key, in one header, once."
+    ),
+    Reason.KEY_IN_URL: lambda o: (
+        "A key stands in the URL, and URLs end up in logs. Send it as the header "
+        f"`Authorization: Bearer {o.prefix}…`, and revoke the one that was in the URL."
+    ),
+    Reason.MALFORMED_BODY: _malformed,
+    Reason.AMBIGUOUS_BODY: _ambiguous_body,
+    Reason.MODEL_REQUIRED: lambda _: (
+        "The body does not name a model. Set `model` to the name of one, as a string; "
+        "`GET /v1/models` lists those that this key may call."
+    ),
+    Reason.INVALID_PARAMETER: lambda o: f"`{o.fault.param}` is not valid: {o.fault.detail}.",
+    Reason.MODEL_NOT_ALLOWED: _model_not_allowed,
+    Reason.ENDPOINT_NOT_ALLOWED: _endpoint,
+    Reason.MODEL_NOT_PRICED: lambda o: (
+        f"`{o.request.model}` has no price here, and this key has a budget. "
+        "Ask whoever runs this gate to add the model to the catalog."
+    ),
+    Reason.UNSUPPORTED_ENCODING: lambda _: (
+        "The body is compressed, and what cannot be read is not passed on. Send it uncompressed."
+    ),
+    Reason.RATE_LIMIT_EXCEEDED: _rate_limit,
+    Reason.AUTHORIZATION_UNAVAILABLE: lambda _: (
+        "The gate cannot check keys right now, so nothing was passed on. Try again in a second."
+    ),
+    Reason.NOT_FOUND: lambda _: (
+        "This key can call no model of that name. `GET /v1/models` lists those that it may call."
+    ),
+}

@@ -1,0 +1,1 @@
+"""Records, key format, SQL, counters, ledger, catalog. Imports nothing else of ours."""

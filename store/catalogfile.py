@@ -1,0 +1,204 @@
+"""The shape of the catalog's file, and which line of it each value stands on. Pure.
+
+Numbers are read as decimals from their own digits: no float ever stands between a written price
+and the money that is charged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Final, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+Path = tuple[str | int, ...]
+
+_HOST_PORT: Final = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):(\d{1,5})"
+)
+_UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+MAX_PORT: Final = 65535
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed")  # noqa: TRY004  pydantic collects ValueErrors only
+    return value
+
+
+def _model_name(value: str) -> str:
+    if not value or len(value) > 256 or any(ord(c) < 33 or ord(c) == 127 for c in value):  # noqa: PLR2004  the limit of a name
+        raise ValueError("a model's name has 1 to 256 characters, no spaces and no controls")
+    return value
+
+
+Usd = Annotated[Decimal, BeforeValidator(_not_bool), Field(ge=0, le=1_000_000, decimal_places=9)]
+Count = Annotated[int, BeforeValidator(_not_bool), Field(ge=0, le=1_000_000_000)]
+Positive = Annotated[int, BeforeValidator(_not_bool), Field(ge=1, le=1_000_000_000)]
+ModelName = Annotated[str, BeforeValidator(lambda v: _model_name(v) if isinstance(v, str) else v)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PriceEntry(_Entry):
+    """USD per million tokens; `per_request` and `per_second` in USD."""
+
+    input: Usd = Decimal(0)
+    cached_input: Usd | None = None
+    cache_write: Usd | None = None
+    output: Usd = Decimal(0)
+    per_request: Usd = Decimal(0)
+    per_second: Usd = Decimal(0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("name at least one price; an explicit 0 makes a model free")
+        return self
+
+
+class ModelEntry(_Entry):
+    """A model, a pattern of models, or the default."""
+
+    price: PriceEntry
+    context_tokens: Positive
+    max_output_tokens: Positive | None = None
+    tokens_per_byte: Annotated[Decimal, BeforeValidator(_not_bool), Field(gt=0, le=16)] = Decimal(1)
+    overhead_tokens: Count = 1024
+    continuous_usage: bool = False
+    controls: tuple[str, ...] = ()
+    stored_context: bool = False
+    aliases: tuple[ModelName, ...] = ()
+    upstream: str | None = None
+
+    @model_validator(mode="after")
+    def _output_fits(self) -> Self:
+        if self.max_output_tokens is not None and self.max_output_tokens >= self.context_tokens:
+            raise ValueError("max_output_tokens must be below context_tokens")
+        return self
+
+
+class PlanEntry(_Entry):
+    """Caps of a plan; what is not named is not capped."""
+
+    max_keys: Count | None = None
+    max_budget_usd: Usd | None = None
+    max_rpm: Positive | None = None
+    account_budget_usd: Usd | None = None
+
+
+class CatalogFile(_Entry):
+    """The whole file."""
+
+    models: dict[ModelName, ModelEntry] = Field(default_factory=dict)
+    default: ModelEntry | None = None
+    upstreams: dict[str, str] = Field(default_factory=dict)
+    plans: dict[str, PlanEntry]
+    default_plan: str
+    endpoints: Annotated[tuple[str, ...], Field(max_length=0)] = ()
+
+    @field_validator("upstreams")
+    @classmethod
+    def _are_addresses(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, address in value.items():
+            if not _UPSTREAM_NAME.fullmatch(name) or name == "default":
+                raise ValueError(f"{name!r} cannot name an upstream; it looks like 'gpu-a'")
+            match = _HOST_PORT.fullmatch(address)
+            if not match or not 0 < int(match[1]) <= MAX_PORT:
+                raise ValueError(f"{name}: write the address as host:port")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.default_plan not in self.plans:
+            raise ValueError(f"default_plan: there is no plan {self.default_plan!r}")
+        if self.default is not None and (self.default.aliases or self.default.upstream):
+            raise ValueError("default: it has neither aliases nor an upstream")
+        taken: dict[str, str] = dict.fromkeys(self.models, "model")
+        for name, row in self.models.items():
+            if row.upstream is not None and row.upstream not in self.upstreams:
+                raise ValueError(f"models.{name}: there is no upstream {row.upstream!r}")
+            if row.aliases and "*" in name:
+                raise ValueError(f"models.{name}: a pattern has no aliases")
+            for alias in row.aliases:
+                if alias in taken:
+                    raise ValueError(f"models.{name}: {alias!r} already names something else")
+                taken[alias] = "alias"
+        return self
+
+
+@dataclass(slots=True)
+class Lines:
+    """Path of a value → line it stands on, 1 the first."""
+
+    at: dict[Path, int] = field(default_factory=dict)
+
+    def nearest(self, path: tuple[int | str, ...]) -> int:
+        """The line of a path, or of the closest thing around it that is written."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.at:
+                return self.at[path[:length]]
+        return 1
+
+    @staticmethod
+    def say(path: tuple[int | str, ...], message: str) -> str:
+        """One sentence for one fault."""
+        where = ".".join(str(part) for part in path if part != "[key]")
+        text = message.removeprefix("Value error, ")
+        return f"{where}: {text}" if where else text
+
+
+def read_with_lines(text: str) -> tuple[Any, Lines, list[tuple[int, str]]]:
+    """YAML → (data, lines, faults as (line, sentence)). Data is None where there are faults."""
+    lines, faults = Lines(), list[tuple[int, str]]()
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as fault:
+        mark = fault.problem_mark or fault.context_mark
+        return None, lines, [(mark.line + 1 if mark else 1, fault.problem or "not YAML")]
+    except (yaml.YAMLError, RecursionError):
+        return None, lines, [(1, "not YAML")]
+    if node is None:
+        return None, lines, [(1, "it is empty")]
+    data = _build(node, (), lines, faults)
+    return (None if faults else data), lines, faults
+
+
+def _build(node: yaml.Node, path: Path, lines: Lines, faults: list[tuple[int, str]]) -> Any:
+    line = node.start_mark.line + 1
+    lines.at.setdefault(path, line)
+    if isinstance(node, yaml.MappingNode):
+        built: dict[Hashable, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else ""
+            key_line = key_node.start_mark.line + 1
+            if not key or key in built or key == "<<":
+                faults.append((key_line, f"{key or 'this'} cannot stand here, or stands twice"))
+                continue
+            lines.at[*path, key] = key_line
+            built[key] = _build(value_node, (*path, key), lines, faults)
+        return built
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(item, (*path, i), lines, faults) for i, item in enumerate(node.value)]
+    return _scalar(node)
+
+
+def _scalar(node: yaml.Node) -> Any:
+    kind, text = node.tag.rpartition(":")[2], str(node.value)
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() in {"yes", "true", "on"}
+    if kind in {"int", "float"}:
+        try:
+            number = Decimal(text.replace("_", ""))
+        except InvalidOperation:
+            return text
+        return int(number) if kind == "int" else number
+    return text

@@ -1,0 +1,59 @@
+"""The error tree. Driver errors are wrapped once, at the edge of this package.
+
+TensorgateError
+├── InputError            what a person gave is not acceptable; the text says what to do
+│   ├── PlanLimitError    a cap of the account's plan (code: plan_limit_keys, _budget, _rpm)
+│   ├── NotFoundError     no such account or key, or not one of the asker's
+│   └── ConfigError       settings, catalog or pepper file; `str()` lists every fault
+└── StoreError            a store cannot do its part now
+    ├── StoreUnavailableError  no answer, or not in time: fail closed, try again
+    └── SchemaMismatchError    the database is not at the revision that this code was made for
+
+Texts are written for the person who reads them in a terminal: what is wrong, then what to do.
+None ever holds a plaintext key, a password or a pepper.
+"""
+
+from __future__ import annotations
+
+
+class TensorgateError(Exception):
+    """The root: whatever of ours may be raised on purpose."""
+
+
+class InputError(TensorgateError):
+    """What a person gave cannot be accepted; `code` is stable, the text is for people."""
+
+    def __init__(self, message: str, *, code: str = "invalid_input") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class PlanLimitError(InputError):
+    """A cap of the account's plan stands in the way."""
+
+
+class NotFoundError(InputError):
+    """No such thing, or one that belongs to somebody else: the two look alike."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="not_found")
+
+
+class ConfigError(InputError):
+    """Configuration that cannot be used. `faults` holds one line for each thing wrong."""
+
+    def __init__(self, headline: str, faults: tuple[str, ...]) -> None:
+        super().__init__("\n".join((headline, *(f"  {fault}" for fault in faults))), code="config")
+        self.faults = faults
+
+
+class StoreError(TensorgateError):
+    """A store cannot do its part now."""
+
+
+class StoreUnavailableError(StoreError):
+    """No answer, or none in time. The caller fails closed."""
+
+
+class SchemaMismatchError(StoreError):
+    """The database is not at the revision that this code was made for."""
