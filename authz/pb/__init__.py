@@ -1,0 +1,1 @@
+"""Envoy's API and gRPC health as protobuf modules, made from proto/ by `make proto`."""
