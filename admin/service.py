@@ -1,0 +1,366 @@
+"""The use cases: accounts and keys. The command line and the dashboard are faces of these.
+
+Each change is one transaction under a lock on the account, so that what was checked still holds
+when it is written: two mints cannot both take the last place of a plan. A method raises
+InputError (or one of its kinds) for what a person can mend, and StoreError when the database
+cannot do its part. Texts come as they were typed; `admin.inputs` reads them.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from admin import inputs, planrules
+from admin.output import key_state, utc
+from admin.passwords import hash_password, make_password
+from store import keyformat
+from store.catalog import Catalog
+from store.clock import Clock, wall_us
+from store.errors import InputError, NotFoundError
+from store.keys import KeyRepository
+from store.keywriter import Writer
+from store.records import DAY_US, DEFAULT_EXPIRY_DAYS, Account, KeyRecord, Role
+from store.schema import open_state
+
+if TYPE_CHECKING:
+    from store.settings import StoreSettings
+
+
+@dataclass(frozen=True, slots=True)
+class AddedAccount:
+    """A new account; `password` only if it was made here, to be shown once."""
+
+    account: Account
+    password: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A new key. `key` is the plaintext: this is the one time that anybody sees it."""
+
+    record: KeyRecord
+    key: str = field(repr=False)
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """A changed key and what is worth saying about it."""
+
+    record: KeyRecord
+    notes: tuple[str, ...]
+
+
+class AdminService:
+    """Use cases over one repository. `actor` is who asks, for the audit log."""
+
+    def __init__(
+        self,
+        repository: KeyRepository,
+        settings: StoreSettings,
+        *,
+        actor: str,
+        clock: Clock = wall_us,
+    ) -> None:
+        self._repository = repository
+        self._settings = settings
+        self._actor = actor
+        self._clock = clock
+
+    def now_us(self) -> int:
+        """The time by this service's clock."""
+        return self._clock()
+
+    def _catalog(self) -> Catalog:
+        return Catalog.read(self._settings.catalog)
+
+    # -- accounts
+
+    def add_user(
+        self,
+        email: str,
+        *,
+        plan: str | None = None,
+        team: str | None = None,
+        admin: bool = False,
+        service: bool = False,
+        password: str | None = None,
+        make_one: bool = True,
+    ) -> AddedAccount:
+        """Add an account, on the catalog's default plan unless one is named.
+
+        Without a password one is made; not `make_one`: it cannot sign in until it is given one.
+        A service account has none and never signs in.
+        """
+        if service and (admin or password is not None):
+            raise InputError(
+                "A service account never signs in: it is no admin and has no password.",
+                code="invalid_account",
+            )
+        catalog = self._catalog()
+        name = planrules.plan_named(catalog, plan or catalog.default_plan).name
+        made = make_password() if make_one and password is None and not service else None
+        chosen = made if password is None else inputs.password(password)
+        hashed = None if chosen is None else hash_password(chosen)  # before any lock: it is slow
+        account = Account(
+            id=_new_id("acc"),
+            email=inputs.email(email),
+            team=inputs.team(team),
+            plan=name,
+            role=Role.ADMIN if admin else Role.USER,
+            service=service,
+            created_us=self._clock(),
+        )
+        with self._repository.changing(self._actor, account.created_us) as writer:
+            if writer.lock_account(account.email) is not None:
+                raise InputError(
+                    f"There is already an account {account.email}. "
+                    "Change it with `tensorgate users set-plan` or `set-password`.",
+                    code="email_taken",
+                )
+            writer.add_account(account, hashed)
+        return AddedAccount(account, made)
+
+    def list_users(self) -> list[tuple[Account, int]]:
+        """Every account, with how many live keys it holds."""
+        return self._repository.accounts(self._clock())
+
+    def find_user(self, email: str) -> Account | None:
+        """The account of this e-mail, if there is one."""
+        return self._repository.account(inputs.email(email))
+
+    def set_plan(self, email: str, plan: str) -> Account:
+        """Put an account on another plan. Its keys stay as they are until they are updated."""
+        name = planrules.plan_named(self._catalog(), plan).name
+        with self._changing(email) as (writer, account):
+            if account.plan != name:
+                writer.set_plan(account, name)
+        return replace(account, plan=name)
+
+    def set_password(self, email: str, password: str | None = None) -> str | None:
+        """Replace the password; without one, one is made and returned, to be shown once."""
+        chosen = make_password() if password is None else inputs.password(password)
+        hashed = hash_password(chosen)  # before any lock: it is slow
+        with self._changing(email) as (writer, account):
+            if account.service:
+                raise InputError(
+                    f"{account.email} is a service account and never signs in.",
+                    code="invalid_account",
+                )
+            writer.set_password(account, hashed)
+        return chosen if password is None else None
+
+    # -- keys
+
+    def mint(
+        self,
+        user: str,
+        alias: str,
+        *,
+        models: str,
+        budget_usd: str | None = None,
+        rpm: int | None = None,
+        expires_in_days: int = DEFAULT_EXPIRY_DAYS,
+    ) -> Minted:
+        """Mint a key. What is None is the plan's maximum, or 5 USD and 60 rpm where it has none."""
+        catalog = self._catalog()
+        name = inputs.alias(alias)
+        days = inputs.expiry_days(expires_in_days)
+        allowed, notes = _canonical(catalog, inputs.models(models))
+        asked_budget = None if budget_usd is None else inputs.budget_nanousd(budget_usd)
+        asked_rpm = None if rpm is None else inputs.rpm(rpm)
+        key = keyformat.mint(self._settings.key_form().prefixes[0])
+        version, digest = self._settings.digester().newest(key)
+
+        with self._changing(user) as (writer, account):
+            plan = planrules.plan_of(catalog, account)
+            budget = planrules.default_budget(plan) if budget_usd is None else asked_budget
+            planrules.check_keys(catalog, plan, writer.live_keys(account))
+            planrules.check_budget(catalog, plan, budget)
+            per_minute = planrules.default_rpm(plan) if asked_rpm is None else asked_rpm
+            planrules.check_rpm(catalog, plan, per_minute)
+            _check_alias_free(writer, account, name)
+            record = KeyRecord(
+                id=_new_id("key"),
+                account_id=account.id,
+                user=account.email,
+                team=account.team,
+                plan=account.plan,
+                account_created_us=account.created_us,
+                alias=name,
+                hint=keyformat.hint(key),
+                models=allowed,
+                budget_nanousd=budget,
+                rpm=per_minute,
+                created_us=writer.now_us,
+                expires_us=writer.now_us + days * DAY_US,
+                revoked_us=None,
+            )
+            writer.add_key(record, digest, version)
+        return Minted(record, key, notes)
+
+    def update(
+        self,
+        user: str,
+        alias: str,
+        *,
+        new_alias: str | None = None,
+        models: str | None = None,
+        budget_usd: str | None = None,
+        rpm: int | None = None,
+    ) -> Updated:
+        """Change what is given and leave the rest. The plan's caps bind what is given."""
+        if new_alias is None and models is None and budget_usd is None and rpm is None:
+            raise InputError(
+                "Nothing to change. Give a new alias, models, a budget or an rpm.",
+                code="nothing_to_change",
+            )
+        catalog = self._catalog()
+        notes: tuple[str, ...] = ()
+        with self._changing(user) as (writer, account):
+            plan = planrules.plan_of(catalog, account)
+            before = after = _key_of(writer, account, alias)
+            if new_alias is not None and new_alias != alias:
+                _check_alias_free(writer, account, inputs.alias(new_alias))
+                after = replace(after, alias=new_alias)
+            if models is not None:
+                allowed, notes = _canonical(catalog, inputs.models(models))
+                after = replace(after, models=allowed)
+            if budget_usd is not None:
+                after = replace(after, budget_nanousd=inputs.budget_nanousd(budget_usd))
+                planrules.check_budget(catalog, plan, after.budget_nanousd)
+            if rpm is not None:
+                after = replace(after, rpm=inputs.rpm(rpm))
+                planrules.check_rpm(catalog, plan, rpm)
+            if after != before:
+                writer.change_key(before, after, action="key.update")
+        return Updated(after, notes)
+
+    def list_keys(self, user: str, *, every: bool = False) -> list[KeyRecord]:
+        """The account's keys, the oldest first; with `every` also expired and revoked ones."""
+        account = self.find_user(user)
+        if account is None:
+            raise _no_account(user)
+        now_us = self._clock()
+        return [
+            record
+            for record in self._repository.keys_of(account.id)
+            if every or key_state(record, now_us) == "live"
+        ]
+
+    def revoke(self, user: str, alias: str, *, confirm: str) -> KeyRecord:
+        """Revoke a key for ever. `confirm` is the alias, typed out once more."""
+        if confirm != alias:
+            raise InputError(
+                "The alias was not typed out as it stands, so nothing was revoked. "
+                "Confirm with --confirm and the key's alias.",
+                code="confirmation_required",
+            )
+        with self._changing(user) as (writer, account):
+            before = _key_of(writer, account, alias)
+            after = replace(before, revoked_us=writer.now_us)
+            writer.change_key(before, after, action="key.revoke")
+        return after
+
+    def find_key(self, plaintext: str) -> KeyRecord:
+        """The key that a plaintext is, revoked and expired ones too."""
+        key = plaintext.strip()
+        form = self._settings.key_form()
+        if form.is_ours(key) and not keyformat.checksum_holds(key):
+            raise InputError(
+                "The key's last characters do not fit the rest: it was cut off or mistyped. "
+                "Look at it again where it came from.",
+                code="invalid_api_key",
+            )
+        if not (form.is_ours(key) or form.is_foreign(key)):
+            raise InputError(
+                "That does not look like a key of this gate. "
+                f"Its keys begin with {' or '.join(form.prefixes)}.",
+                code="invalid_api_key",
+            )
+        found = self._repository.by_digests(self._settings.digester().digests(key))
+        if found is None:
+            raise NotFoundError(
+                "This gate has never minted that key. Check TENSORGATE_STATE, and the pepper file."
+            )
+        return found[1]
+
+    @contextmanager
+    def _changing(self, email: str) -> Iterator[tuple[Writer, Account]]:
+        """A transaction with the account locked. Raises NotFoundError without such an account."""
+        name = inputs.email(email)
+        with self._repository.changing(self._actor, self._clock()) as writer:
+            account = writer.lock_account(name)
+            if account is None:
+                raise _no_account(name)
+            yield writer, account
+
+
+@contextmanager
+def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminService]:
+    """The use cases on the settings' database, closed at the end. See store.schema.open_state."""
+    engine = open_state(settings)
+    try:
+        with KeyRepository(engine) as repository:
+            yield AdminService(repository, settings, actor=actor)
+    finally:
+        engine.dispose()
+
+
+def _new_id(kind: str) -> str:
+    """`acc_…` or `key_…`: 80 random bits in lower-case base 32."""
+    return f"{kind}_{base64.b32encode(secrets.token_bytes(10)).decode().lower()}"
+
+
+def _no_account(email: str) -> NotFoundError:
+    return NotFoundError(
+        f"There is no account {inputs.email(email)}. Add it with `tensorgate users add`."
+    )
+
+
+def _key_of(writer: Writer, account: Account, alias: str) -> KeyRecord:
+    record = writer.key(account, inputs.alias(alias))
+    if record is None:
+        raise NotFoundError(
+            f"{account.email} has no key `{alias}` that is not revoked. "
+            f"See `tensorgate keys list --user {account.email} --all`."
+        )
+    return record
+
+
+def _check_alias_free(writer: Writer, account: Account, alias: str) -> None:
+    holder = writer.key(account, alias)
+    if holder is None:
+        return
+    state = key_state(holder, writer.now_us)
+    what = f"expired on {utc(holder.expires_us)}" if state == "expired" else state
+    raise InputError(
+        f"The key {holder.hint} ({what}) already has the alias `{alias}`. "
+        "Choose another alias, or revoke that key first.",
+        code="alias_taken",
+    )
+
+
+def _canonical(
+    catalog: Catalog, names: tuple[str, ...] | None
+) -> tuple[frozenset[str] | None, tuple[str, ...]]:
+    """The names that calls are judged by, and what to say where they are not those asked for."""
+    if names is None:
+        return None, ()
+    allowed, notes = set[str](), list[str]()
+    for name in names:
+        offer = catalog.resolve(name)
+        allowed.add(name if offer is None else offer.name)
+        if offer is None:
+            notes.append(
+                f"`{name}` is not in the catalog: a key with a budget cannot call it until it "
+                "has a price there."
+            )
+        elif offer.name != name:
+            notes.append(f"`{name}` is an alias of `{offer.name}`: the key names that model.")
+    return frozenset(allowed), tuple(notes)

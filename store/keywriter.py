@@ -1,0 +1,238 @@
+"""The verbs that change accounts and keys, inside a transaction that KeyRepository opened.
+
+Every verb writes an audit row. Those that the data path must hear of also write a row of the
+feed, in the same transaction: whoever sees the row sees the change.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, update
+
+from store.records import MINUTE_US, Account, KeyRecord, Role
+from store.schema import accounts, audit, changes, keys
+
+FEED_KEPT_US: Final = 60 * MINUTE_US
+"""A reader of the feed that was away for longer is told that it missed something."""
+
+Facts = dict[str, object]
+
+
+def read_account(row: RowMapping) -> Account:
+    """A row of `accounts`, without its password hash."""
+    return Account(
+        id=row["id"],
+        email=row["email"],
+        team=row["team"],
+        plan=row["plan"],
+        role=Role(row["role"]),
+        service=row["service"],
+        created_us=row["created_us"],
+    )
+
+
+def select_keys() -> Select[Any]:
+    """Keys with what their record needs of the account; `read_key` reads its rows."""
+    return select(
+        keys.c.digest,
+        keys.c.id,
+        keys.c.account_id,
+        accounts.c.email,
+        accounts.c.team,
+        accounts.c.plan,
+        accounts.c.created_us.label("account_created_us"),
+        keys.c.alias,
+        keys.c.hint,
+        keys.c.models,
+        keys.c.budget_nanousd,
+        keys.c.rpm,
+        keys.c.created_us,
+        keys.c.expires_us,
+        keys.c.revoked_us,
+    ).join(accounts, accounts.c.id == keys.c.account_id)
+
+
+def read_key(row: Any) -> tuple[bytes, KeyRecord]:
+    """(digest, record) of a row of `select_keys`, in the order of its columns."""
+    digest, key_id, account_id, user, team, plan, account_created_us, alias, hint, models, *rest = (
+        row
+    )
+    return bytes(digest), KeyRecord(
+        key_id,
+        account_id,
+        user,
+        team,
+        plan,
+        account_created_us,
+        alias,
+        hint,
+        None if models is None else frozenset(json.loads(models)),
+        *rest,
+    )
+
+
+def _models_text(models: frozenset[str] | None) -> str | None:
+    return None if models is None else json.dumps(sorted(models), ensure_ascii=False)
+
+
+def _account_facts(account: Account) -> Facts:
+    return {
+        "email": account.email,
+        "team": account.team,
+        "plan": account.plan,
+        "role": account.role.value,
+        "service": account.service,
+    }
+
+
+def _key_facts(record: KeyRecord) -> Facts:
+    return {
+        "user": record.user,
+        "alias": record.alias,
+        "hint": record.hint,
+        "models": None if record.models is None else sorted(record.models),
+        "budget_nanousd": record.budget_nanousd,
+        "rpm": record.rpm,
+        "expires_us": record.expires_us,
+        "revoked_us": record.revoked_us,
+    }
+
+
+class Writer:
+    """One transaction. `actor` is who asks (`cli:root`), `now_us` when, for all of it."""
+
+    def __init__(self, connection: Connection, actor: str, now_us: int) -> None:
+        self._connection = connection
+        self._actor = actor
+        self.now_us = now_us
+
+    def lock_account(self, email: str) -> Account | None:
+        """The account, nobody else's to change until this transaction ends.
+
+        SQLite has locked the whole database by now (BEGIN IMMEDIATE); elsewhere it is the row.
+        """
+        asked = select(accounts).where(accounts.c.email == email).with_for_update()
+        row = self._connection.execute(asked).mappings().first()
+        return None if row is None else read_account(row)
+
+    def add_account(self, account: Account, password_hash: str | None) -> None:
+        """Insert an account; its e-mail must be free. No key of it exists: nothing for the feed."""
+        self._connection.execute(
+            insert(accounts).values(
+                id=account.id,
+                email=account.email,
+                team=account.team,
+                plan=account.plan,
+                role=account.role.value,
+                service=account.service,
+                password_hash=password_hash,
+                created_us=account.created_us,
+            )
+        )
+        self._audit("account.add", account.id, None, _account_facts(account))
+
+    def set_plan(self, account: Account, plan: str) -> None:
+        """Put the account on another plan."""
+        self._connection.execute(
+            update(accounts).where(accounts.c.id == account.id).values(plan=plan)
+        )
+        self._audit("account.set_plan", account.id, {"plan": account.plan}, {"plan": plan})
+        self._announce(account_id=account.id)
+
+    def set_password(self, account: Account, password_hash: str) -> None:
+        """Replace the password's hash. The audit row says that, and no hash; keys are untouched."""
+        self._connection.execute(
+            update(accounts).where(accounts.c.id == account.id).values(password_hash=password_hash)
+        )
+        self._audit("account.set_password", account.id, None, None)
+
+    def live_keys(self, account: Account) -> int:
+        """How many of its keys are neither revoked nor expired."""
+        asked = (
+            select(func.count())
+            .select_from(keys)
+            .where(
+                keys.c.account_id == account.id,
+                keys.c.revoked_us.is_(None),
+                keys.c.expires_us > self.now_us,
+            )
+        )
+        return int(self._connection.execute(asked).scalar_one())
+
+    def key(self, account: Account, alias: str) -> KeyRecord | None:
+        """The account's key of this alias that is not revoked; it may be expired."""
+        asked = select_keys().where(
+            keys.c.account_id == account.id, keys.c.alias == alias, keys.c.revoked_us.is_(None)
+        )
+        row = self._connection.execute(asked).first()
+        return None if row is None else read_key(row)[1]
+
+    def add_key(self, record: KeyRecord, digest: bytes, pepper_version: int) -> None:
+        """Insert a key; its alias must be free among the account's keys that are not revoked."""
+        self._connection.execute(
+            insert(keys).values(
+                id=record.id,
+                account_id=record.account_id,
+                alias=record.alias,
+                digest=digest,
+                pepper_version=pepper_version,
+                hint=record.hint,
+                models=_models_text(record.models),
+                budget_nanousd=record.budget_nanousd,
+                rpm=record.rpm,
+                created_us=record.created_us,
+                expires_us=record.expires_us,
+                revoked_us=record.revoked_us,
+            )
+        )
+        self._audit("key.mint", record.id, None, _key_facts(record))
+        self._announce(digest=digest)
+
+    def change_key(self, before: KeyRecord, after: KeyRecord, *, action: str) -> None:
+        """Store alias, models, budget, rpm and revocation of `after`; the rest never changes."""
+        self._connection.execute(
+            update(keys)
+            .where(keys.c.id == before.id)
+            .values(
+                alias=after.alias,
+                models=_models_text(after.models),
+                budget_nanousd=after.budget_nanousd,
+                rpm=after.rpm,
+                revoked_us=after.revoked_us,
+            )
+        )
+        was, is_now = _key_facts(before), _key_facts(after)
+        differ = [name for name in was if was[name] != is_now[name]]
+        self._audit(action, before.id, {n: was[n] for n in differ}, {n: is_now[n] for n in differ})
+        digest = select(keys.c.digest).where(keys.c.id == before.id)
+        self._announce(digest=self._connection.execute(digest).scalar_one())
+
+    def _audit(self, action: str, subject: str, before: Facts | None, after: Facts | None) -> None:
+        def as_text(facts: Facts | None) -> str | None:
+            return None if facts is None else json.dumps(facts, ensure_ascii=False)
+
+        self._connection.execute(
+            insert(audit).values(
+                at_us=self.now_us,
+                actor=self._actor,
+                action=action,
+                subject=subject,
+                before=as_text(before),
+                after=as_text(after),
+            )
+        )
+
+    def _announce(self, *, digest: bytes | None = None, account_id: str | None = None) -> None:
+        """A row of the feed; what is older than FEED_KEPT_US goes, never the newest row.
+
+        The newest stays because a reader tells by it whether the feed is the one it knows.
+        """
+        row = insert(changes).values(digest=digest, account_id=account_id, at_us=self.now_us)
+        (newest,) = self._connection.execute(row).inserted_primary_key or (0,)
+        self._connection.execute(
+            delete(changes).where(
+                changes.c.at_us < self.now_us - FEED_KEPT_US, changes.c.seq < newest
+            )
+        )

@@ -1,0 +1,351 @@
+"""Tables, engines and migrations. SQLAlchemy Core; SQLite now, written to fit PostgreSQL too.
+
+`upgrade` runs the migrations in this package, so that an installed wheel needs no files beside
+it. Times are integer microseconds, money integer nano-USD (see store/records.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    QueuePool,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from store.settings import StoreSettings  # its pydantic is not needed to open an engine
+
+HEAD: Final = "0001"
+"""The revision this code was made for. Revisions are four digits and ascend."""
+
+DEFAULT_TIMEOUT_SECONDS: Final = 2.0
+UPGRADE_TIMEOUT_SECONDS: Final = 30.0
+_SQLITE: Final = "sqlite:///"
+_MIGRATION_LOCK: Final = 0x746F6C6C  # any fixed number; PostgreSQL's advisory lock takes one
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite hands out rowids only for a column that is exactly INTEGER; it holds 64 bits all the same.
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("email", String(254), nullable=False),
+    Column("team", String(64)),
+    Column("plan", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("service", Boolean, nullable=False),
+    Column("password_hash", Text),
+    Column("created_us", BigInteger, nullable=False),
+    UniqueConstraint("email"),
+    CheckConstraint("email = lower(email)", name="email_lower"),
+    CheckConstraint("role IN ('user', 'auditor', 'admin')", name="role"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("account_id", String(32), ForeignKey("accounts.id"), nullable=False),
+    Column("alias", String(63), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("pepper_version", Integer, nullable=False),
+    Column("hint", String(64), nullable=False),
+    Column("models", Text),  # JSON list of names, sorted; NULL is every model
+    Column("budget_nanousd", BigInteger),
+    Column("rpm", BigInteger),
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Column("revoked_us", BigInteger),
+    UniqueConstraint("digest"),
+    CheckConstraint("budget_nanousd >= 0", name="budget"),
+    CheckConstraint("rpm >= 1", name="rpm"),
+    Index(
+        "uq_keys_alias_of_account",
+        "account_id",
+        "alias",
+        unique=True,
+        sqlite_where=text("revoked_us IS NULL"),
+        postgresql_where=text("revoked_us IS NULL"),
+    ),
+    Index("ix_keys_account_id", "account_id"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", _Serial, primary_key=True),
+    Column("digest", LargeBinary(32)),
+    Column("account_id", String(32)),
+    Column("at_us", BigInteger, nullable=False),
+    sqlite_autoincrement=True,  # a number that was given out never comes back
+)
+
+audit = Table(  # append only: triggers of the migration refuse UPDATE and DELETE
+    "audit",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("actor", String(320), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", String(32), nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Index("ix_audit_subject", "subject"),
+    sqlite_autoincrement=True,
+)
+
+
+@contextmanager
+def driver_errors() -> Iterator[None]:
+    """Wrap whatever a driver raises into StoreUnavailableError: the edge of this package."""
+    try:
+        yield
+    except SQLAlchemyError as fault:
+        raise unavailable(fault) from fault
+
+
+def unavailable(fault: SQLAlchemyError) -> StoreUnavailableError:
+    """The one sentence for a driver's error; the statement and its values are not in it."""
+    why = type(fault).__name__
+    if isinstance(fault, DBAPIError) and isinstance(fault.orig, sqlite3.Error):
+        why = str(fault.orig)  # SQLite's messages name files' states and columns, never values
+    return StoreUnavailableError(
+        f"The database does not answer ({why}). Try again; `tensorgate doctor` looks at each part."
+    )
+
+
+def open_engine(url: str | URL, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Engine:
+    """An engine that waits at most `timeout_seconds` for another's lock. Connects to nothing yet.
+
+    SQLite: WAL, foreign keys, synchronous=FULL; the file must be there (`upgrade` makes it).
+    What follows `sqlite:///` is the path as it is; such a URL has no options.
+    A connection is in autocommit until the execution options of `write_options` say otherwise.
+    Raises ConfigError for a URL that cannot be used; the URL itself is not repeated.
+    """
+    if isinstance(url, str) and url.startswith(_SQLITE):
+        url = URL.create("sqlite", database=url.removeprefix(_SQLITE))
+    try:
+        engine = create_engine(url, hide_parameters=True, poolclass=QueuePool, max_overflow=-1)
+    except (SQLAlchemyError, ImportError, ValueError, TypeError) as fault:
+        raise ConfigError(
+            "The settings cannot be used:",
+            (
+                (
+                    "TENSORGATE_DATABASE_URL: not a database that can be used here "
+                    f"({type(fault).__name__}); write sqlite:////path/to/tensorgate.db, "
+                    "or unset it for the one in the state folder."
+                ),
+            ),
+        ) from None
+    if engine.dialect.name == "sqlite":
+        _prepare_sqlite(engine, timeout_seconds)
+    return engine
+
+
+def _prepare_sqlite(engine: Engine, timeout_seconds: float) -> None:
+    path = sqlite_path(engine)
+    address = f"file:{quote(str(path))}?mode=rw"  # rw: never creates one by looking
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(*_: object) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            address,
+            uri=True,
+            timeout=timeout_seconds,
+            isolation_level=None,  # BEGIN is ours to say, see _begin
+            check_same_thread=False,  # the pool hands a connection to one thread at a time
+        )
+        try:
+            _set_pragmas(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("tensorgate_writes"):
+            # IMMEDIATE takes the writer's lock before the first read: two mints cannot both
+            # count the keys that there are, and no transaction fails half-way for the lock.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _set_pragmas(connection: sqlite3.Connection) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        # Busy means that another process is switching it, or that the next connection will.
+        with suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def sqlite_path(engine: Engine) -> Path:
+    """Where an SQLite engine's file is. Raises ConfigError for one that is only in memory."""
+    name = engine.url.database
+    if not name or name == ":memory:" or name.startswith("file:"):
+        raise ConfigError(
+            "The settings cannot be used:",
+            ("TENSORGATE_DATABASE_URL: SQLite needs a file, as in sqlite:////path/to/file.db",),
+        )
+    return Path(name).absolute()
+
+
+def read_options(engine: Engine) -> Mapping[str, Any]:
+    """Execution options for a connection that is held for reading: no snapshot may linger."""
+    return {} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+
+
+def write_options(engine: Engine) -> Mapping[str, Any]:
+    """Execution options for a transaction that changes something."""
+    return {"tensorgate_writes": True} if engine.dialect.name == "sqlite" else {}
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The revision the database is at; None without a database or without our tables."""
+    if engine.dialect.name == "sqlite" and not _exists(sqlite_path(engine)):
+        return None
+    with driver_errors(), engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if revision is None else str(revision)
+
+
+def check_current(engine: Engine) -> None:
+    """Raises SchemaMismatchError unless the database is at the revision of this code."""
+    revision = current_revision(engine)
+    if revision == HEAD:
+        return
+    if revision is None:
+        raise SchemaMismatchError(
+            "The database holds no tables of Tensorgate yet. Run `tensorgate db upgrade`."
+        )
+    if revision > HEAD:
+        raise SchemaMismatchError(
+            f"The database is at revision {revision}, made by a newer Tensorgate than this one "
+            f"({HEAD}). Update Tensorgate."
+        )
+    raise SchemaMismatchError(
+        f"The database is at revision {revision}, this Tensorgate needs {HEAD}. "
+        "Run `tensorgate db upgrade`."
+    )
+
+
+def upgrade(engine: Engine) -> str | None:
+    """Bring the database to this code's revision; the one it was at before, None for a new one.
+
+    All in one transaction under a lock, so processes that start together do it once. An SQLite
+    file is made with mode 0600, and folders that are missing above it with 0700.
+    """
+    from alembic import command  # noqa: PLC0415  a tenth of a second that only a migration costs
+    from alembic.config import Config  # noqa: PLC0415  likewise
+
+    if engine.dialect.name == "sqlite":
+        _create_private(sqlite_path(engine))
+    before = current_revision(engine)
+    if before is not None and before >= HEAD:
+        check_current(engine)
+        return before
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    patient = open_engine(engine.url, timeout_seconds=UPGRADE_TIMEOUT_SECONDS)
+    try:
+        with driver_errors(), patient.connect() as held:
+            connection = held.execution_options(**write_options(patient))
+            with connection.begin():
+                if patient.dialect.name == "postgresql":
+                    connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+    finally:
+        patient.dispose()
+    return before
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as fault:
+        raise _unusable(path, fault) from None
+
+
+def _unusable(path: Path, fault: OSError) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"The database {path} cannot be made or opened ({fault.strerror}). "
+        "Set TENSORGATE_STATE to a folder that this user may write."
+    )
+
+
+def _create_private(path: Path) -> None:
+    """An empty file, 0600 from its first moment: SQLite gives its -wal and -shm the same mode."""
+    try:
+        missing = [folder for folder in path.parents if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError as fault:
+        raise _unusable(path, fault) from None
+
+
+def open_state(
+    settings: StoreSettings, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+) -> Engine:
+    """An engine on the settings' database, at this code's revision.
+
+    The default database in the state folder is made when there is none. Any other raises
+    SchemaMismatchError until `tensorgate db upgrade` was run: a mistyped URL must not become
+    a second, empty gate.
+    """
+    engine = open_engine(settings.sql_url, timeout_seconds=timeout_seconds)
+    try:
+        if settings.database_url is None and current_revision(engine) is None:
+            upgrade(engine)
+        else:
+            check_current(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine

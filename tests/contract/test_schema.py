@@ -1,0 +1,235 @@
+"""The database: made privately, migrated once, refused when it is not what this code needs."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from statehelp import NOW_US, new_state, repository_on
+
+import store
+from store import schema
+from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
+from store.settings import StoreSettings
+
+PACKAGE = Path(store.__file__).parent
+
+
+def fresh(tmp_path: Path) -> StoreSettings:
+    return StoreSettings(state=tmp_path / "new" / "state", catalog=tmp_path / "catalog.yaml")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_migrations_lead_to_the_tables_that_the_code_speaks_of(tmp_path: Path) -> None:
+    engine = schema.open_engine(new_state(tmp_path).sql_url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+    engine.dispose()
+
+
+def test_head_is_the_last_revision_and_they_ascend() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(PACKAGE / "migrations"))
+    revisions = [r.revision for r in ScriptDirectory.from_config(config).walk_revisions()]
+    assert revisions[0] == schema.HEAD
+    assert revisions == sorted(revisions, reverse=True)
+    assert all(len(revision) == 4 and revision.isdigit() for revision in revisions)
+
+
+def test_a_wheel_carries_the_migrations(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=PACKAGE.parent,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    here = {
+        str(path.relative_to(PACKAGE.parent))
+        for path in (PACKAGE / "migrations").rglob("*")
+        if path.suffix in {".py", ".mako"}
+    }
+    assert here
+    assert here <= packed
+
+
+def test_a_new_database_is_private_and_durable(tmp_path: Path) -> None:
+    settings = fresh(tmp_path)
+    engine = schema.open_state(settings)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        names = sorted(path.name for path in settings.state.iterdir())
+        assert names == ["tensorgate.db", "tensorgate.db-shm", "tensorgate.db-wal"]
+        assert {mode(path) for path in settings.state.iterdir()} == {0o600}
+    engine.dispose()
+    assert mode(settings.state) == 0o700
+    assert mode(settings.state.parent) == 0o700
+
+
+def test_a_database_that_others_could_read_is_closed(tmp_path: Path) -> None:
+    settings = fresh(tmp_path)
+    settings.state.mkdir(parents=True, mode=0o755)
+    (settings.state / "tensorgate.db").touch(0o644)
+    (settings.state / "tensorgate.db").chmod(0o644)
+    schema.open_state(settings).dispose()
+    assert mode(settings.state / "tensorgate.db") == 0o600
+
+
+def test_upgrade_says_where_it_came_from_and_does_nothing_twice(tmp_path: Path) -> None:
+    engine = schema.open_engine(fresh(tmp_path).sql_url)
+    with pytest.raises(SchemaMismatchError, match="tensorgate db upgrade"):
+        schema.check_current(engine)
+    assert schema.current_revision(engine) is None
+    assert not (tmp_path / "new").exists(), "looking makes nothing"
+    assert schema.upgrade(engine) is None
+    assert schema.upgrade(engine) == schema.HEAD
+    schema.check_current(engine)
+    engine.dispose()
+
+
+def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
+    settings = fresh(tmp_path)
+    barrier = threading.Barrier(4)
+
+    def start(_: int) -> str | None:
+        barrier.wait()
+        engine = schema.open_state(settings)
+        try:
+            return schema.current_revision(engine)
+        finally:
+            engine.dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(start, range(4))) == [schema.HEAD] * 4
+
+
+def test_a_failing_migration_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = fresh(tmp_path)
+
+    def upgrade_and_fail(config: Config, _: str) -> None:
+        config.attributes["connection"].execute(text("CREATE TABLE half (id INTEGER)"))
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("alembic.command.upgrade", upgrade_and_fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        schema.open_state(settings)
+    database = sqlite3.connect(settings.state / "tensorgate.db")
+    assert database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    database.close()
+
+
+@pytest.mark.parametrize(("revision", "says"), [("0000", "db upgrade"), ("9999", "Update")])
+def test_another_revision_is_refused(revision: str, says: str, tmp_path: Path) -> None:
+    settings = new_state(tmp_path)
+    database = sqlite3.connect(settings.state / "tensorgate.db")
+    database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    database.commit()
+    database.close()
+    with pytest.raises(SchemaMismatchError, match=says) as caught:
+        schema.open_state(settings)
+    assert revision in str(caught.value)
+    if revision > schema.HEAD:
+        engine = schema.open_engine(settings.sql_url)
+        with pytest.raises(SchemaMismatchError, match=says):
+            schema.upgrade(engine)
+        engine.dispose()
+
+
+def test_a_database_that_was_named_is_not_made_by_looking(tmp_path: Path) -> None:
+    settings = StoreSettings(database_url=f"sqlite:///{tmp_path}/typo.db", state=tmp_path)
+    with pytest.raises(SchemaMismatchError, match="tensorgate db upgrade"):
+        schema.open_state(settings)
+    assert not (tmp_path / "typo.db").exists()
+    engine = schema.open_engine(settings.sql_url)
+    schema.upgrade(engine)
+    engine.dispose()
+    schema.open_state(settings).dispose()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "nosuch://gate:hunter22@db/gate",
+        "mysql+nosuch://gate:hunter22@db/gate",
+        "postgresql+nosuch://gate:hunter22@db:x/gate",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file:x?mode=memory&uri=true",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="TENSORGATE_DATABASE_URL") as caught:
+        schema.open_engine(url)
+    assert "hunter22" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    settings = fresh(tmp_path)
+    settings.state.mkdir(parents=True)
+    (settings.state / "tensorgate.db").write_text("hello, this is no database\n" * 100)
+    with pytest.raises(StoreUnavailableError, match="not a database"):
+        schema.open_state(settings)
+
+
+def test_a_state_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("a file where the folder should be")
+    with pytest.raises(StoreUnavailableError, match="TENSORGATE_STATE"):
+        schema.open_state(fresh(tmp_path))
+
+
+def test_a_path_with_odd_characters(tmp_path: Path) -> None:
+    """In a URI `?`, `#` and `%` would mean something."""
+    settings = StoreSettings(state=tmp_path / "a?b#c%20d é")
+    schema.open_state(settings).dispose()
+    assert (settings.state / "tensorgate.db").exists()
+
+
+def test_a_reader_is_not_held_up_by_a_writer_and_a_writer_not_for_ever(tmp_path: Path) -> None:
+    settings = new_state(tmp_path)
+    with repository_on(settings) as repository:
+        repository.by_digests([b"x" * 32])
+        blocker = sqlite3.connect(settings.state / "tensorgate.db", isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        assert repository.by_digests([b"x" * 32]) is None
+        assert repository.changes_since(0) == []
+        hasty = schema.open_engine(settings.sql_url, timeout_seconds=0.05)
+        begun = time.monotonic()
+        with (
+            pytest.raises(StoreUnavailableError, match="locked"),
+            type(repository)(hasty).changing("cli:tester", NOW_US),
+        ):
+            pass
+        assert time.monotonic() - begun < 1
+        hasty.dispose()
+        blocker.close()
+
+
+def test_lookups_go_by_index(tmp_path: Path) -> None:
+    with repository_on(new_state(tmp_path)) as repository:
+        asked = str(repository._lookup(2).compile(repository._engine))
+        with repository._engine.connect() as connection:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", ("a", "b")).all()
+        assert plan
+        assert not any("SCAN" in row[-1] for row in plan)
