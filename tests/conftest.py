@@ -1,0 +1,32 @@
+"""Fixtures for all tests: the peers that a test can stand on either side of the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from peers.demo import demo_server
+from peers.llama import Llama, llama_server
+from peers.recorder import Recorder
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
+    """A real llama.cpp server on a free port."""
+    with llama_server(tmp_path_factory.mktemp("llama") / "log") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The project's demo server, alone, as host:port."""
+    with demo_server(tmp_path_factory.mktemp("demo") / "log") as (address, _):
+        yield address
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """A recording model server of this test's own."""
+    server = Recorder()
+    yield server
+    server.close()

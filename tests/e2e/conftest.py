@@ -1,0 +1,61 @@
+"""Fixtures for tests of the whole gate.
+
+`stack` and `recorder` are one gate and the model server behind it, shared by all tests of a
+session: mint keys of your own and nothing leaks from test to test. What a test breaks (kills,
+restarts, other settings) it breaks on a gate of its own, from `start_stack`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from peers.recorder import Recorder
+from peers.stack import Stack, StartStack
+
+
+@pytest.fixture(scope="session")
+def _shared_recorder() -> Iterator[Recorder]:
+    server = Recorder()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def stack(_shared_recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The gate that the tests of a session share, before the shared recorder."""
+    running = Stack.start(_shared_recorder.address, folder=tmp_path_factory.mktemp("stack"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def recorder(_shared_recorder: Recorder) -> Recorder:
+    """The recorder behind `stack`, with nothing recorded and nothing scripted."""
+    _shared_recorder.forget()
+    return _shared_recorder
+
+
+@pytest.fixture(scope="module")
+def start_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartStack]:
+    """Start gates as `Stack.start` does, each in a new folder unless one is given.
+
+    Those that a test has not stopped itself are stopped, and that is checked, after the module.
+    """
+    started: list[Stack] = []
+
+    def start(upstream: str | None = None, **options: Any) -> Stack:
+        folder = options.pop("folder", None) or tmp_path_factory.mktemp("stack")
+        running = Stack.start(upstream, folder=folder, **options)
+        started.append(running)
+        return running
+
+    yield start
+    try:
+        for running in started:
+            if running.running:
+                running.stop()
+    finally:
+        for running in started:
+            running.kill()

@@ -1,0 +1,58 @@
+"""A null ext_authz service: the same grpcio server and sockets as ours, and nothing in it.
+
+What it costs is what ext_authz over grpcio costs anybody; the benchmark compares us with it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from threading import Event
+
+import grpc
+
+from authz import server
+from authz.meter import Meter
+from authz.metrics import Metrics
+from authz.pb import health_pb2_grpc
+from authz.pb.auth_pb2 import CheckRequest, CheckResponse
+
+
+def main(runtime: Path) -> None:
+    stopping = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    response = CheckResponse()
+    response.status.code = 0
+    response.ok_response.SetInParent()
+    check = grpc.unary_unary_rpc_method_handler(
+        lambda _request, _context: response,
+        request_deserializer=CheckRequest.FromString,
+        response_serializer=CheckResponse.SerializeToString,
+    )
+    sockets = server.Sockets.of(runtime)
+    health = server.Health()
+    health.serving = True
+    service = "envoy.service.auth.v3.Authorization"
+    handler = grpc.method_handlers_generic_handler(service, {"Check": check})
+    servers = []
+    for path, threads in (
+        (sockets.check, server.CHECK_THREADS),
+        (sockets.log, server.LOG_STREAMS),
+        (sockets.health, 2),
+    ):
+        made = server._server(threads, path.stem)
+        server._listen(made, path)
+        servers.append(made)
+    servers[0].add_generic_rpc_handlers((handler,))
+    servers[1].add_generic_rpc_handlers((Meter(Metrics()).handler(),))
+    health_pb2_grpc.add_HealthServicer_to_server(health, servers[2])
+    for made in servers:
+        made.start()
+    stopping.wait()
+    for made in servers:
+        made.stop(0.5).wait()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
