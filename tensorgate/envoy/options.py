@@ -1,0 +1,241 @@
+"""What may be chosen when Envoy's configuration is rendered, read and validated. No file is read.
+
+Everything that goes into the configuration passes through here: an address is parsed, a path is
+absolute and printable, a number lies in its range.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from store.catalog import DEFAULT_UPSTREAM
+from store.errors import ConfigError
+from store.keyformat import KeyForm
+from tensorgate.ports import HIGHEST, Address, parse_address, parse_ip
+
+SYSTEM_CA: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+LONGEST_SOCKET: Final = 107  # bytes of sockaddr_un.sun_path, without its closing NUL
+_HTTPS_PORT: Final = 443
+
+_ORIGIN: Final = re.compile(r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::\d{1,5})?")
+_UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+# What Python's expressions can and RE2, which Envoy uses, cannot: looking around, references
+# back, conditions, groups and repeats that never give back, \Z.
+_NOT_RE2: Final = re.compile(r"\(\?(?:[=!>(]|<[=!]|P=)|\\[1-9Z]|[*+?}]\+")
+
+
+class Server(NamedTuple):
+    """A model server: where it is, whether TLS is spoken to it, whose credential it gets."""
+
+    name: str
+    address: Address
+    tls: bool
+    credential_file: Path | None
+
+    @property
+    def cluster(self) -> str:
+        """What Envoy calls it."""
+        return f"model-{self.name}"
+
+    @property
+    def is_name(self) -> bool:
+        """Whether its host must be looked up."""
+        return not is_ip(self.address.host)
+
+    @property
+    def authority(self) -> str:
+        """What the server is called in `Host`: its own name, never the client's choice."""
+        plain = self.address.port == (_HTTPS_PORT if self.tls else 80)
+        return str(self.address).rpartition(":")[0] if plain else str(self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """All that can be chosen; the defaults are those of the `envoy.yaml` that is checked in.
+
+    `upstream` is `host:port`, `https://host[:port]` or `http://host[:port]`; `upstreams` has the
+    same form by name, and `model_routes` says which model (`*` stands for any run of characters)
+    goes to which of them, first match first, as `Catalog.routes` gives it. `cors_origins` is
+    ("*",), origins such as `https://chat.example`, or () for no browser at all.
+    """
+
+    upstream: str = "127.0.0.1:8000"
+    upstreams: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    model_routes: tuple[tuple[str, str], ...] = ()
+    credential_files: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
+    upstream_ca_file: Path = SYSTEM_CA
+    listen: str = "127.0.0.1"
+    port: int = 8080
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    cors_origins: tuple[str, ...] = ("*",)
+    runtime: Path = Path("/run/tensorgate")
+    admin_socket: Path | None = None
+    workers: int = 1
+    concurrency: int = 2
+    key_form: KeyForm = field(default_factory=KeyForm)
+    body_limit_mib: int = 32
+    heap_mib: int = 4096
+    max_connections: int = 1024
+    max_streams: int = 16
+    request_seconds: int = 60
+    idle_seconds: int = 900
+    stream_seconds: int = 3600
+    check_seconds: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The options after validation: parsed addresses, every path absolute."""
+
+    gate: Address
+    servers: tuple[Server, ...]  # the default one first
+    routes: tuple[tuple[str, Server], ...]
+    admin_socket: Path
+    options: RenderOptions
+
+    @property
+    def credentials(self) -> tuple[Server, ...]:
+        """The servers that get a credential of ours."""
+        return tuple(server for server in self.servers if server.credential_file)
+
+    def socket(self, name: str) -> str:
+        """The path of one of the sockets that the processes meet at."""
+        return str(self.options.runtime / name)
+
+
+@dataclass(slots=True)
+class _Faults:
+    found: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        """A ValueError inside becomes one line that begins with `what`."""
+        try:
+            yield
+        except ValueError as fault:
+            self.found.append(f"{what}: {fault}")
+
+
+def is_ip(host: str) -> bool:
+    """Whether a host is an address rather than a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def check(options: RenderOptions) -> Checked:
+    """Validate all options. Raises ConfigError that lists everything wrong."""
+    faults = _Faults()
+    listen = options.listen
+    with faults.of(f"--listen {options.listen}"):
+        listen = parse_ip(options.listen)
+    _numbers(options, faults)
+    _files(options, faults)
+    _origins(options, faults)
+    with faults.of("TENSORGATE_FOREIGN_KEYS"):
+        _re2(options.key_form.foreign)
+    admin = options.admin_socket or options.runtime / "envoy-admin.sock"
+    for path in (admin, options.runtime / f"authz-{options.workers - 1}.sock"):
+        with faults.of(f"socket {path}"):
+            _socket(path)
+    servers = _servers(options, faults)
+    by_name = {server.name: server for server in servers}
+    for pattern, upstream in options.model_routes:
+        if upstream not in by_name:
+            faults.found.append(f"model {pattern}: there is no upstream {upstream!r}")
+    for name in sorted(options.credential_files.keys() - by_name.keys()):
+        faults.found.append(f"--upstream-credential-file: there is no upstream {name!r}")
+    if faults.found:
+        raise ConfigError("Envoy's configuration cannot be rendered:", tuple(faults.found))
+    routes = tuple((pattern, by_name[name]) for pattern, name in options.model_routes)
+    return Checked(Address(listen, options.port), tuple(servers), routes, admin, options)
+
+
+def _numbers(options: RenderOptions, faults: _Faults) -> None:
+    for flag, value, least, most in (
+        ("--port", options.port, 1, HIGHEST),
+        ("--workers", options.workers, 1, 64),
+        ("--concurrency", options.concurrency, 1, 256),
+        ("--body-limit-mib", options.body_limit_mib, 1, 1024),
+        ("--heap-mib", options.heap_mib, 1, 1024 * 1024),
+        ("--max-connections", options.max_connections, 1, 1_000_000),
+        ("--max-streams", options.max_streams, 1, 1000),
+        ("--request-seconds", options.request_seconds, 1, 3600),
+        ("--idle-seconds", options.idle_seconds, 1, 86_400),
+        ("--stream-seconds", options.stream_seconds, 1, 86_400),
+        ("--check-seconds", options.check_seconds, 0.1, 60),
+    ):
+        if not least <= value <= most:
+            faults.found.append(f"{flag} {value}: choose a number from {least} to {most}")
+
+
+def _files(options: RenderOptions, faults: _Faults) -> None:
+    if (options.tls_cert is None) != (options.tls_key is None):
+        faults.found.append("--tls-cert and --tls-key: give both or neither")
+    named = (options.tls_cert, options.tls_key, options.upstream_ca_file)
+    for path in (*named, *options.credential_files.values()):
+        if path is not None:
+            with faults.of(f"file {path}"):
+                _absolute(path)
+
+
+def _absolute(path: Path) -> None:
+    if not path.is_absolute():
+        raise ValueError("name it by its whole path, from / on")
+    if not str(path).isprintable():
+        raise ValueError("a path with control characters cannot be used")
+
+
+def _socket(path: Path) -> None:
+    _absolute(path)
+    if len(str(path).encode()) > LONGEST_SOCKET:
+        raise ValueError(f"a socket's path has at most {LONGEST_SOCKET} bytes; choose a shorter one")
+
+
+def _origins(options: RenderOptions, faults: _Faults) -> None:
+    if "*" in options.cors_origins and len(options.cors_origins) > 1:
+        faults.found.append("--cors-origins: `*` already allows all; name it alone")
+    for origin in options.cors_origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            faults.found.append(
+                f"--cors-origins {origin}: write it as browsers do, such as https://chat.example"
+            )
+
+
+def _re2(foreign: str | None) -> None:
+    if foreign is not None and (unknown := _NOT_RE2.search(foreign)):
+        raise ValueError(f"Envoy cannot evaluate {unknown[0]!r}; write the expression without it")
+
+
+def _servers(options: RenderOptions, faults: _Faults) -> list[Server]:
+    servers = []
+    for name, text in {DEFAULT_UPSTREAM: options.upstream, **options.upstreams}.items():
+        with faults.of(f"upstream {name}: {text}"):
+            if not _UPSTREAM_NAME.fullmatch(name):
+                raise ValueError("its name looks like 'gpu-a'")
+            address, tls = _parse_upstream(text)
+            servers.append(Server(name, address, tls, options.credential_files.get(name)))
+    return servers
+
+
+def _parse_upstream(text: str) -> tuple[Address, bool]:
+    """`host:port`, `http://host[:port]` or `https://host[:port]` → where, and whether by TLS."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return parse_address(text), False
+    if scheme not in {"http", "https"}:
+        raise ValueError("write it as host:port or https://host[:port]")
+    rest = rest.removesuffix("/")
+    tls = scheme == "https"
+    has_port = re.search(r":\d+\Z", rest.rpartition("]")[2])
+    return parse_address(rest if has_port else f"{rest}:{_HTTPS_PORT if tls else 80}"), tls

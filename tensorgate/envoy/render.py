@@ -1,0 +1,89 @@
+"""Envoy's configuration from a template. Pure but for the template and the Lua that it reads.
+
+Values reach the template as data and are written as JSON, which is YAML: nothing that was given
+can become structure.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import yaml
+
+from tensorgate.envoy import capacity, headers, replies, routes
+from tensorgate.envoy.capacity import Capacity
+from tensorgate.envoy.options import Checked, RenderOptions, check
+
+_HERE: Final = Path(__file__).parent
+
+
+def render(options: RenderOptions) -> str:
+    """The configuration as YAML text, always the same for the same options.
+
+    Raises ConfigError that lists every option that cannot be used, or says what memory is missing.
+    """
+    checked = check(options)
+    sizes = capacity.plan(
+        heap_mib=options.heap_mib,
+        body_limit_mib=options.body_limit_mib,
+        connections=options.max_connections,
+        streams=options.max_streams,
+        concurrency=options.concurrency,
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=False,  # noqa: S701  YAML, not HTML: every value goes through `json` or `yaml`
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"json": _json, "yaml": _yaml, "duration": _duration}
+    return environment.get_template("envoy.yaml.j2").render(_data(checked, sizes))
+
+
+def _data(checked: Checked, sizes: Capacity) -> dict[str, Any]:
+    options = checked.options
+    return {
+        "o": options,
+        "checked": checked,
+        "sizes": sizes,
+        "capacity": capacity,
+        "headers": headers,
+        "streams": options.max_connections * options.max_streams,
+        "lua": {"body_room": (_HERE / "lua" / "body_room.lua").read_text(encoding="utf-8")},
+        "body_classes": routes.body_classes(sizes.prompt_body),
+        "small_too_large": routes.SMALL_TOO_LARGE,
+        "no_check": routes.NO_CHECK,
+        "credentials": tuple(routes.credentials(options.key_form)),
+        "no_credential": routes.no_credential(),
+        "unclear": routes.unclear(),
+        "alive": routes.alive(options.cors_origins),
+        "refused": routes.refused(options.cors_origins),
+        "origins": routes.origins(options.cors_origins),
+        "model_routes": tuple(routes.models(checked.routes)),
+        "local_replies": replies.mappers(
+            key_example=f"{options.key_form.prefixes[0]}…",
+            request_seconds=options.request_seconds,
+        ),
+        "reached_the_check": replies.reached_the_check(),
+    }
+
+
+def _json(value: object) -> str:
+    """On one line; a string is quoted."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _yaml(value: object, indent: int) -> str:
+    """A block that stands `indent` deep; its first line is where the template puts it."""
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=2**31)
+    return text.rstrip("\n").replace("\n", "\n" + " " * indent)
+
+
+def _duration(seconds: float) -> str:
+    """As protobuf writes them: `2s`, `0.5s`."""
+    return f"{seconds:g}s"

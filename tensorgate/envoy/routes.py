@@ -1,0 +1,153 @@
+"""What a request is matched by: the parts of Envoy's routes that are computed. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from store.catalog import is_pattern, pattern_regex
+from store.keyformat import KeyForm
+from tensorgate.envoy.capacity import KIB, MIB, OTHER_BODY, SMALL_BODY
+from tensorgate.envoy.headers import CREDENTIAL_HEADERS, EXPOSED
+from tensorgate.envoy.options import Server
+
+Tree = dict[str, Any]
+
+PROMPT_PATHS: Final = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+)
+
+SMALL_TOO_LARGE: Final = (
+    f"The body is larger than the {SMALL_BODY // KIB} KiB that a request may have unless it is a "
+    "POST with an API key of this gate. Check that the key was copied whole."
+)
+
+NO_CHECK: Final[Tree] = {
+    "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+    "disabled": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BodyClass:
+    """Paths on which a POST with a key of our form may be longer than anybody's."""
+
+    name: str
+    why: str
+    path: Tree  # the path part of an Envoy RouteMatch
+    limit: int  # bytes
+
+    @property
+    def too_large(self) -> str:
+        """What a 413 says."""
+        return (
+            f"The body is larger than the {self.limit // MIB} MiB that this path takes. "
+            "Send less in one request."
+        )
+
+
+def body_classes(prompt_limit: int) -> tuple[BodyClass, ...]:
+    """The classes, in the order in which their routes are tried."""
+    prompts = {"safe_regex": {"regex": "|".join(map(literal, PROMPT_PATHS))}}
+    return (
+        BodyClass(
+            "prompt", "where prompts go (agents send megabytes, images more)", prompts, prompt_limit
+        ),
+        BodyClass("other", "anywhere else", {"prefix": "/"}, OTHER_BODY),
+    )
+
+
+def credentials(form: KeyForm) -> Iterator[tuple[str, Tree]]:
+    """(header, string matcher): what each looks like when it holds a key of our form."""
+    key = form.pattern() if form.foreign is None else f"(?:{form.pattern()}|(?:{form.foreign}))"
+    for name in CREDENTIAL_HEADERS:
+        scheme = "(?i:bearer) +" if name == "authorization" else ""
+        yield name, {"safe_regex": {"regex": scheme + key}}
+
+
+def no_credential() -> list[Tree]:
+    """Header matchers that hold where the service would say `missing_api_key`."""
+    return [
+        {
+            "name": name,
+            "string_match": {"safe_regex": {"regex": regex}},
+            "treat_missing_header_as_empty": True,
+            "invert_match": True,
+        }
+        for name in CREDENTIAL_HEADERS
+        for regex in ["(?i:bearer) .*[^ ].*" if name == "authorization" else ".+"]
+    ]
+
+
+def answered(
+    name: str, status: int, match: Tree, headers: list[Tree], allowed: tuple[str, ...]
+) -> list[Tree]:
+    """Routes that Envoy answers itself, before any check and without reading a body.
+
+    The cors filter passes such routes by, so they say themselves which page may read the answer:
+    with few origins allowed, a twin in front does it for those.
+    """
+    origin = origins(allowed)
+    plain = {
+        "name": name,
+        "match": {**match, "headers": headers},
+        "direct_response": {"status": status},
+        "typed_per_filter_config": {"envoy.filters.http.ext_authz": NO_CHECK},
+    }
+    if origin is None:
+        return [plain]
+    readable = {
+        **plain,
+        "match": {**match, "headers": [*headers, {"name": "origin", "string_match": origin}]},
+        "response_headers_to_add": [
+            {"header": {"key": "access-control-allow-origin", "value": "%REQ(ORIGIN)%"}},
+            {"header": {"key": "access-control-expose-headers", "value": ", ".join(EXPOSED)}},
+        ],
+    }
+    return [readable, plain]
+
+
+def alive(allowed: tuple[str, ...]) -> list[Tree]:
+    """`GET|HEAD /` and `/healthz`: 200, empty, without a key."""
+    method = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
+    paths = ("/", "/healthz")
+    return [r for p in paths for r in answered("alive", 200, {"path": p}, [method], allowed)]
+
+
+def refused(allowed: tuple[str, ...]) -> list[Tree]:
+    """No credential in any header: 401, before the body is read."""
+    return answered("no-credential", 401, {"prefix": "/"}, no_credential(), allowed)
+
+
+def unclear() -> list[Tree]:
+    """Two Host headers, which Envoy joins by a comma and others read one of: 400."""
+    host = {"name": ":authority", "string_match": {"contains": ","}}
+    return answered("two-hosts", 400, {"prefix": "/"}, [host], ())
+
+
+def origins(allowed: tuple[str, ...]) -> Tree | None:
+    """A string matcher for the Origins that may call; None where no browser may."""
+    if not allowed:
+        return None
+    return {"safe_regex": {"regex": ".+" if allowed == ("*",) else "|".join(map(literal, allowed))}}
+
+
+def models(rows: tuple[tuple[str, Server], ...]) -> Iterator[tuple[Tree, Server]]:
+    """(string matcher of the model's name, its server), in the order in which they apply."""
+    for name, server in rows:
+        if is_pattern(name):
+            yield {"safe_regex": {"regex": pattern_regex(name)}}, server
+        else:
+            yield {"exact": name}, server
+
+
+def literal(text: str) -> str:
+    """A regular expression for one text, as readable as can be."""
+    return re.sub(r"([.\[\]])", r"\\\1", text)

@@ -1,0 +1,234 @@
+"""What `tensorgate up` was asked to do, checked as a whole before anything is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import field_validator
+
+from authz.settings import AuthzSettings
+from store.catalog import Catalog
+from store.errors import ConfigError
+from store.settings import PREFIX, Names, load, split_names
+from tensorgate import ports
+from tensorgate.envoy.options import RenderOptions
+from tensorgate.envoy.render import render
+from tensorgate.machine import spare_processors
+from tensorgate.ports import Address, parse_address, parse_ip
+from tensorgate.statefolder import StateFolder
+
+DEFAULT_METRICS: Final = "127.0.0.1:9464"
+
+T = TypeVar("T")
+
+
+class UpSettings(AuthzSettings):
+    """What the environment says to `up`: the data path's settings and Envoy's."""
+
+    upstream: str | None = None
+    cors_origins: Names = ("*",)
+
+    _split_origins = field_validator("cors_origins", mode="before")(split_names)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options as given, unchecked; None is "not given" where the environment may speak."""
+
+    upstream: str | None = None
+    port: int = 8080
+    admin_port: int = 8081
+    state: Path | None = None
+    workers: int = 1
+    listen: str = "127.0.0.1"
+    metrics_listen: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A request that can be carried out. `upstream` None asks for the demo server."""
+
+    state: StateFolder
+    settings: UpSettings
+    catalog: Catalog
+    gate: Address
+    upstream: Address | None
+    metrics: Address
+    notes: tuple[str, ...]
+
+    @property
+    def local(self) -> Address:
+        """Where this machine reaches the gate."""
+        return Address(ports.reach(self.gate.host), self.gate.port)
+
+    @property
+    def url(self) -> str:
+        """What clients are told."""
+        return f"http://{Address(ports.public_face(self.gate.host), self.gate.port)}"
+
+    def envoy(self, runtime: Path, upstream: Address) -> RenderOptions:
+        """Envoy's configuration for this gate."""
+        return RenderOptions(
+            upstream=str(upstream),
+            upstreams=self.catalog.upstreams,
+            model_routes=self.catalog.routes(),
+            listen=self.gate.host,
+            port=self.gate.port,
+            cors_origins=self.settings.cors_origins,
+            runtime=runtime,
+            concurrency=spare_processors(),
+            key_form=self.settings.key_form(),
+            body_limit_mib=self.settings.body_limit_mib,
+        )
+
+    def environ(self, runtime: Path) -> dict[str, str]:
+        """The children's environment: ours, and what was settled here."""
+        upstream = {f"{PREFIX}UPSTREAM": str(self.upstream)} if self.upstream else {}
+        return {
+            **os.environ,
+            **upstream,
+            f"{PREFIX}STATE": str(self.state.path),
+            f"{PREFIX}CATALOG": str(self.settings.catalog.absolute()),
+            f"{PREFIX}RUNTIME": str(runtime),
+            f"{PREFIX}METRICS_LISTEN": str(self.metrics),
+            f"{PREFIX}WORKERS": "1",
+        }
+
+
+@dataclass(slots=True)
+class _Faults:
+    """Collects everything that is wrong, so that a person mends it in one go."""
+
+    found: list[str] = field(default_factory=list)
+
+    def get(self, what: str, read: Callable[[], T]) -> T | None:
+        """What `read` gives; a fault of it becomes lines here, and None."""
+        try:
+            return read()
+        except ConfigError as fault:
+            # one fault may stand in several parts' settings
+            self.found += [each for each in fault.faults if each not in self.found]
+        except ValueError as fault:
+            self.found.append(f"{what}: {fault}")
+        return None
+
+
+def check(asked: Asked) -> Setup:
+    """Check options, settings, catalog, pepper and ports. Raises ConfigError listing all faults.
+
+    Sets TENSORGATE_STATE, so that every part of this process finds the same state.
+    """
+    if asked.state is not None:
+        os.environ[f"{PREFIX}STATE"] = str(asked.state.absolute())
+    faults = _Faults()
+    settings = faults.get("settings", lambda: load(UpSettings))
+    catalog = None
+    if settings is not None:
+        faults.get("pepper", settings.digester)
+        catalog = faults.get("catalog", partial(Catalog.read, settings.catalog))
+    gate = _gate(asked, faults)
+    faults.get(
+        f"--admin-port (make: ADMIN_PORT) {asked.admin_port}", lambda: _port(asked.admin_port)
+    )
+    faults.get(f"--workers (make: WORKERS) {asked.workers}", lambda: _one_worker(asked.workers))
+    given = asked.upstream or (settings.upstream if settings else None)
+    upstream = None
+    if given:
+        what = f"--upstream (make: UPSTREAM) {given}"
+        upstream = faults.get(what, lambda: _upstream(given, gate))
+    metrics = _metrics(asked, gate, faults)
+    if settings and catalog and gate and metrics:
+        state = StateFolder(settings.state.absolute())
+        where, notes = metrics
+        setup = Setup(state, settings, catalog, gate, upstream, where, (*_exposed(gate), *notes))
+        stand_in = upstream or Address("127.0.0.1", 8000)
+        faults.get("envoy", lambda: render(setup.envoy(setup.settings.runtime, stand_in)))
+        if not faults.found:
+            return setup
+    raise ConfigError("`tensorgate up` cannot start:", tuple(faults.found))
+
+
+def _gate(asked: Asked, faults: _Faults) -> Address | None:
+    host = faults.get(f"--listen (make: LISTEN) {asked.listen}", lambda: parse_ip(asked.listen))
+    what = f"--port (make: PORT) {asked.port}"
+    port = faults.get(what, lambda: _port(asked.port))
+    if host is None or port is None:
+        return None
+    advice = "choose another, or stop that one"
+    return faults.get(what, lambda: _free(Address(host, port), advice))
+
+
+def _upstream(given: str, gate: Address | None) -> Address:
+    if given.startswith("https://"):
+        raise ValueError(
+            "`up` speaks plain HTTP to the model server; "
+            "`tensorgate envoy render` makes a configuration that speaks TLS"
+        )
+    address = parse_address(given.removeprefix("http://").rstrip("/"))
+    if gate is not None and address in {gate, Address(ports.reach(gate.host), gate.port)}:
+        raise ValueError("that is the gate itself; name the model server's own port")
+    return address
+
+
+def _metrics(
+    asked: Asked, gate: Address | None, faults: _Faults
+) -> tuple[Address, tuple[str, ...]] | None:
+    """Where metrics go, and what to tell of it.
+
+    An address that was chosen must be free; the default one steps aside.
+    """
+    given = asked.metrics_listen or os.environ.get(f"{PREFIX}METRICS_LISTEN") or None
+    what = f"--metrics-listen ({PREFIX}METRICS_LISTEN) {given}"
+    address = faults.get(what, lambda: _bindable(given or DEFAULT_METRICS))
+    if address is None:
+        return None
+    taken = "the gate's own" if address == gate else ports.why_not(address)
+    if taken is None:
+        return address, ()
+    if given is not None:
+        faults.found.append(f"{what}: {address} is {taken}; choose another")
+        return None
+    other = Address(address.host, ports.free_port(address.host))
+    return other, (f"metrics are at {other}, since port {address.port} is {taken}",)
+
+
+def _exposed(gate: Address) -> tuple[str, ...]:
+    if ports.is_loopback(gate.host):
+        return ()
+    warning = (
+        f"warning: the gate listens on {gate} without TLS, so keys and prompts cross the network "
+        "in the clear. Do this only on a network you trust, or put TLS in front "
+        "(`tensorgate envoy render` with a certificate does)."
+    )
+    return (warning,)
+
+
+def _bindable(text: str) -> Address:
+    address = parse_address(text)
+    return Address(parse_ip(address.host), address.port)
+
+
+def _port(number: int) -> int:
+    if not 1 <= number <= ports.HIGHEST:
+        raise ValueError(f"a port is a number from 1 to {ports.HIGHEST}")
+    return number
+
+
+def _free(address: Address, otherwise: str) -> Address:
+    why = ports.why_not(address)
+    if why is not None:
+        raise ValueError(f"{address} is {why}; {otherwise}")
+    return address
+
+
+def _one_worker(workers: int) -> int:
+    if workers < 1:
+        raise ValueError("at least 1")
+    if workers > 1:
+        raise ValueError("counters are in process, so there is one; more workers need Redis")
+    return workers

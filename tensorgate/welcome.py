@@ -1,0 +1,103 @@
+"""What `up` tells when the gate is up; on a new state with a first user and key, shown once.
+
+They are made only now, when nothing can go wrong any more before they are printed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from admin.output import budget_text, models_text, rpm_text, utc
+from admin.service import AdminService, Minted, open_service
+from tensorgate.preflight import Setup
+from tensorgate.upstream import Silent, Upstream
+
+FIRST_USER: Final = "admin@localhost"
+FIRST_ALIAS: Final = "first"
+ACTOR: Final = "tensorgate up"
+_NO_CHAT: Final = re.compile(
+    r"embed|rerank|whisper|tts|bge|(^|[/_-])(e5|gte|clip)([/_-]|$)", re.IGNORECASE
+)
+
+
+def greet(setup: Setup, found: Upstream | Silent) -> list[str]:
+    """The lines below the ready line. Raises StoreError."""
+    with open_service(setup.settings, actor=ACTOR) as service:
+        new = not service.list_users()
+        lines = [*_parts(setup, found), *(_first(setup, service, found) if new else _again())]
+    return [*lines, "", "Ctrl-C stops it."]
+
+
+def _parts(setup: Setup, found: Upstream | Silent) -> Iterator[str]:
+    if isinstance(found, Silent):
+        yield f"  upstream  {found}; calls get 503 until it does"
+    else:
+        yours = " · yours instead: UPSTREAM=host:port" if setup.upstream is None else ""
+        yield f"  upstream  {found}{yours}"
+    yield f"  state     {setup.state.path} (logs in log/)"
+    yield f"  metrics   http://{setup.metrics}/metrics"
+
+
+def _first(setup: Setup, service: AdminService, found: Upstream | Silent) -> Iterator[str]:
+    added = service.add_user(FIRST_USER, admin=True)
+    minted = service.mint(FIRST_USER, FIRST_ALIAS, models="*")
+    record = minted.record
+    limits = (
+        models_text(record.models),
+        budget_text(record.budget_nanousd),
+        rpm_text(record.rpm),
+        f"until {utc(record.expires_us)}",
+    )
+    yield f"  user      {added.account.email} · password {added.password}"
+    yield f"  key       {minted.key}"
+    yield f"            {' · '.join(limits)}"
+    yield "            Keep both now: they are shown only this once."
+    yield ""
+    yield "Try it:"
+    yield curl(setup, minted, found)
+
+
+def _again() -> Iterator[str]:
+    command = shlex.quote(str(Path(sys.argv[0]).name or "tensorgate"))
+    yield (
+        "  keys      as they were; another: "
+        f"{command} keys mint --user EMAIL --alias NAME --models '*'"
+    )
+
+
+def curl(setup: Setup, minted: Minted, found: Upstream | Silent) -> str:
+    """A line that works when pasted into a shell: a call that the model server can answer.
+
+    Where no model is known that the key may call, it lists the models instead.
+    """
+    base = f"http://{setup.local}"
+    model = callable_model(setup, found)
+    words = ["curl", "-sS"]
+    if model is None:
+        words += [f"{base}/v1/models", "-H", f"Authorization: Bearer {minted.key}"]
+        return shlex.join(words)
+    embeds = _NO_CHAT.search(model) is not None
+    path = "/v1/embeddings" if embeds else "/v1/chat/completions"
+    hello = "Say hello."
+    body: dict[str, object] = (
+        {"model": model, "input": hello}
+        if embeds
+        else {"model": model, "messages": [{"role": "user", "content": hello}], "max_tokens": 64}
+    )
+    words += [f"{base}{path}", "-H", f"Authorization: Bearer {minted.key}"]
+    words += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    return shlex.join(words)
+
+
+def callable_model(setup: Setup, found: Upstream | Silent) -> str | None:
+    """A listed model that has a price, one to chat with if there is one."""
+    listed: Sequence[str] = () if isinstance(found, Silent) else found.models
+    priced = [name for name in listed if name.isprintable() and setup.catalog.resolve(name)]
+    chatting = [name for name in priced if not _NO_CHAT.search(name)]
+    return next(iter(chatting or priced), None)

@@ -1,0 +1,114 @@
+"""Each part has a line, a fault is told once, and with what to do."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from admin.service import open_service
+from store import schema
+from store.records import DAY_US, MINUTE_US
+from store.settings import StoreSettings, load
+from tensorgate import doctor
+from tensorgate.doctor import Finding, Status
+from tensorgate.ports import free_port
+from tensorgate.statefolder import StateFolder
+
+CATALOG = "models: {}\nplans: {free: {}}\ndefault_plan: free\n"
+PEPPER = f"1:{'5e' * 32}\n"
+
+
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A state with a user and a key, and nothing that runs."""
+    for name in [name for name in os.environ if name.startswith("TENSORGATE_")]:
+        monkeypatch.delenv(name)
+    path = tmp_path / "state"
+    (tmp_path / "catalog.yaml").write_text(CATALOG)
+    (tmp_path / "peppers").write_text(PEPPER)
+    monkeypatch.setenv("TENSORGATE_CATALOG", str(tmp_path / "catalog.yaml"))
+    monkeypatch.setenv("TENSORGATE_PEPPER_FILE", str(tmp_path / "peppers"))
+    monkeypatch.setenv("TENSORGATE_STATE", str(path))
+    monkeypatch.setenv("TENSORGATE_RUNTIME", str(tmp_path / "run"))
+    monkeypatch.setenv("TENSORGATE_METRICS_LISTEN", f"127.0.0.1:{free_port('127.0.0.1')}")
+    StateFolder(path).prepare()
+    with open_service(load(StoreSettings), actor="test") as service:
+        service.add_user("a@b.example")
+        service.mint("a@b.example", "one", models="*")
+    return path
+
+
+def found() -> dict[str, Finding]:
+    findings = list(doctor.examine())
+    assert len({each.part for each in findings}) == len(findings)
+    return {each.part: each for each in findings}
+
+
+def test_what_does_not_run_fails_and_says_how_to_start_it(
+    state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = found()
+    assert {p for p, each in parts.items() if each.status is Status.FAIL} == {
+        *("authz", "gate", "metrics")
+    }
+    assert {p for p, each in parts.items() if each.status is Status.WARN} == {"catalog", "upstream"}
+    assert "1 accounts, 1 live keys" in parts["database"].text
+    assert "version 1" in parts["pepper"].text
+    assert parts["envoy"].text.startswith("1.40.0 at ")
+    assert doctor.doctor() == 1
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"^fail  authz +not running .* → start the gate: `make run`", printed, re.MULTILINE
+    )
+    assert "5e5e" not in printed
+
+
+def test_a_state_that_is_open_to_others_fails(state: Path) -> None:
+    state.chmod(0o755)
+    assert found()["state"].advice == f"chmod 700 {state}"
+
+
+def test_no_state_says_how_one_is_made(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORGATE_STATE", str(state / "none"))
+    parts = found()
+    assert parts["state"].status is Status.FAIL
+    assert "no such file" in parts["state"].text
+    assert "db upgrade" in parts["database"].advice
+
+
+def test_a_pepper_that_live_keys_need_is_missed(
+    state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "peppers").write_text(PEPPER.replace("1:", "2:"))
+    assert "live keys need version 1" in found()["pepper"].text
+    (tmp_path / "peppers").write_text("none\n")
+    finding = found()["pepper"]
+    assert finding.status is Status.FAIL
+    assert "line 1" in finding.text
+
+
+def test_a_database_of_another_revision_fails(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "HEAD", "0000")
+    finding = found()["database"]
+    assert finding.status is Status.FAIL
+    assert "newer Tensorgate" in finding.text
+
+
+def test_settings_and_catalog_faults_are_told(
+    state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "catalog.yaml").write_text("models: 1\n")
+    assert found()["catalog"].status is Status.FAIL
+    monkeypatch.setenv("TENSORGATE_KEY_STALE_SECONDS", "-1")
+    parts = found()
+    assert "TENSORGATE_KEY_STALE_SECONDS" in parts["settings"].text
+    assert set(parts) == {"python", "envoy", "settings", "clock"}  # the rest goes by the settings
+
+
+def test_a_clock_that_was_set_back_is_seen(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = doctor.wall_us()
+    monkeypatch.setattr(doctor, "wall_us", lambda: now - 2 * MINUTE_US)
+    assert "s in the future" in found()["database"].text
+    monkeypatch.setattr(doctor, "wall_us", lambda: 10_000 * DAY_US)
+    assert found()["clock"].status is Status.FAIL

@@ -1,0 +1,210 @@
+"""Children: back-off, restart, order and limits of a stop, and that none outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tensorgate.supervise import Backoff, Program, Signals, Supervisor, ended
+
+SLEEPER = (sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)")
+STUBBORN = (
+    *SLEEPER[:4],
+    """if True:
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print('deaf', flush=True)
+        time.sleep(60)
+    """,
+)
+
+
+@pytest.fixture
+def signals() -> Iterator[Signals]:
+    with Signals() as caught:
+        yield caught
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def supervisor(signals: Signals, said: list[str]) -> Iterator[Supervisor]:
+    made = Supervisor(signals, said.append)
+    yield made
+    made.kill_all()
+
+
+def program(tmp_path: Path, argv: tuple[str, ...] = SLEEPER, **rest: object) -> Program:
+    return Program("part", argv, tmp_path / "part.log", dict(os.environ), **rest)  # type: ignore[arg-type]
+
+
+def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.01)
+
+
+def test_the_delay_doubles_from_a_tenth_to_five_seconds() -> None:
+    backoff = Backoff()
+    assert [backoff.after(0.0) for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+def test_half_a_minute_of_life_makes_the_delay_short_again() -> None:
+    backoff = Backoff()
+    for _ in range(8):
+        backoff.after(29.9)
+    assert backoff.after(29.9) == 5.0
+    assert [backoff.after(30.0), backoff.after(0.0)] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(0, "ended with status 0"), (1, "ended with status 1"), (-9, "was killed by SIGKILL")],
+)
+def test_an_end_is_told_in_words(code: int, words: str) -> None:
+    assert ended(code) == words
+
+
+def test_a_child_that_is_killed_is_started_again_after_its_delay_and_that_is_said(
+    supervisor: Supervisor, said: list[str], tmp_path: Path
+) -> None:
+    child = supervisor.start(program(tmp_path))
+    assert supervisor.tend() == 60.0  # nothing is due
+    first = child.process.pid
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not child.alive)
+    due = supervisor.tend()
+    assert 0 < due <= 0.1
+    assert child.process.pid == first
+    time.sleep(due)
+    supervisor.tend()
+    assert child.alive
+    assert child.process.pid != first
+    (line,) = said
+    assert line.startswith("part was killed by SIGKILL; starting it again in 0.1 s")
+    assert str(tmp_path / "part.log") in line
+
+
+def test_a_child_has_the_command_line_that_was_asked_for_and_ignores_ctrl_c(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    child = supervisor.start(program(tmp_path))
+    proc = Path(f"/proc/{child.process.pid}")
+    until(lambda: proc.joinpath("cmdline").read_bytes().split(b"\0")[:-1] == encoded(SLEEPER))
+    os.kill(child.process.pid, signal.SIGINT)
+    time.sleep(0.05)
+    assert child.alive
+
+
+def encoded(argv: tuple[str, ...]) -> list[bytes]:
+    return [word.encode() for word in argv]
+
+
+def test_only_a_program_that_asks_for_it_has_a_group_of_its_own(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    child = supervisor.start(program(tmp_path))
+    assert os.getpgid(child.process.pid) == os.getpgid(0)
+    supervisor.stop("part")
+    child = supervisor.start(program(tmp_path, own_group=True))
+    assert os.getpgid(child.process.pid) == child.process.pid
+
+
+def test_one_that_is_deaf_to_sigterm_is_killed_at_its_limit(
+    supervisor: Supervisor, said: list[str], tmp_path: Path
+) -> None:
+    made = program(tmp_path, STUBBORN, stop_seconds=0.2)
+    child = supervisor.start(made)
+    until(lambda: b"deaf" in made.log.read_bytes())
+    begun = time.monotonic()
+    supervisor.stop("part")
+    assert 0.2 <= time.monotonic() - begun < 2
+    assert child.process.returncode == -signal.SIGKILL
+    assert said == ["part did not stop within 0.2 s; killing it"]
+
+
+def test_a_second_ctrl_c_does_not_wait(
+    supervisor: Supervisor, signals: Signals, said: list[str], tmp_path: Path
+) -> None:
+    made = program(tmp_path, STUBBORN, stop_seconds=30)
+    child = supervisor.start(made)
+    until(lambda: b"deaf" in made.log.read_bytes())
+    for _ in range(2):
+        signal.raise_signal(signal.SIGINT)
+    assert signals.urgent
+    begun = time.monotonic()
+    supervisor.stop("part")
+    assert time.monotonic() - begun < 1
+    assert child.process.returncode == -signal.SIGKILL
+    assert said == []
+
+
+def test_a_signal_ends_a_wait_and_is_counted_and_afterwards_all_is_as_before() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        signals.wait(5)
+        assert time.monotonic() - begun < 1
+        assert signals.asked
+        signals.wait(0)  # the pipe is empty again, so this one does wait
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_twice_is_no_hurry(signals: Signals) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        signal.raise_signal(number)
+        assert signals.asked
+        assert not signals.urgent
+
+
+def test_the_death_of_a_child_ends_a_wait(
+    supervisor: Supervisor, signals: Signals, tmp_path: Path
+) -> None:
+    supervisor.start(program(tmp_path, (*SLEEPER[:4], "pass")))
+    begun = time.monotonic()
+    signals.wait(5)
+    assert time.monotonic() - begun < 4
+    assert not signals.asked
+
+
+def test_no_child_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        import os, pathlib, time
+        from tensorgate.supervise import Program, Signals, Supervisor
+        with Signals() as signals:
+            supervisor = Supervisor(signals, print)
+            for own in (False, True):
+                part = Program(str(own), {SLEEPER!r}, pathlib.Path("part.log"), os.environ, own)
+                print(supervisor.start(part).process.pid, flush=True)
+            time.sleep(60)
+    """)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    children = [int(parent.stdout.readline()) for _ in range(2)]
+    cmdlines = [Path(f"/proc/{pid}/cmdline") for pid in children]
+    until(lambda: all(b"tether" not in each.read_bytes() for each in cmdlines))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until(lambda: not any(alive(pid) for pid in children))
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # dead, and whoever adopted it has not looked yet
