@@ -11,10 +11,10 @@ import msgspec
 
 from authz.decide import may_call
 from authz.denial import Answer
-from authz.headers import rfc3339
 from store.catalog import Catalog
 from store.counters.model import Standing
-from store.records import NANOUSD, KeyRecord
+from store.records import KeyRecord
+from store.text import rfc3339, usd_json
 
 _JSON: Final = (("content-type", "application/json"),)
 _CREATED: Final = 1_700_000_000  # the shape wants a time; nobody knows a model's
@@ -62,17 +62,11 @@ def key(record: KeyRecord, standings: Sequence[Standing]) -> Answer:
             "models": ["*"] if record.models is None else sorted(record.models),
             "rpm": record.rpm,
             "requests_remaining": None if minute is None else minute.remaining,
-            "budget_usd": None if record.budget_nanousd is None else usd(record.budget_nanousd),
+            "budget_usd": usd_json(record.budget_nanousd),
             "created_at": rfc3339(record.created_us),
             "expires_at": rfc3339(record.expires_us),
         }
     )
-
-
-def usd(nanousd: int) -> str:
-    """Exact decimal USD without trailing zeros: `5`, `0.25`."""
-    whole, fraction = divmod(nanousd, NANOUSD)
-    return f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
 
 
 def _model(name: str) -> dict[str, Any]:

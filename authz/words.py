@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from authz.model import Fault, Reason, Request
 from store.counters.model import Refused
 from store.keyformat import BODY_CHARS, CHECKSUM_CHARS, DEFAULT_PREFIX
 from store.records import SECOND_US, KeyRecord
+from store.text import utc
 
 _SHOWN_MODELS: Final = 8
 _SHOWN_PATH_CHARS: Final = 120
@@ -37,11 +37,6 @@ def words(occasion: Occasion) -> str:
     return _WORDS[occasion.fault.reason](occasion)
 
 
-def instant(us: int) -> str:
-    """`2026-11-20 09:14 UTC`."""
-    return f"{datetime.fromtimestamp(us // SECOND_US, UTC):%Y-%m-%d %H:%M} UTC"
-
-
 def seconds(us: int) -> str:
     """`3.2 s`, rounded up so that waiting as long is long enough."""
     tenths = -(-us // (SECOND_US // 10))
@@ -55,7 +50,7 @@ def _new_key(o: Occasion) -> str:
 
 
 def _dated(o: Occasion, verb: str, at_us: int | None) -> str:
-    hint, when = (o.key.hint, instant(at_us or 0)) if o.key else ("", "")
+    hint, when = (o.key.hint, utc(at_us or 0)) if o.key else ("", "")
     return f"This key ({hint}) {verb} on {when}. {_new_key(o)}"
 
 

@@ -166,9 +166,7 @@ def reached_the_check() -> Tree:
 
     A check whose client left (no status) or that was cut off by Envoy leaves no metadata.
     """
-    return either(
-        metadata(AUTHZ_METADATA, "outcome"), flags("UAEX", "OM"), status(0)
-    )
+    return either(metadata(AUTHZ_METADATA, "outcome"), flags("UAEX", "OM"), status(0))
 
 
 def mappers(*, key_example: str, request_seconds: int) -> Iterator[tuple[str, Tree]]:

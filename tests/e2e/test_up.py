@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from peers.process import Child, command, descendants, parent
+from peers.process import Child, command, descendants, parent, processes
+from peers.process import environment as environ
 from peers.recorder import Recorder
 
 from tensorgate.ports import free_port
@@ -296,6 +297,16 @@ def test_none_outlives_an_up_that_is_killed_and_the_next_one_starts(tmp_path: Pa
     with running(tmp_path, "second", port=gate.port) as again:
         assert not runtime.exists()
         assert again.child.end(signal.SIGINT) == 0
+
+
+def test_a_part_that_cannot_start_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    (tmp_path / "state" / "authz.lock").mkdir(parents=True)  # authz will want a file there
+    said = tensorgate(tmp_path / "state", "up", "--port", str(free_port("127.0.0.1")), status=1)
+    assert "error: authz ended with status 1." in said
+    assert f"The end of {tmp_path}/state/log/authz.log:\n  error: cannot start: " in said
+    assert "Traceback" not in said
+    assert "tensorgate ready" not in said
+    assert not [pid for pid in processes() if f"TENSORGATE_STATE={tmp_path}/state" in environ(pid)]
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_stream(tmp_path: Path, recorder: Recorder) -> None:
