@@ -25,6 +25,7 @@ def main(runtime: Path) -> None:
     response = CheckResponse()
     response.status.code = 0
     response.ok_response.SetInParent()
+    response.dynamic_metadata.fields["outcome"].string_value = "allowed"  # else Envoy has no route
     check = grpc.unary_unary_rpc_method_handler(
         lambda _request, _context: response,
         request_deserializer=CheckRequest.FromString,
