@@ -81,14 +81,15 @@ def wait_for(url: str, key: str, seconds: float = 20) -> None:
     body = b'{"model":"bench","messages":[]}'
     request = urllib.request.Request(url, body, {"authorization": f"Bearer {key}"})
     deadline = time.monotonic() + seconds
+    last: object = None
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(request, timeout=2):
                 return
-        except OSError:
-            pass
+        except OSError as fault:
+            last = fault
         time.sleep(0.05)
-    raise SystemExit(f"{url} did not come up")
+    raise SystemExit(f"{url} did not come up: {last}")
 
 
 def envoy(stack: ExitStack, folder: Path, name: str, config: str) -> subprocess.Popen[bytes]:
@@ -262,7 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("-v", action="store_true")
+    parser.add_argument("-v", action="store_true", help="show what the parts say")
     args = parser.parse_args()
     ensure_wrk()
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="tg-bench-", dir="/tmp") as temp:
