@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from peers.llama import MODEL, Llama
 from peers.process import Child, command, descendants, parent, processes
 from peers.process import environment as environ
 from peers.recorder import Recorder
@@ -241,7 +242,13 @@ def test_a_part_that_is_killed_comes_back(gate: Up, part: str) -> None:
     lines = gate.output.count(f"{part} was killed by SIGKILL")
     os.kill(before, signal.SIGKILL)
     until(lambda: gate.output.count(f"{part} was killed by SIGKILL") == lines + 1)
-    until(lambda: len(gate.pids) == 3 and pid() != before)
+
+    def replaced() -> bool:
+        with suppress(ValueError):  # not yet, or the tether has not become the program yet
+            return len(gate.pids) == 3 and pid() != before
+        return False
+
+    until(replaced)
 
     def answers() -> bool:
         with suppress(subprocess.CalledProcessError, json.JSONDecodeError):
@@ -327,6 +334,17 @@ def test_a_second_ctrl_c_does_not_wait_for_a_stream(tmp_path: Path, recorder: Re
             assert time.monotonic() - begun < 4
             assert_all_end(pids)
             client.wait(10)
+
+
+def test_a_real_model_server_is_named_with_its_models(tmp_path: Path, llama: Llama) -> None:
+    with running(tmp_path, "out", "--upstream", llama.address) as gate:
+        found = re.search(r"^  upstream  (.*)$", gate.output, re.MULTILINE)
+        assert found
+        named = rf"llama\.cpp( \S+)? at {llama.address} · models: {re.escape(MODEL)}"
+        assert re.fullmatch(named, found[1])
+        assert json.loads(pasted(gate))["choices"][0]["message"]["role"] == "assistant"
+        assert "ok    upstream  llama.cpp" in tensorgate(gate.state, "doctor")
+        assert gate.child.end(signal.SIGINT) == 0
 
 
 def test_an_upstream_that_is_not_there_yet_and_an_open_address_are_told(tmp_path: Path) -> None:
