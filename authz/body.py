@@ -32,13 +32,14 @@ _MAX_MENDS: Final = 10_000
 _MAX_WALKED: Final = 20_000
 _BOM: Final = b"\xef\xbb\xbf"
 
-# Beginning with a literal and with a set, both scan at full speed.
+# They begin with a literal and with a set and never go back, so both scan at full speed.
 _SURROGATES: Final = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?P<low>\\u[dD][c-fC-F][0-9a-fA-F]{2})?"
     rb"|[c-fC-F][0-9a-fA-F]{2})"
 )
-_LONG_INTEGER: Final = re.compile(rb"[1-9][0-9]{18,}(?=[\s,\]}])")
-_BEFORE_A_NUMBER: Final = b" \t\r\n:,[-"
+_DIGITS: Final = re.compile(rb"[0-9]{19,}+")
+_BEFORE_AN_INTEGER: Final = b" \t\r\n:,[-"
+_AFTER_AN_INTEGER: Final = b" \t\r\n,]}"
 _TOKEN: Final = re.compile(
     rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL
 )
@@ -69,16 +70,16 @@ class Body:
 
 def read_json(raw: bytes) -> Body | Fault:
     """Read a JSON object's `model` and `stream`, or say what is wrong with it."""
-    parser, mended = _parser(len(raw)), False
+    mended = False
     try:
-        document = parser.parse(raw)
+        document = _parser(len(raw)).parse(raw)
     except (ValueError, RuntimeError):
-        _parsers.kept = parser = simdjson.Parser()
+        _parsers.kept = None
         mend = _mend(raw)
         if isinstance(mend, Fault):
             return mend
         try:
-            document, mended = parser.parse(mend), True
+            document, mended = simdjson.Parser().parse(mend), True
         except (ValueError, RuntimeError):
             return _malformed(raw, mend)
     if raw.startswith(_BOM):
@@ -89,27 +90,38 @@ def read_json(raw: bytes) -> Body | Fault:
 
 
 def _read_members(document: Any, mended: bool) -> Body | Fault:
-    if len(document) > MAX_MEMBERS:
-        return _fault(f"it has more than {MAX_MEMBERS} members", None)
-    names = tuple(document)
-    if mended and any(_MENDED_SURROGATE in name for name in names):
-        return Fault(Reason.AMBIGUOUS_BODY, "a member's name holds half of a surrogate pair")
-    if names not in _clean_names:
-        clash = _clash(names)
-        if clash is not None:
-            return clash
-        if len(_clean_names) < _KEPT_NAMES and sum(map(len, names)) < _KEPT_NAMES_CHARS:
-            _clean_names.add(names)
+    fault = _ambiguity(document, mended)
+    if fault is not None:
+        return fault
     model, stream = document.get("model"), document.get("stream")
-    if not isinstance(model, str) or not model:
-        return Fault(Reason.MODEL_REQUIRED, param="model")
-    if len(model) > MAX_MODEL_CHARS or not model.isprintable() or model != model.strip():
+    if not isinstance(model, str) or not is_model_name(model):
         return Fault(Reason.MODEL_REQUIRED, param="model")
     if mended and (_MENDED_SURROGATE in model or _MENDED_INTEGER in model):
         return Fault(Reason.MODEL_REQUIRED, param="model")
     if stream is not None and not isinstance(stream, bool):
         return Fault(Reason.INVALID_PARAMETER, "it must be true or false", param="stream")
     return Body(model, stream is True)
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model's name reads the same everywhere: in a header, in a log, in any server."""
+    return 0 < len(name) <= MAX_MODEL_CHARS and name.isprintable() and name == name.strip()
+
+
+def _ambiguity(document: Any, mended: bool) -> Fault | None:
+    """Why the members' names could be read in more than one way, if they could."""
+    if len(document) > MAX_MEMBERS:
+        return _fault(f"it has more than {MAX_MEMBERS} members", None)
+    names = tuple(document)
+    if mended and any(_MENDED_SURROGATE in name for name in names):
+        return Fault(Reason.AMBIGUOUS_BODY, "a member's name holds half of a surrogate pair")
+    if names in _clean_names:
+        return None
+    clash = _clash(names)
+    room = len(_clean_names) < _KEPT_NAMES and sum(map(len, names)) < _KEPT_NAMES_CHARS
+    if clash is None and room:
+        _clean_names.add(names)
+    return clash
 
 
 def _clash(names: tuple[str, ...]) -> Fault | None:
@@ -156,13 +168,22 @@ def _mend(raw: bytes) -> bytes | Fault:
             mends += 1
             if mends == _MAX_MENDS:
                 return _fault("it holds too many lone surrogate escapes", match.start())
-    for match in _LONG_INTEGER.finditer(raw):
-        if raw[match.start() - 1] in _BEFORE_A_NUMBER:
+    for match in _DIGITS.finditer(raw):
+        if _is_integer(raw, match.start(), match.end()):
             mended[match.start() : match.end()] = b"1".ljust(match.end() - match.start())
             mends += 1
             if mends == _MAX_MENDS:
                 return _fault("it holds too many integers beyond 64 bits", match.start())
     return bytes(mended)
+
+
+def _is_integer(raw: bytes, start: int, end: int) -> bool:
+    """Whether the run of digits may be an integer of its own (in a string it may be anything)."""
+    return (
+        raw[start - 1] in _BEFORE_AN_INTEGER
+        and raw[start] != ord("0")
+        and raw[end : end + 1] in _AFTER_AN_INTEGER
+    )
 
 
 def _malformed(raw: bytes, mended: bytes) -> Fault:

@@ -34,7 +34,7 @@ def standing_headers(
     headers: list[tuple[str, str]] = []
     for standing in standings:
         limit, left = str(standing.limit.max_requests), str(standing.remaining)
-        reset_us = standing.falls_in_us
+        reset_us = standing.grows_in_us
         headers += (
             ("x-ratelimit-limit-requests", limit),
             ("x-ratelimit-remaining-requests", left),

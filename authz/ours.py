@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -22,13 +21,21 @@ _CREATED: Final = 1_700_000_000  # the shape wants a time; nobody knows a model'
 
 def callable_names(key: KeyRecord, catalog: Catalog, listed: Iterable[str]) -> list[str]:
     """The catalog's exact names and the servers' own that this key may call and has a price for."""
-    names = []
-    for name in dict.fromkeys(chain(catalog.exact_names(), listed)):
-        offer = catalog.resolve(name)
-        priced = offer is not None or key.budget_nanousd is None
-        if priced and may_call(key, name, offer):
-            names.append(name)
-    return sorted(names)
+    names = {*catalog.exact_names(), *listed}
+    return sorted(name for name in names if _may_list(key, catalog, name))
+
+
+def find_model(key: KeyRecord, catalog: Catalog, listed: Iterable[str], wanted: str) -> str | None:
+    """The one of `callable_names` that the rest of a path asks for, or None if it is none."""
+    name = unquote(wanted)
+    known = name in listed or name in catalog.exact_names()
+    return name if known and _may_list(key, catalog, name) else None
+
+
+def _may_list(key: KeyRecord, catalog: Catalog, name: str) -> bool:
+    offer = catalog.resolve(name)
+    priced = offer is not None or key.budget_nanousd is None
+    return priced and may_call(key, name, offer)
 
 
 def models(names: Sequence[str]) -> Answer:
@@ -44,10 +51,9 @@ def models(names: Sequence[str]) -> Answer:
     )
 
 
-def model(names: Sequence[str], wanted: str) -> Answer | None:
-    """One model by the rest of the path, or None if the key cannot call it."""
-    name = unquote(wanted)
-    return _answer(_model(name)) if name in names else None
+def model(name: str) -> Answer:
+    """One model."""
+    return _answer(_model(name))
 
 
 def key(record: KeyRecord, standings: Sequence[Standing]) -> Answer:

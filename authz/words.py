@@ -16,7 +16,7 @@ from store.records import SECOND_US, KeyRecord
 from store.text import utc
 
 _SHOWN_MODELS: Final = 8
-_SHOWN_PATH_CHARS: Final = 120
+_SHOWN_CALL_CHARS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,6 @@ class Occasion:
 
     fault: Fault
     request: Request
-    now_us: int
     key: KeyRecord | None = None
     refused: Refused | None = None
     dashboard: str | None = None
@@ -71,12 +70,13 @@ def _model_not_allowed(o: Occasion) -> str:
 
 
 def _endpoint(o: Occasion) -> str:
-    path = o.request.path
-    if len(path) > _SHOWN_PATH_CHARS or not path.isprintable():
-        path = path[:_SHOWN_PATH_CHARS].encode("ascii", "replace").decode() + "…"
+    called = f"{o.request.method} {o.request.path}"
+    if len(called) > _SHOWN_CALL_CHARS:
+        called = called[:_SHOWN_CALL_CHARS] + "…"
+    shown = "".join(c if c.isprintable() else "?" for c in called)
     return (
-        f"Keys cannot call `{o.request.method} {path}` here. "
-        "Check the path: it is compared letter by letter, without a trailing slash."
+        f"Keys cannot call `{shown}` here. Check the method and the path: "
+        "they are compared letter by letter, and a slash at the end counts."
     )
 
 

@@ -46,14 +46,13 @@ class MemoryCounters:
                 return Taken(now, before, self._standings(now, limits))
             if len(self._minutes) >= self._prune_at:
                 self._prune(now)
-            windows = [self._window(now, limit.scope) for limit in limits]
-            for limit, window in zip(limits, windows, strict=True):
-                over = len(window) - limit.max_requests
-                if over >= 0:
-                    retry_us = window[over] + MINUTE_US - now
-                    return Refused(now, limit, retry_us, self._standings(now, limits))
-            for window in windows:
-                window.append(now)
+            standings = self._standings(now, limits)
+            full = [standing for standing in standings if not standing.remaining]
+            if full:
+                retry_us = max(standing.grows_in_us for standing in full)
+                return Refused(now, full[0].limit, retry_us, standings)
+            for limit in limits:
+                self._minutes.setdefault(limit.scope, deque()).append(now)
             self._holds[request_id] = hold_id
             self._taken_at.append((now, request_id))
             return Taken(now, hold_id, self._standings(now, limits))
@@ -65,26 +64,19 @@ class MemoryCounters:
             return now, self._standings(now, limits)
 
     def _standings(self, now: int, limits: Sequence[Limit]) -> tuple[Standing, ...]:
-        standings = []
-        for limit in limits:
-            window = self._trimmed(now, limit.scope)
-            falls_in = window[0] + MINUTE_US - now if window else 0
-            standings.append(Standing(limit, len(window) if window else 0, falls_in))
-        return tuple(standings)
+        return tuple(self._standing(now, limit) for limit in limits)
 
-    def _trimmed(self, now: int, scope: str) -> deque[int] | None:
-        window = self._minutes.get(scope)
-        if window is not None:
-            horizon = now - MINUTE_US
-            while window and window[0] <= horizon:
-                window.popleft()
-        return window
-
-    def _window(self, now: int, scope: str) -> deque[int]:
-        window = self._trimmed(now, scope)
+    def _standing(self, now: int, limit: Limit) -> Standing:
+        window = self._minutes.get(limit.scope)
         if window is None:
-            window = self._minutes[scope] = deque()
-        return window
+            return Standing(limit, 0, 0)
+        horizon = now - MINUTE_US
+        while window and window[0] <= horizon:
+            window.popleft()
+        if not window:
+            return Standing(limit, 0, 0)
+        over = max(0, len(window) - limit.max_requests)  # a limit may have been lowered
+        return Standing(limit, len(window), window[over] + MINUTE_US - now)
 
     def _prune(self, now: int) -> None:
         """Drop idle scopes; the next prune is due when their number has doubled."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MinuteLimit:
-    """At most `max_requests` in any 60 seconds of `scope` (a key, or a lane of a key)."""
+    """At most `max_requests` (1 or more) in any 60 seconds of `scope`: a key, or a key's lane."""
 
     scope: str
     max_requests: int
@@ -22,11 +22,11 @@ Limit = MinuteLimit
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a limit stands: `used` now, and in how many µs `used` next falls (0: nothing used)."""
+    """How a limit stands: `used` now; `remaining` next grows in `grows_in_us` (0: it is whole)."""
 
     limit: Limit
     used: int
-    falls_in_us: int
+    grows_in_us: int
 
     @property
     def remaining(self) -> int:
@@ -47,7 +47,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was taken. `limit` is the first without room; it has room again in `retry_us`."""
+    """Nothing was taken. `limit` is the first without room; all have room in `retry_us`."""
 
     now_us: int
     limit: Limit

@@ -62,13 +62,11 @@ def plan(
     if room < body:
         needed = everybody + _COPIES * concurrency * body
         least = int(needed / SHARE / MIB) + 1
-        raise ConfigError(
-            "Envoy's memory does not suffice:",
-            (
-                f"--heap-mib {heap_mib} is below {least}, which {connections} connections of "
-                f"{streams} streams and a body of {body_limit_mib} MiB in each of {concurrency} "
-                "workers need. Raise it, or lower --max-connections, --max-streams, "
-                "--body-limit-mib or --concurrency.",
-            ),
+        fault = (
+            f"--heap-mib {heap_mib} is below {least}, which {connections} connections of "
+            f"{streams} streams and a body of {body_limit_mib} MiB in each of {concurrency} "
+            "workers need. Raise it, or lower --max-connections, --max-streams, "
+            "--body-limit-mib or --concurrency."
         )
+        raise ConfigError("Envoy's memory does not suffice:", (fault,))
     return Capacity(heap, body, room)

@@ -77,7 +77,7 @@ def _data(checked: Checked, sizes: Capacity) -> dict[str, Any]:
 
 def _quoted(value: object) -> str:
     """A path or another text, always in quotes: it is the reader's own."""
-    return json.dumps(str(value), ensure_ascii=False)
+    return json.dumps(str(value), ensure_ascii=False)  # `check` let only printable ones through
 
 
 def _duration(seconds: float) -> str:

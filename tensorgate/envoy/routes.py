@@ -45,6 +45,11 @@ class BodyClass:
     path: Tree  # the path part of an Envoy RouteMatch
     limit: int  # bytes
 
+    def match(self, header: str, key: Tree) -> Tree:
+        """An Envoy RouteMatch: a POST on these paths with a key of our form in `header`."""
+        post = {"name": ":method", "string_match": {"exact": "POST"}}
+        return {**self.path, "headers": [post, {"name": header, "string_match": key}]}
+
     @property
     def too_large(self) -> str:
         """What a 413 says."""

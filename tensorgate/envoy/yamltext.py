@@ -19,16 +19,18 @@ def scalar(value: object) -> str:
     """A string, number, boolean or None."""
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _NOT_STRINGS:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def flow(value: Any) -> str:
     """All on one line."""
     match value:
         case dict():
-            return "{%s}" % ", ".join(f"{scalar(k)}: {flow(v)}" for k, v in value.items())
+            members = ", ".join(f"{scalar(k)}: {flow(v)}" for k, v in value.items())
+            return f"{{{members}}}"
         case list() | tuple():
-            return "[%s]" % ", ".join(map(flow, value))
+            return f"[{', '.join(map(flow, value))}]"
         case _:
             return scalar(value)
 
