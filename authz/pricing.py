@@ -1,0 +1,98 @@
+"""From a hold and how its request ended to what it costs. Pure; integers; rounded up once.
+
+metered    the whole answer's usage was seen, or nothing of the price depends on it
+estimated  a cut stream, or one without usage: what was seen of it, never above the hold
+held       the server was reached and nothing is known: the whole hold
+released   never reached the server, or it answered an error before any token
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Final
+
+from authz.bound import tokens
+from authz.usage import Ending, Usage
+from store.records import Basis, Charge, Hold
+
+_MILLION: Final = 1_000_000
+_NOTHING: Final = Usage(0, 0, 0, 0)
+
+
+def charge(hold: Hold, ending: Ending, now_us: int) -> Charge:
+    """What a request that ended costs."""
+    generated = ending.events > 0 or (ending.usage is not None and ending.usage.output > 0)
+    if not ending.reached or (ending.failed and not generated):
+        return _charge(hold, ending, Basis.RELEASED, _NOTHING, 0, now_us)
+    if ending.final and ending.usage is not None:
+        return _charge(
+            hold, ending, Basis.METERED, ending.usage, _cost(hold, ending, ending.usage), now_us
+        )
+    if not _by_tokens(hold):
+        return _charge(
+            hold,
+            ending,
+            Basis.METERED,
+            ending.usage or _NOTHING,
+            _cost(hold, ending, _NOTHING),
+            now_us,
+        )
+    if generated and not ending.encoded:
+        usage = _estimate(hold, ending)
+        cost = min(_cost(hold, ending, usage), hold.nanousd)
+        return _charge(hold, ending, Basis.ESTIMATED, usage, cost, now_us)
+    return lost(hold, ending.status, now_us)
+
+
+def lost(hold: Hold, status: int, now_us: int) -> Charge:
+    """The whole hold, for a request of which nothing is known but that it may have been served."""
+    return Charge(hold.id, Basis.HELD, status, 0, 0, 0, 0, hold.nanousd, now_us)
+
+
+def released(hold: Hold, status: int, now_us: int) -> Charge:
+    """Nothing, for a request that never reached the server."""
+    return Charge(hold.id, Basis.RELEASED, status, 0, 0, 0, 0, 0, now_us)
+
+
+def _by_tokens(hold: Hold) -> bool:
+    price = hold.price
+    return bool(price.input or price.cached_input or price.cache_write or price.output)
+
+
+def _estimate(hold: Hold, ending: Ending) -> Usage:
+    """Input as seen, else what was held for it; the largest of what speaks for the output."""
+    seen = ending.usage
+    by_bytes = tokens(ending.content_bytes, Decimal(hold.tokens_per_byte))
+    output = max(ending.events, by_bytes, seen.output if seen else 0)
+    if seen is None or not (seen.input or seen.cached_input or seen.cache_write):
+        return Usage(hold.input_bound, 0, 0, output)
+    return Usage(seen.input, seen.cached_input, seen.cache_write, output)
+
+
+def _cost(hold: Hold, ending: Ending, usage: Usage) -> int:
+    price = hold.price
+    millionths = (
+        usage.input * price.input
+        + usage.cached_input * price.cached_input
+        + usage.cache_write * price.cache_write
+        + usage.output * price.output
+        + price.per_request * _MILLION
+        + price.per_second * ending.duration_us
+    )
+    return -(-millionths // _MILLION)
+
+
+def _charge(
+    hold: Hold, ending: Ending, basis: Basis, usage: Usage, nanousd: int, now_us: int
+) -> Charge:
+    return Charge(
+        hold.id,
+        basis,
+        ending.status,
+        usage.input,
+        usage.cached_input,
+        usage.cache_write,
+        usage.output,
+        nanousd,
+        now_us,
+    )
