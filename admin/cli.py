@@ -19,6 +19,7 @@ import typer
 from admin import output
 from store.errors import InputError
 from store.records import DEFAULT_EXPIRY_DAYS
+from store.text import usd, utc
 
 if TYPE_CHECKING:
     from admin.service import AdminService
@@ -135,7 +136,7 @@ def list_users(as_json: AsJson = False) -> None:
             "service" if account.service else account.role.value,
             account.team or "-",
             str(live),
-            output.utc(account.created_us),
+            utc(account.created_us),
         )
         for account, live in found
     ]
@@ -262,9 +263,9 @@ def list_keys(
             record.alias,
             record.hint,
             output.key_state(record, now_us),
-            "no limit" if record.budget_nanousd is None else output.usd(record.budget_nanousd),
+            "no limit" if record.budget_nanousd is None else usd(record.budget_nanousd),
             "no limit" if record.rpm is None else str(record.rpm),
-            output.utc(record.expires_us),
+            utc(record.expires_us),
             output.models_text(record.models),
         )
         for record in found

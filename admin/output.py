@@ -1,43 +1,12 @@
-"""How results look: money, times, tables and JSON. Pure but for `show`."""
+"""How results look: records as JSON and as tables. Pure but for `show`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Final
 
-from store.records import NANOUSD, Account, KeyRecord
-
-DOUBLE_DIGITS: Final = 15  # as many significant digits survive every JSON reader's double
-
-
-def usd(nanousd: int) -> str:
-    """`$5.00`, with more decimals only where they are needed."""
-    whole, nano = divmod(nanousd, NANOUSD)
-    decimals = f"{nano:09d}".rstrip("0").ljust(2, "0")
-    return f"${whole:,}.{decimals}"
-
-
-def usd_json(nanousd: int | None) -> int | float | str | None:
-    """USD as a JSON number, as text where a double could not hold it exactly, None for none."""
-    if nanousd is None:
-        return None
-    exact = Decimal(nanousd) / NANOUSD
-    if exact == exact.to_integral_value():
-        return int(exact)
-    return float(exact) if len(exact.as_tuple().digits) <= DOUBLE_DIGITS else str(exact)
-
-
-def rfc3339(us: int) -> str:
-    """`2026-11-20T09:14:05Z`."""
-    return f"{datetime.fromtimestamp(us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def utc(us: int) -> str:
-    """`2026-11-20 09:14 UTC`."""
-    return f"{datetime.fromtimestamp(us // 1_000_000, UTC):%Y-%m-%d %H:%M} UTC"
+from store.records import Account, KeyRecord
+from store.text import rfc3339, usd, usd_json, utc
 
 
 def models_text(models: frozenset[str] | None) -> str:

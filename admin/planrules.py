@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from admin.output import usd
 from store.catalog import Catalog, Plan
 from store.errors import ConfigError, InputError, PlanLimitError
 from store.records import NANOUSD, Account
+from store.text import usd
 
 DEFAULT_BUDGET_NANOUSD = 5 * NANOUSD
 DEFAULT_RPM = 60

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from admin import inputs, planrules
-from admin.output import key_state, utc
+from admin.output import key_state
 from admin.passwords import hash_password, make_password
 from store import keyformat
 from store.catalog import Catalog
@@ -26,6 +26,7 @@ from store.keys import KeyRepository
 from store.keywriter import Writer
 from store.records import DAY_US, DEFAULT_EXPIRY_DAYS, Account, KeyRecord, Role
 from store.schema import open_state
+from store.text import utc
 
 if TYPE_CHECKING:
     from store.settings import StoreSettings

@@ -1,9 +1,10 @@
 """The key cache: digest → KeyRecord, bounded, with entries for what is not there.
 
 How stale an answer may be. While the feed is healthy (a beat in the last 1.5 s) every record is
-as new as the last beat. Otherwise each record is suspect: it is read again at its next use, and
-then at most once a second; where SQL does not answer, a record read at most `stale_us` ago still
-counts. What is *not* there is never answered from a store that is out: a 401 must be known.
+as new as the last beat: a beat counts as a reading of every record that no gap made suspect.
+Otherwise each record is suspect: SQL is asked for it at its next use, and then at most once a
+second; where SQL does not answer, a record last read at most `stale_us` ago still counts. What is
+*not* there is never answered from a store that is out: a 401 must be known.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ class KeySource(Protocol):
     def by_digests(self, digests: Sequence[bytes]) -> tuple[bytes, KeyRecord] | None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
     digests: tuple[bytes, ...]
     record: KeyRecord | None
-    read_us: int
+    read_us: int  # when SQL was asked for what stands here
+    asked_us: int  # when SQL was last asked, whether it answered or not
 
 
 class KeyCache:
@@ -63,7 +65,7 @@ class KeyCache:
         self._unknown: OrderedDict[bytes, _Entry] = OrderedDict()
         self._first_of: dict[bytes, bytes] = {}  # any digest of an entry → the one it lies under
         self._version = 0  # counts changes: what was read before one is not trusted after it
-        self._trusted_from_us = _LONG_AGO
+        self._gap_us = _LONG_AGO  # when changes were last missed
         self._beat_us = _LONG_AGO
 
     def get(self, digests: tuple[bytes, ...]) -> KeyRecord | None:
@@ -73,20 +75,19 @@ class KeyCache:
         """
         now = self._clock()
         with self._lock:
-            entry = self._find(digests[0])
-            healthy = now - self._beat_us <= HEALTHY_US
-            trusted_from = self._trusted_from_us
-            version = self._version
-        if entry is not None:
-            trusted = healthy and entry.read_us >= trusted_from
-            if trusted or (now - entry.read_us < REREAD_US and entry.read_us >= trusted_from):
-                self._observe("hit" if entry.record is not None else "negative")
-                return entry.record
+            entry, version = self._find(digests[0]), self._version
+            result = None if entry is None else self._judge(entry, now)
+        if entry is not None and result is not None:
+            self._observe(result)
+            return entry.record
         try:
             found = self._source.by_digests(digests)
         except StoreUnavailableError:
-            if entry is None or entry.record is None or now - entry.read_us > self._stale_us:
-                raise
+            with self._lock:
+                entry = self._known.get(digests[0])  # it may have changed while we asked
+                if entry is None or not self._may_be_stale(entry, now):
+                    raise
+                entry.asked_us = now
             self._observe("stale")
             return entry.record
         self._observe("miss")
@@ -94,8 +95,28 @@ class KeyCache:
         with self._lock:
             # A change that came in while we read may be newer than what we read.
             read_us = now if self._version == version else _LONG_AGO
-            self._put(_Entry(digests, record, read_us))
+            self._put(_Entry(digests, record, read_us, read_us))
         return record
+
+    def _judge(self, entry: _Entry, now: int) -> str | None:
+        """As what an entry counts without asking SQL (for `observe`), or None if it does not."""
+        result = "negative" if entry.record is None else "hit"
+        if now - self._beat_us <= HEALTHY_US and self._is_continuous(entry):
+            return result
+        if now - entry.asked_us >= REREAD_US or entry.asked_us <= self._gap_us:
+            return None
+        if entry.asked_us == entry.read_us:
+            return result
+        return "stale" if self._may_be_stale(entry, now) else None
+
+    def _may_be_stale(self, entry: _Entry, now: int) -> bool:
+        """Whether an entry still counts where SQL does not answer."""
+        beat_us = self._beat_us if self._is_continuous(entry) else _LONG_AGO
+        return entry.record is not None and now - max(entry.read_us, beat_us) <= self._stale_us
+
+    def _is_continuous(self, entry: _Entry) -> bool:
+        """Whether every change since the entry was read has come, or will come, to `apply`."""
+        return entry.read_us > self._gap_us
 
     def beat(self) -> None:
         """The feed is alive, and every change up to now was applied."""
@@ -121,7 +142,7 @@ class KeyCache:
         """Changes may have been missed: read every record again at its next use."""
         with self._lock:
             self._version += 1
-            self._trusted_from_us = self._clock()
+            self._gap_us = self._clock()
 
     def __len__(self) -> int:
         return len(self._known) + len(self._unknown)

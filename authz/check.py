@@ -70,7 +70,7 @@ class Checker:
                 case Deny(fault):
                     response = self._deny(fault, request, key, now_us)
                 case Allow(taking) if key is not None and request.endpoint is not None:
-                    response = self._take(request, request.endpoint, key, offer, taking, now_us)
+                    response = self._serve(request, request.endpoint, key, offer, taking, now_us)
                 case Allow():
                     raise AssertionError("a request was allowed without a key or an endpoint")
                 case _ as never:
@@ -80,7 +80,7 @@ class Checker:
         self.metrics.check_seconds.observe(perf_counter() - started)
         return response
 
-    def _take(  # noqa: PLR0917  one caller, right above
+    def _serve(  # noqa: PLR0917  one caller, right above
         self,
         request: Request,
         endpoint: Endpoint,
@@ -89,15 +89,27 @@ class Checker:
         taking: tuple[Limit, ...],
         now_us: int,
     ) -> CheckResponse:
-        took = self.counters.take(request.id, secrets.token_hex(16), taking)
+        """Take, then pass the request on or answer it. A model that is not there takes nothing."""
+        wanted = ""
+        if endpoint is endpoints.MODEL:
+            asked = request.path.removeprefix(endpoints.MODEL_PREFIX)
+            found = ours.find_model(key, self.catalog, self.listed(), asked)
+            if found is None:
+                return self._deny(Fault(Reason.NOT_FOUND), request, key, now_us)
+            wanted = found
+        hold_id = secrets.token_hex(16)
+        # Without an id there is nothing that could be repeated: no two such requests are one.
+        took = self.counters.take(request.id or hold_id, hold_id, taking)
         client = standing_headers(request.dialect, key, took.standings, took.now_us)
         if isinstance(took, Refused):
-            occasion = self._occasion(Fault(Reason.RATE_LIMIT_EXCEEDED), request, key, now_us, took)
+            occasion = self._occasion(Fault(Reason.RATE_LIMIT_EXCEEDED), request, key, took)
             return self._refuse(occasion, client)
         if endpoint.lane is Lane.OURS:
-            return self._answer_ourselves(request, endpoint, key, took, client)
-        model = request.model or "" if offer is None else offer.name
+            answer = self._own_answer(endpoint, key, wanted)
+            self.metrics.checks.labels("answered", "").inc()
+            return answered(answer, client, {"outcome": "answered", "reason": ""})
         self.metrics.checks.labels("allowed", "").inc()
+        model = offer.name if offer is not None else request.model or ""
         return allowed(
             (
                 ("x-tensorgate-key-id", key.id),
@@ -117,26 +129,13 @@ class Checker:
             },
         )
 
-    def _answer_ourselves(
-        self, request: Request, endpoint: Endpoint, key: KeyRecord, took: Taken, client: Headers
-    ) -> CheckResponse:
-        answer: Answer | None
-        if endpoint is endpoints.KEY:
-            inference = limits(key, None)
-            _, standings = self.counters.peek(inference)
-            answer = ours.key(key, standings)
-        else:
-            names = ours.callable_names(key, self.catalog, self.listed())
-            wanted = request.path.removeprefix(endpoints.MODEL_PREFIX)
-            answer = (
-                ours.models(names) if endpoint is endpoints.MODELS else ours.model(names, wanted)
-            )
-        if answer is None:
-            return self._refuse(
-                self._occasion(Fault(Reason.NOT_FOUND), request, key, took.now_us), client
-            )
-        self.metrics.checks.labels("answered", "").inc()
-        return answered(answer, client, {"outcome": "answered", "reason": ""})
+    def _own_answer(self, endpoint: Endpoint, key: KeyRecord, wanted: str) -> Answer:
+        if endpoint is endpoints.MODEL:
+            return ours.model(wanted)
+        if endpoint is endpoints.MODELS:
+            return ours.models(ours.callable_names(key, self.catalog, self.listed()))
+        _, standings = self.counters.peek(limits(key, None))
+        return ours.key(key, standings)
 
     def _deny(
         self, fault: Fault, request: Request, key: KeyRecord | None, now_us: int
@@ -150,7 +149,7 @@ class Checker:
             except StoreError:
                 standings, counted_us = (), now_us
             client = standing_headers(request.dialect, key, standings, counted_us)
-        return self._refuse(self._occasion(fault, request, key, now_us), client)
+        return self._refuse(self._occasion(fault, request, key), client)
 
     def _refuse(self, occasion: Occasion, client: Headers) -> CheckResponse:
         reason = occasion.fault.reason.value
@@ -163,13 +162,11 @@ class Checker:
         fault: Fault,
         request: Request,
         key: KeyRecord | None,
-        now_us: int,
         refused: Refused | None = None,
     ) -> Occasion:
         return Occasion(
             fault,
             request,
-            now_us,
             key,
             refused,
             dashboard=self.site.dashboard,

@@ -7,7 +7,9 @@ same reason a header that holds a comma is refused: Envoy joins repeated headers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -20,14 +22,14 @@ CREDENTIAL_HEADERS: Final = (AUTHORIZATION, *BARE_HEADERS)
 
 
 def read_credential(
-    headers: Mapping[str, str], query: str, form: KeyForm, digester: Digester
+    headers: Mapping[str, str], target: str, form: KeyForm, digester: Digester
 ) -> tuple[bytes, ...] | Fault:
     """The digests of the one key that the request carries, newest pepper first, or a fault.
 
-    `headers` has lower-case names; `query` is what stands behind the `?`, undecoded. A key of
-    our form with a wrong checksum is refused here, so that no store is asked about it.
+    `headers` has lower-case names; `target` is path and query, undecoded. A key of our form
+    with a wrong checksum is refused here, so that no store is asked about it.
     """
-    if query and _key_in_url(query, form):
+    if _key_in_url(target, form):
         return Fault(Reason.KEY_IN_URL)
     values = _values(headers)
     if not values:
@@ -52,10 +54,22 @@ def _values(headers: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys(filter(None, values)))
 
 
-def _key_in_url(query: str, form: KeyForm) -> bool:
-    """Whether a parameter is called `key`, or holds a value of our form under any name."""
-    for part in query.replace(";", "&").split("&"):
+def holds_key(text: str, form: KeyForm) -> bool:
+    """Whether a value of our form stands somewhere in a text, such as a path or a model's name."""
+    return _anywhere(form).search(text) is not None
+
+
+@cache
+def _anywhere(form: KeyForm) -> re.Pattern[str]:
+    return re.compile(form.pattern())
+
+
+def _key_in_url(target: str, form: KeyForm) -> bool:
+    """Whether a parameter is called `key`, or a value of our form stands anywhere."""
+    if holds_key(unquote_plus(target), form):
+        return True
+    for part in target.partition("?")[2].replace(";", "&").split("&"):
         name, _, value = part.partition("=")
-        if value and (unquote_plus(name) == "key" or form.is_ours(unquote_plus(value))):
+        if value and unquote_plus(name).lower() == "key":
             return True
     return False

@@ -35,7 +35,7 @@ def decide(  # noqa: C901, PLR0911  a list of rules, one return each
     if request.endpoint is None:
         return Deny(Fault(Reason.ENDPOINT_NOT_ALLOWED))
     if request.endpoint.reads_model:
-        if request.content_encoding:
+        if request.encoded:
             return Deny(Fault(Reason.UNSUPPORTED_ENCODING))
         if request.body is not None:
             return Deny(request.body)

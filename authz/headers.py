@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from authz.denial import Headers
 from authz.model import Dialect
 from store.counters.model import Standing
 from store.records import DAY_US, SECOND_US, KeyRecord
+from store.text import rfc3339
 
 EXPIRY_NOTICE_US: Final = 14 * DAY_US
-
-
-def rfc3339(us: int) -> str:
-    """`2026-11-20T09:14:00Z`, whole seconds."""
-    return f"{datetime.fromtimestamp(us // SECOND_US, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def duration(us: int) -> str:
@@ -39,7 +34,7 @@ def standing_headers(
     headers: list[tuple[str, str]] = []
     for standing in standings:
         limit, left = str(standing.limit.max_requests), str(standing.remaining)
-        reset_us = standing.falls_in_us
+        reset_us = standing.grows_in_us
         headers += (
             ("x-ratelimit-limit-requests", limit),
             ("x-ratelimit-remaining-requests", left),

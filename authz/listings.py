@@ -1,8 +1,8 @@
 """What the model servers say they serve, read through Envoy every 30 s.
 
-The last good listing of each server is kept while it is down. Everything but the models' names
-is ignored, and names that could not stand in a request are dropped: a server's listing is input
-like any other.
+The last good listing of each server is kept while it is down; one that never answered is asked
+every second. Everything but the models' names is ignored, and names that could not stand in a
+request are dropped: a server's listing is input like any other.
 """
 
 from __future__ import annotations
@@ -13,17 +13,27 @@ from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from threading import Event, Thread
+from time import monotonic
 from typing import Final
 
 import msgspec
+
+from authz.body import is_model_name
 
 REFRESH_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 1.0
 TIMEOUT_SECONDS: Final = 5.0
 MAX_BYTES: Final = 4 << 20
 MAX_MODELS: Final = 10_000
-_MAX_NAME_CHARS: Final = 256
 _HTTP_OK: Final = 200
+
+_NO_LISTING: Final = (
+    OSError,
+    HTTPException,
+    msgspec.MsgspecError,
+    ValueError,
+    RecursionError,  # msgspec's, for what is nested too deeply
+)
 
 _log = logging.getLogger(__name__)
 
@@ -69,10 +79,13 @@ class Listings:
 
     def refresh(self) -> None:
         """Ask every server once; one that does not answer keeps its last good listing."""
-        for upstream in tuple(self._names):
+        self._ask(tuple(self._names))
+
+    def _ask(self, upstreams: Sequence[str]) -> None:
+        for upstream in upstreams:
             try:
                 names = self._read(upstream)
-            except (OSError, HTTPException, msgspec.MsgspecError, ValueError) as fault:
+            except _NO_LISTING as fault:
                 _log.debug("no listing from %s: %s", upstream, type(fault).__name__)
             else:
                 self._names[upstream] = names
@@ -90,10 +103,14 @@ class Listings:
             raise ValueError(f"status {answer.status}, {len(raw)} bytes")
         listing = msgspec.json.decode(raw, type=_Listing)
         names = (m.id for m in listing.data[:MAX_MODELS])
-        return tuple(n for n in names if 0 < len(n) <= _MAX_NAME_CHARS and n.isprintable())
+        return tuple(name for name in names if is_model_name(name))
 
     def _run(self) -> None:
-        wait = 0.0
+        wait, due = 0.0, monotonic()
         while not self._stopped.wait(wait):
-            self.refresh()
-            wait = RETRY_SECONDS if self._missing else REFRESH_SECONDS
+            if monotonic() >= due:
+                due = monotonic() + REFRESH_SECONDS
+                self.refresh()
+            else:
+                self._ask(sorted(self._missing))
+            wait = RETRY_SECONDS if self._missing else max(0.0, due - monotonic())

@@ -79,7 +79,9 @@ class Request:
     """One HTTP request, read once and in one way. The plaintext key is not in it.
 
     `digests` has one digest per active pepper, newest first, or what is wrong with the
-    credential. `model` is None where the endpoint reads none, or where `body` is a fault.
+    credential. `path` has no query, and is empty where a key stands in the URL. `encoded` says
+    that there is a Content-Encoding. `model` is None where the endpoint reads none, or where
+    the body cannot be read.
     """
 
     id: str
@@ -88,7 +90,7 @@ class Request:
     dialect: Dialect
     digests: tuple[bytes, ...] | Fault
     endpoint: Endpoint | None
-    content_encoding: str = ""
+    encoded: bool = False
     body: Fault | None = None
     body_bytes: int = 0
     model: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -11,10 +10,10 @@ import msgspec
 
 from authz.decide import may_call
 from authz.denial import Answer
-from authz.headers import rfc3339
 from store.catalog import Catalog
 from store.counters.model import Standing
-from store.records import NANOUSD, KeyRecord
+from store.records import KeyRecord
+from store.text import rfc3339, usd_json
 
 _JSON: Final = (("content-type", "application/json"),)
 _CREATED: Final = 1_700_000_000  # the shape wants a time; nobody knows a model's
@@ -22,13 +21,21 @@ _CREATED: Final = 1_700_000_000  # the shape wants a time; nobody knows a model'
 
 def callable_names(key: KeyRecord, catalog: Catalog, listed: Iterable[str]) -> list[str]:
     """The catalog's exact names and the servers' own that this key may call and has a price for."""
-    names = []
-    for name in dict.fromkeys(chain(catalog.exact_names(), listed)):
-        offer = catalog.resolve(name)
-        priced = offer is not None or key.budget_nanousd is None
-        if priced and may_call(key, name, offer):
-            names.append(name)
-    return sorted(names)
+    names = {*catalog.exact_names(), *listed}
+    return sorted(name for name in names if _may_list(key, catalog, name))
+
+
+def find_model(key: KeyRecord, catalog: Catalog, listed: Iterable[str], wanted: str) -> str | None:
+    """The one of `callable_names` that the rest of a path asks for, or None if it is none."""
+    name = unquote(wanted)
+    known = name in listed or name in catalog.exact_names()
+    return name if known and _may_list(key, catalog, name) else None
+
+
+def _may_list(key: KeyRecord, catalog: Catalog, name: str) -> bool:
+    offer = catalog.resolve(name)
+    priced = offer is not None or key.budget_nanousd is None
+    return priced and may_call(key, name, offer)
 
 
 def models(names: Sequence[str]) -> Answer:
@@ -44,10 +51,9 @@ def models(names: Sequence[str]) -> Answer:
     )
 
 
-def model(names: Sequence[str], wanted: str) -> Answer | None:
-    """One model by the rest of the path, or None if the key cannot call it."""
-    name = unquote(wanted)
-    return _answer(_model(name)) if name in names else None
+def model(name: str) -> Answer:
+    """One model."""
+    return _answer(_model(name))
 
 
 def key(record: KeyRecord, standings: Sequence[Standing]) -> Answer:
@@ -62,17 +68,11 @@ def key(record: KeyRecord, standings: Sequence[Standing]) -> Answer:
             "models": ["*"] if record.models is None else sorted(record.models),
             "rpm": record.rpm,
             "requests_remaining": None if minute is None else minute.remaining,
-            "budget_usd": None if record.budget_nanousd is None else usd(record.budget_nanousd),
+            "budget_usd": usd_json(record.budget_nanousd),
             "created_at": rfc3339(record.created_us),
             "expires_at": rfc3339(record.expires_us),
         }
     )
-
-
-def usd(nanousd: int) -> str:
-    """Exact decimal USD without trailing zeros: `5`, `0.25`."""
-    whole, fraction = divmod(nanousd, NANOUSD)
-    return f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
 
 
 def _model(name: str) -> dict[str, Any]:

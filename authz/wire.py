@@ -15,7 +15,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from authz import endpoints
 from authz.body import read_json
-from authz.credential import CREDENTIAL_HEADERS, read_credential
+from authz.credential import CREDENTIAL_HEADERS, holds_key, read_credential
 from authz.denial import Answer, Headers
 from authz.model import Fault, Reason, Request
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
@@ -50,23 +50,26 @@ class Reader:
         headers = http.headers
         path, _, query = http.path.partition("?")
         endpoint = endpoints.find(http.method, path)
-        digests = read_credential(headers, query, self.form, self.digester)
+        digests = read_credential(headers, http.path, self.form, self.digester)
+        in_url = isinstance(digests, Fault) and digests.reason is Reason.KEY_IN_URL
         model, stream, body = None, False, None
         if endpoint is not None and endpoint.reads_model and not isinstance(digests, Fault):
             reading = read_json(http.raw_body)
             if isinstance(reading, Fault):
                 body = reading
+            elif holds_key(reading.model, self.form):
+                body = Fault(Reason.MODEL_REQUIRED, param="model")
             else:
                 model, stream = reading.model, reading.stream
                 body = _other_model(query, model) if query else None
         return Request(
             id=headers.get("x-request-id", ""),
             method=http.method,
-            path=path,
+            path="" if in_url else path,
             dialect=endpoints.dialect_of(path),
             digests=digests,
             endpoint=endpoint,
-            content_encoding=headers.get("content-encoding", ""),
+            encoded=bool(headers.get("content-encoding", "")),
             body=body,
             body_bytes=len(http.raw_body),
             model=model,

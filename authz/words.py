@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from authz.model import Fault, Reason, Request
 from store.counters.model import Refused
 from store.keyformat import BODY_CHARS, CHECKSUM_CHARS, DEFAULT_PREFIX
 from store.records import SECOND_US, KeyRecord
+from store.text import utc
 
 _SHOWN_MODELS: Final = 8
-_SHOWN_PATH_CHARS: Final = 120
+_SHOWN_CALL_CHARS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,6 @@ class Occasion:
 
     fault: Fault
     request: Request
-    now_us: int
     key: KeyRecord | None = None
     refused: Refused | None = None
     dashboard: str | None = None
@@ -35,11 +34,6 @@ class Occasion:
 def words(occasion: Occasion) -> str:
     """The sentence for an occasion."""
     return _WORDS[occasion.fault.reason](occasion)
-
-
-def instant(us: int) -> str:
-    """`2026-11-20 09:14 UTC`."""
-    return f"{datetime.fromtimestamp(us // SECOND_US, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def seconds(us: int) -> str:
@@ -55,7 +49,7 @@ def _new_key(o: Occasion) -> str:
 
 
 def _dated(o: Occasion, verb: str, at_us: int | None) -> str:
-    hint, when = (o.key.hint, instant(at_us or 0)) if o.key else ("", "")
+    hint, when = (o.key.hint, utc(at_us or 0)) if o.key else ("", "")
     return f"This key ({hint}) {verb} on {when}. {_new_key(o)}"
 
 
@@ -76,12 +70,13 @@ def _model_not_allowed(o: Occasion) -> str:
 
 
 def _endpoint(o: Occasion) -> str:
-    path = o.request.path
-    if len(path) > _SHOWN_PATH_CHARS or not path.isprintable():
-        path = path[:_SHOWN_PATH_CHARS].encode("ascii", "replace").decode() + "…"
+    called = f"{o.request.method} {o.request.path}"
+    if len(called) > _SHOWN_CALL_CHARS:
+        called = called[:_SHOWN_CALL_CHARS] + "…"
+    shown = "".join(c if c.isprintable() else "?" for c in called)
     return (
-        f"Keys cannot call `{o.request.method} {path}` here. "
-        "Check the path: it is compared letter by letter, without a trailing slash."
+        f"Keys cannot call `{shown}` here. Check the method and the path: "
+        "they are compared letter by letter, and a slash at the end counts."
     )
 
 

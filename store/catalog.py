@@ -74,6 +74,13 @@ def pattern_regex(name: str) -> str:
     return ".*".join(re.escape(part) for part in name.split("*"))
 
 
+def _matcher(name: str) -> re.Pattern[str]:
+    """A pattern for `fullmatch`; each part is looked for once, so no name takes long."""
+    first, *middle, last = (re.escape(part) for part in name.split("*"))
+    found = "".join(f"(?>.*?{part})" for part in middle)
+    return re.compile(f"{first}{found}.*{last}", re.DOTALL)
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """Models, plans and upstreams, validated as a whole."""
@@ -102,7 +109,7 @@ class Catalog:
         object.__setattr__(
             self,
             "_patterns",
-            tuple((re.compile(pattern_regex(p), re.DOTALL), m, alias) for p, m, alias in patterns),
+            tuple((_matcher(pattern), model, alias) for pattern, model, alias in patterns),
         )
 
     @classmethod
@@ -122,16 +129,16 @@ class Catalog:
     def parse(cls, text: str, source: str) -> Catalog:
         """As `read`, from a text; `source` names it in faults."""
         data, lines, faults = read_with_lines(text)
-        entry = None
         if not faults:
             try:
                 entry = CatalogFile.model_validate(data)
+                faults = [lines.fault(path, why) for path, why in entry.clashes()]
             except ValidationError as fault:
                 faults = [
-                    (lines.nearest(error["loc"]), lines.say(error["loc"], error["msg"]))
+                    lines.fault(error["loc"], error["msg"], error["type"])
                     for error in fault.errors(include_url=False, include_input=False)
                 ]
-        if entry is None:
+        if faults:
             raise ConfigError(
                 f"The catalog {source} cannot be used:",
                 tuple(f"line {line}: {text}" for line, text in sorted(faults)),

@@ -7,13 +7,13 @@ and the money that is charged.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Path = tuple[str | int, ...]
 
@@ -22,6 +22,7 @@ _HOST_PORT: Final = re.compile(
 )
 _UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MAX_PORT: Final = 65535
+_TAKEN_UPSTREAM: Final = "default"  # the server of those that name none
 
 
 def _not_bool(value: object) -> object:
@@ -36,9 +37,30 @@ def _model_name(value: str) -> str:
     return value
 
 
+def _upstream_name(value: str) -> str:
+    if not _UPSTREAM_NAME.fullmatch(value) or value == _TAKEN_UPSTREAM:
+        raise ValueError("it cannot name an upstream; a name looks like 'gpu-a'")
+    return value
+
+
+def _host_port(value: str) -> str:
+    match = _HOST_PORT.fullmatch(value)
+    if not match or not 0 < int(match[1]) <= MAX_PORT:
+        raise ValueError("write the address as host:port")
+    return value
+
+
+def _no_rows(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if value:
+        raise ValueError("this version knows the built-in table only; leave it empty")
+    return value
+
+
 Usd = Annotated[Decimal, BeforeValidator(_not_bool), Field(ge=0, le=1_000_000, decimal_places=9)]
 Count = Annotated[int, BeforeValidator(_not_bool), Field(ge=0, le=1_000_000_000)]
 Positive = Annotated[int, BeforeValidator(_not_bool), Field(ge=1, le=1_000_000_000)]
+UpstreamName = Annotated[str, AfterValidator(_upstream_name)]
+Address = Annotated[str, AfterValidator(_host_port)]
 ModelName = Annotated[str, BeforeValidator(lambda v: _model_name(v) if isinstance(v, str) else v)]
 
 
@@ -77,12 +99,6 @@ class ModelEntry(_Entry):
     aliases: tuple[ModelName, ...] = ()
     upstream: str | None = None
 
-    @model_validator(mode="after")
-    def _output_fits(self) -> Self:
-        if self.max_output_tokens is not None and self.max_output_tokens >= self.context_tokens:
-            raise ValueError("max_output_tokens must be below context_tokens")
-        return self
-
 
 class PlanEntry(_Entry):
     """Caps of a plan; what is not named is not capped."""
@@ -98,39 +114,45 @@ class CatalogFile(_Entry):
 
     models: dict[ModelName, ModelEntry] = Field(default_factory=dict)
     default: ModelEntry | None = None
-    upstreams: dict[str, str] = Field(default_factory=dict)
+    upstreams: dict[UpstreamName, Address] = Field(default_factory=dict)
     plans: dict[str, PlanEntry]
     default_plan: str
-    endpoints: Annotated[tuple[str, ...], Field(max_length=0)] = ()
+    endpoints: Annotated[tuple[Any, ...], AfterValidator(_no_rows)] = ()
 
-    @field_validator("upstreams")
-    @classmethod
-    def _are_addresses(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, address in value.items():
-            if not _UPSTREAM_NAME.fullmatch(name) or name == "default":
-                raise ValueError(f"{name!r} cannot name an upstream; it looks like 'gpu-a'")
-            match = _HOST_PORT.fullmatch(address)
-            if not match or not 0 < int(match[1]) <= MAX_PORT:
-                raise ValueError(f"{name}: write the address as host:port")
-        return value
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def clashes(self) -> Iterator[tuple[Path, str]]:
+        """What does not fit together though each part is right: where it stands, and why."""
         if self.default_plan not in self.plans:
-            raise ValueError(f"default_plan: there is no plan {self.default_plan!r}")
-        if self.default is not None and (self.default.aliases or self.default.upstream):
-            raise ValueError("default: it has neither aliases nor an upstream")
-        taken: dict[str, str] = dict.fromkeys(self.models, "model")
+            yield ("default_plan",), f"there is no plan {self.default_plan!r}"
+        if self.default is not None:
+            yield from _output_clash(("default",), self.default)
+            for member in ("aliases", "upstream"):
+                if getattr(self.default, member):
+                    yield ("default", member), "the default has none"
+        names = set(self.models)
         for name, row in self.models.items():
+            path = ("models", name)
+            yield from _output_clash(path, row)
             if row.upstream is not None and row.upstream not in self.upstreams:
-                raise ValueError(f"models.{name}: there is no upstream {row.upstream!r}")
+                yield (*path, "upstream"), f"there is no upstream {row.upstream!r}"
             if row.aliases and "*" in name:
-                raise ValueError(f"models.{name}: a pattern has no aliases")
-            for alias in row.aliases:
-                if alias in taken:
-                    raise ValueError(f"models.{name}: {alias!r} already names something else")
-                taken[alias] = "alias"
-        return self
+                yield (*path, "aliases"), "a pattern has no aliases"
+            for number, alias in enumerate(row.aliases):
+                if alias in names:
+                    yield (*path, "aliases", number), f"{alias!r} already names something else"
+                names.add(alias)
+
+
+def _output_clash(path: Path, row: ModelEntry) -> Iterator[tuple[Path, str]]:
+    if row.max_output_tokens is not None and row.max_output_tokens >= row.context_tokens:
+        yield (*path, "max_output_tokens"), "it must be below context_tokens"
+
+
+_SAID: Final = {
+    "missing": "it is missing",
+    "extra_forbidden": "nothing is called so here",
+    "dict_type": "a mapping of names to values is needed",
+    "model_type": "a mapping of names to values is needed",
+}
 
 
 @dataclass(slots=True)
@@ -139,34 +161,40 @@ class Lines:
 
     at: dict[Path, int] = field(default_factory=dict)
 
-    def nearest(self, path: tuple[int | str, ...]) -> int:
+    def nearest(self, path: Path) -> int:
         """The line of a path, or of the closest thing around it that is written."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.at:
                 return self.at[path[:length]]
         return 1
 
-    @staticmethod
-    def say(path: tuple[int | str, ...], message: str) -> str:
-        """One sentence for one fault."""
+    def fault(self, path: Path, message: str, kind: str = "") -> tuple[int, str]:
+        """The line and one sentence for it; `kind` is pydantic's, where its words are not ours."""
         where = ".".join(str(part) for part in path if part != "[key]")
-        text = message.removeprefix("Value error, ")
-        return f"{where}: {text}" if where else text
+        said = _SAID.get(kind, message.removeprefix("Value error, "))
+        return self.nearest(path), f"{where}: {said}"
 
 
 def read_with_lines(text: str) -> tuple[Any, Lines, list[tuple[int, str]]]:
     """YAML → (data, lines, faults as (line, sentence)). Data is None where there are faults."""
     lines, faults = Lines(), list[tuple[int, str]]()
+    data = None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            faults.append((1, "it is empty"))
+        elif isinstance(node, yaml.MappingNode):
+            data = _build(node, (), lines, faults)
+        else:
+            faults.append((node.start_mark.line + 1, "it is not a mapping of names to values"))
     except yaml.MarkedYAMLError as fault:
         mark = fault.problem_mark or fault.context_mark
-        return None, lines, [(mark.line + 1 if mark else 1, fault.problem or "not YAML")]
-    except (yaml.YAMLError, RecursionError):
-        return None, lines, [(1, "not YAML")]
-    if node is None:
-        return None, lines, [(1, "it is empty")]
-    data = _build(node, (), lines, faults)
+        faults.append((mark.line + 1 if mark else 1, fault.problem or "not YAML"))
+    except yaml.reader.ReaderError as fault:
+        line = text.count("\n", 0, fault.position) + 1
+        faults.append((line, "a character that cannot stand in YAML"))
+    except RecursionError:
+        faults.append((1, "it is nested too deeply, or an anchor stands inside itself"))
     return (None if faults else data), lines, faults
 
 
@@ -178,8 +206,11 @@ def _build(node: yaml.Node, path: Path, lines: Lines, faults: list[tuple[int, st
         for key_node, value_node in node.value:
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else ""
             key_line = key_node.start_mark.line + 1
-            if not key or key in built or key == "<<":
-                faults.append((key_line, f"{key or 'this'} cannot stand here, or stands twice"))
+            if not key or key == "<<":
+                faults.append((key_line, f"{key or 'this'} cannot be a name here"))
+                continue
+            if key in built:
+                faults.append((key_line, f"{'.'.join((*map(str, path), key))} stands twice"))
                 continue
             lines.at[*path, key] = key_line
             built[key] = _build(value_node, (*path, key), lines, faults)

@@ -3,11 +3,10 @@
 Reading is here; whatever changes something is a verb of `store.keywriter.Writer`, which
 `KeyRepository.changing` opens.
 
-The feed. Rows of `changes` are numbered by the database. With SQLite there is one writer at a
-time, who has the lock before the number is handed out, so numbers appear in commit order and
-"what is above the last number I saw" misses nothing. That is not so with PostgreSQL, where a
-number is handed out before its commit: there the feed needs another way (one lock around number
-and commit, or reading by transaction snapshot).
+The feed. Rows of `changes` are numbered by the writer under a lock that it holds until its
+commit, so numbers appear in commit order without holes, and "what is above the last number I saw"
+misses nothing. A database's own sequence would not do: PostgreSQL hands a number out before its
+commit, and a reader that has seen 8 would never see the 7 that is committed after it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, text, update
 
 from store.records import MINUTE_US, Account, KeyRecord, Role
 from store.schema import accounts, audit, changes, keys
@@ -227,12 +227,19 @@ class Writer:
     def _announce(self, *, digest: bytes | None = None, account_id: str | None = None) -> None:
         """A row of the feed; what is older than FEED_KEPT_US goes, never the newest row.
 
-        The newest stays because a reader tells by it whether the feed is the one it knows.
+        Numbers have no holes and appear in the order of their commits: each is one more than the
+        newest that is committed, taken under a lock that is held until it is. The newest row
+        stays because the next number, and a reader that looks for a gap, go by it.
         """
-        row = insert(changes).values(digest=digest, account_id=account_id, at_us=self.now_us)
-        (newest,) = self._connection.execute(row).inserted_primary_key or (0,)
+        if self._connection.dialect.name == "postgresql":  # SQLite's writer is alone already
+            self._connection.execute(text("LOCK TABLE changes IN EXCLUSIVE MODE"))
+        newest = select(func.coalesce(func.max(changes.c.seq), 0))
+        seq = int(self._connection.execute(newest).scalar_one()) + 1
         self._connection.execute(
-            delete(changes).where(
-                changes.c.at_us < self.now_us - FEED_KEPT_US, changes.c.seq < newest
-            )
+            insert(changes).values(seq=seq, digest=digest, account_id=account_id, at_us=self.now_us)
         )
+        oldest = select(changes.c.at_us).order_by(changes.c.seq).limit(1)
+        horizon_us = self.now_us - FEED_KEPT_US
+        if self._connection.execute(oldest).scalar_one() < horizon_us:
+            old = delete(changes).where(changes.c.at_us < horizon_us, changes.c.seq < seq)
+            self._connection.execute(old)

@@ -113,11 +113,10 @@ keys = Table(
 changes = Table(
     "changes",
     metadata,
-    Column("seq", _Serial, primary_key=True),
+    Column("seq", _Serial, primary_key=True, autoincrement=False),  # see Writer: without holes
     Column("digest", LargeBinary(32)),
     Column("account_id", String(32)),
     Column("at_us", BigInteger, nullable=False),
-    sqlite_autoincrement=True,  # a number that was given out never comes back
 )
 
 audit = Table(  # append only: triggers of the migration refuse UPDATE and DELETE

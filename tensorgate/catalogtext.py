@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from admin.output import usd, usd_json
 from store.catalog import Catalog, Model, Plan, Price
+from store.text import usd, usd_json
 
 
 def as_json(catalog: Catalog) -> dict[str, object]:

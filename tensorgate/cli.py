@@ -151,7 +151,7 @@ def envoy(context: typer.Context) -> object:
     from tensorgate.envoy.cli import app as envoy_app  # noqa: PLC0415  see the module's head
 
     return typer.main.get_command(envoy_app).main(
-        args=context.args, prog_name="tensorgate envoy", standalone_mode=False
+        args=context.args or ["--help"], prog_name="tensorgate envoy", standalone_mode=False
     )
 
 

@@ -87,7 +87,8 @@ def examine() -> Iterator[Finding]:
     state = StateFolder(settings.state.absolute())
     yield _state(state)
     yield _catalog(settings)
-    yield from _stored(settings)
+    if settings.database_url is not None or state.path.exists():
+        yield from _stored(settings)
     yield from _running(state, authz)
 
 
@@ -186,7 +187,8 @@ def _stored(settings: StoreSettings) -> Iterator[Finding]:
         yield Finding("pepper", Status.FAIL, "; ".join(fault.faults), f"set {PREFIX}PEPPER_FILE")
     except TensorgateError as fault:
         text, _, advice = str(fault).partition(". ")
-        yield Finding("database", Status.FAIL, text, advice.rstrip("."))
+        advice = advice[:1].lower() + advice[1:].rstrip(".")
+        yield Finding("database", Status.FAIL, text, advice)
     finally:
         engine.dispose()
 

@@ -15,6 +15,7 @@ from store.catalog import Catalog
 from store.errors import InputError
 from store.records import NANOUSD, Account
 from store.settings import StoreSettings, load
+from store.text import usd, utc
 from tensorgate.statefolder import StateFolder
 
 ALIAS: Final = "shared"
@@ -107,7 +108,7 @@ def message(minted: Minted, url: str, model: str) -> str:
     """The text to paste to a friend: every line of it works as it stands for a named model."""
     record = minted.record
     budget = record.budget_nanousd
-    spend = "" if budget is None else f" and {output.usd(budget)} in 30 days"
+    spend = "" if budget is None else f" and {usd(budget)} in 30 days"
     return f"""\
 Here is a key for the models at {url}. It is yours alone: please do not pass it on.
 
@@ -115,7 +116,7 @@ Here is a key for the models at {url}. It is yours alone: please do not pass it 
   key       {minted.key}
 
 It may call {output.models_text(record.models)}: at most {output.rpm_text(record.rpm)}{spend}.
-It works until {output.utc(record.expires_us)}.
+It works until {utc(record.expires_us)}.
 
 See which models there are:
 

@@ -75,6 +75,8 @@ class Stack:
 
     def stop(self) -> None:
         """Bring everything down, in order; a second Ctrl-C makes it at once."""
+        if self._signals.asked:
+            self._say("stopping …")
         try:
             if "envoy" in self._supervisor.children and not self._signals.urgent:
                 self._drain()

@@ -90,7 +90,9 @@ class Signals:
     def __enter__(self) -> Self:
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in self.WATCHED:
-            self._before[number] = signal.signal(number, self._handle)
+            # nohup ignores SIGHUP, and means it
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from admin.output import budget_text, models_text, rpm_text, utc
+from admin.output import budget_text, models_text, rpm_text
 from admin.service import AdminService, Minted, open_service
+from store.text import utc
 from tensorgate.preflight import Setup
 from tensorgate.upstream import Silent, Upstream
 
@@ -30,7 +32,7 @@ def greet(setup: Setup, found: Upstream | Silent) -> list[str]:
     """The lines below the ready line. Raises StoreError."""
     with open_service(setup.settings, actor=ACTOR) as service:
         new = not service.list_users()
-        lines = [*_parts(setup, found), *(_first(setup, service, found) if new else _again())]
+        lines = [*_parts(setup, found), *(_first(setup, service, found) if new else _again(setup))]
     return [*lines, "", "Ctrl-C stops it."]
 
 
@@ -63,12 +65,21 @@ def _first(setup: Setup, service: AdminService, found: Upstream | Silent) -> Ite
     yield curl(setup, minted, found)
 
 
-def _again() -> Iterator[str]:
-    command = shlex.quote(str(Path(sys.argv[0]).name or "tensorgate"))
+def _again(setup: Setup) -> Iterator[str]:
     yield (
         "  keys      as they were; another: "
-        f"{command} keys mint --user EMAIL --alias NAME --models '*'"
+        f"{command(setup)} keys mint --user EMAIL --alias NAME --models '*'"
     )
+
+
+def command(setup: Setup) -> str:
+    """How to call `tensorgate` on this state from where we are."""
+    program = sys.argv[0]
+    found = shutil.which("tensorgate")
+    name = "tensorgate" if found and Path(found).samefile(program) else shlex.quote(program)
+    if setup.state.path == Path(".tensorgate").absolute():
+        return name
+    return f"TENSORGATE_STATE={shlex.quote(str(setup.state.path))} {name}"
 
 
 def curl(setup: Setup, minted: Minted, found: Upstream | Silent) -> str:

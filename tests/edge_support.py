@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
+from peers.ports import free_port
+from peers.process import Child
 
 from authz.pb import accesslog_pb2_grpc, auth_pb2_grpc, health_pb2_grpc
 from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
@@ -27,8 +29,6 @@ from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResp
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
 from authz.pb.core_pb2 import HeaderValueOption
 from authz.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from peers.ports import free_port
-from peers.process import Child
 from store import keyformat
 from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
@@ -90,10 +90,9 @@ class Wire:
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        try:
+        # refused before all was sent: the answer is there to be read
+        with suppress(BrokenPipeError, ConnectionResetError):
             self.socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused before all was sent: the answer is there to be read
 
     def _fill(self) -> bool:
         try:
@@ -239,7 +238,8 @@ def _set(options: Any, pairs: Pairs) -> None:
 def allow(upstream: Pairs = (), client: Pairs = ()) -> CheckResponse:
     response = CheckResponse()
     response.status.code = 0
-    _set(response.ok_response.headers, upstream)
+    _set(response.ok_response.headers, [("x-tensorgate-key-id", "key_1"), *upstream])
+    response.ok_response.headers_to_remove.append("authorization")
     _set(response.ok_response.response_headers_to_add, client)
     response.dynamic_metadata.fields["outcome"].string_value = "allowed"
     return response

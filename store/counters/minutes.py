@@ -49,7 +49,8 @@ class Minutes:
         times = self._trimmed(now, limit.scope)
         if not times:
             return Standing(limit, 0, 0)
-        return Standing(limit, len(times), times[0] + MINUTE_US - now)
+        over = max(0, len(times) - limit.max_requests)  # a limit may have been lowered
+        return Standing(limit, len(times), times[over] + MINUTE_US - now)
 
     def restore(self, now: int, scope: str, admitted: Iterable[int]) -> None:
         """Replace what is known of a scope. A time that is still to come counts as now.

@@ -42,11 +42,11 @@ Limit = MinuteLimit | MoneyLimit
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How a minute stands: `used` now, and in how many µs `used` next falls (0: nothing used)."""
+    """How a minute stands: `used` now; `remaining` next grows in `grows_in_us` (0: it is whole)."""
 
     limit: MinuteLimit
     used: int
-    falls_in_us: int
+    grows_in_us: int
 
     @property
     def remaining(self) -> int:

@@ -61,13 +61,12 @@ def plan(
     room = int(heap * SHARE - everybody) // (_COPIES * concurrency)
     if room < body:
         needed = everybody + _COPIES * concurrency * body
-        raise ConfigError(
-            "Envoy's memory does not suffice:",
-            (
-                f"{connections} connections of {streams} streams, and a body of {body_limit_mib} "
-                f"MiB in each of {concurrency} workers, need --heap-mib "
-                f"{int(needed / SHARE / MIB) + 1}, not {heap_mib}; raise it, or lower "
-                "--max-connections, --max-streams, --body-limit-mib or --concurrency.",
-            ),
+        least = int(needed / SHARE / MIB) + 1
+        fault = (
+            f"--heap-mib {heap_mib} is below {least}, which {connections} connections of "
+            f"{streams} streams and a body of {body_limit_mib} MiB in each of {concurrency} "
+            "workers need. Raise it, or lower --max-connections, --max-streams, "
+            "--body-limit-mib or --concurrency."
         )
+        raise ConfigError("Envoy's memory does not suffice:", (fault,))
     return Capacity(heap, body, room)

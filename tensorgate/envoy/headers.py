@@ -6,16 +6,16 @@ from typing import Final
 
 CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
-# A client's own, gone before anything looks at the request: names that only we may say, what
+# A client's own, gone before anything looks at the request: what only we or Envoy may say, what
 # could steer a server past the path that was checked, and the dashboard's cookie.
 FORGED_PREFIXES: Final = ("x-tensorgate-", "x-envoy-")
 NOT_ACCEPTED: Final = (
     "cookie",
-    "x-request-id",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
     "x-original-url",
+    "x-request-id",
     "x-rewrite-url",
 )
 

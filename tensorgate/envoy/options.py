@@ -24,7 +24,9 @@ SYSTEM_CA: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 LONGEST_SOCKET: Final = 107  # bytes of sockaddr_un.sun_path, without its closing NUL
 _HTTPS_PORT: Final = 443
 
-_ORIGIN: Final = re.compile(r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::\d{1,5})?")
+_ORIGIN: Final = re.compile(
+    r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::\d{1,5})?"
+)
 _UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 # What Python's expressions can and RE2, which Envoy uses, cannot: looking around, references
 # back, conditions, groups and repeats that never give back, \Z.
@@ -199,7 +201,9 @@ def _absolute(path: Path) -> None:
 def _socket(path: Path) -> None:
     _absolute(path)
     if len(str(path).encode()) > LONGEST_SOCKET:
-        raise ValueError(f"a socket's path has at most {LONGEST_SOCKET} bytes; choose a shorter one")
+        raise ValueError(
+            f"a socket's path has at most {LONGEST_SOCKET} bytes; choose a shorter one"
+        )
 
 
 def _origins(options: RenderOptions, faults: _Faults) -> None:

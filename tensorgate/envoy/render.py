@@ -1,7 +1,7 @@
 """Envoy's configuration from a template. Pure but for the template and the Lua that it reads.
 
-Values reach the template as data and are written as JSON, which is YAML: nothing that was given
-can become structure.
+Values reach the template as data and are written by `yamltext`: nothing that was given can become
+structure.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import jinja2
-import yaml
 
 from tensorgate.envoy import capacity, headers, replies, routes
 from tensorgate.envoy.capacity import Capacity
 from tensorgate.envoy.options import Checked, RenderOptions, check
+from tensorgate.envoy.yamltext import block, flow
 
 _HERE: Final = Path(__file__).parent
 
@@ -35,13 +35,13 @@ def render(options: RenderOptions) -> str:
     )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=False,  # noqa: S701  YAML, not HTML: every value goes through `json` or `yaml`
+        autoescape=False,  # noqa: S701  YAML, not HTML: every value goes through a filter of ours
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"json": _json, "yaml": _yaml, "duration": _duration}
+    environment.filters |= {"flow": flow, "block": block, "quoted": _quoted, "duration": _duration}
     return environment.get_template("envoy.yaml.j2").render(_data(checked, sizes))
 
 
@@ -59,6 +59,8 @@ def _data(checked: Checked, sizes: Capacity) -> dict[str, Any]:
         "small_too_large": routes.SMALL_TOO_LARGE,
         "no_check": routes.NO_CHECK,
         "credentials": tuple(routes.credentials(options.key_form)),
+        "allowed": routes.allowed(),
+        "key_in_url": routes.key_in_url(options.key_form),
         "no_credential": routes.no_credential(),
         "unclear": routes.unclear(),
         "alive": routes.alive(options.cors_origins),
@@ -73,15 +75,9 @@ def _data(checked: Checked, sizes: Capacity) -> dict[str, Any]:
     }
 
 
-def _json(value: object) -> str:
-    """On one line; a string is quoted."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _yaml(value: object, indent: int) -> str:
-    """A block that stands `indent` deep; its first line is where the template puts it."""
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=2**31)
-    return text.rstrip("\n").replace("\n", "\n" + " " * indent)
+def _quoted(value: object) -> str:
+    """A path or another text, always in quotes: it is the reader's own."""
+    return json.dumps(str(value), ensure_ascii=False)  # `check` let only printable ones through
 
 
 def _duration(seconds: float) -> str:

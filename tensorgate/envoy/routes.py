@@ -12,6 +12,7 @@ from store.keyformat import KeyForm
 from tensorgate.envoy.capacity import KIB, MIB, OTHER_BODY, SMALL_BODY
 from tensorgate.envoy.headers import CREDENTIAL_HEADERS, EXPOSED
 from tensorgate.envoy.options import Server
+from tensorgate.envoy.replies import AUTHZ_METADATA
 
 Tree = dict[str, Any]
 
@@ -44,6 +45,11 @@ class BodyClass:
     path: Tree  # the path part of an Envoy RouteMatch
     limit: int  # bytes
 
+    def match(self, header: str, key: Tree) -> Tree:
+        """An Envoy RouteMatch: a POST on these paths with a key of our form in `header`."""
+        post = {"name": ":method", "string_match": {"exact": "POST"}}
+        return {**self.path, "headers": [post, {"name": header, "string_match": key}]}
+
     @property
     def too_large(self) -> str:
         """What a 413 says."""
@@ -72,6 +78,20 @@ def credentials(form: KeyForm) -> Iterator[tuple[str, Tree]]:
         yield name, {"safe_regex": {"regex": scheme + key}}
 
 
+def allowed() -> Tree:
+    """A metadata matcher: the check has let this request pass."""
+    return {
+        "filter": AUTHZ_METADATA,
+        "path": [{"key": "outcome"}],
+        "value": {"string_match": {"exact": "allowed"}},
+    }
+
+
+def key_in_url(form: KeyForm) -> Tree:
+    """A string matcher for `:path`: the query has a `key`, or one of our form by any name."""
+    return {"safe_regex": {"regex": rf"[^?]*\?(?:(?:.*[&;])?key=[^&;].*|.*{form.pattern()}.*)"}}
+
+
 def no_credential() -> list[Tree]:
     """Header matchers that hold where the service would say `missing_api_key`."""
     return [
@@ -95,7 +115,7 @@ def answered(
     with few origins allowed, a twin in front does it for those.
     """
     origin = origins(allowed)
-    plain = {
+    plain: Tree = {
         "name": name,
         "match": {**match, "headers": headers},
         "direct_response": {"status": status},
@@ -117,8 +137,8 @@ def answered(
 def alive(allowed: tuple[str, ...]) -> list[Tree]:
     """`GET|HEAD /` and `/healthz`: 200, empty, without a key."""
     method = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
-    paths = ("/", "/healthz")
-    return [r for p in paths for r in answered("alive", 200, {"path": p}, [method], allowed)]
+    path = {"safe_regex": {"regex": "/(?:healthz)?"}}
+    return answered("alive", 200, path, [method], allowed)
 
 
 def refused(allowed: tuple[str, ...]) -> list[Tree]:

@@ -122,8 +122,8 @@ CASES: list[tuple[str, dict[str, Any], int, str, str | None, str | None, str]] =
         "invalid_api_key",
         None,
         INVALID,
-        "This API key is not valid. Check that it was copied whole: it starts with `sk-tg_` and has "
-        "55 characters.",
+        "This API key is not valid. Check that it was copied whole: it starts with `sk-tg_` and "
+        "has 55 characters.",
     ),
     (
         "unknown",
@@ -132,8 +132,8 @@ CASES: list[tuple[str, dict[str, Any], int, str, str | None, str | None, str]] =
         "invalid_api_key",
         None,
         INVALID,
-        "This API key is not valid. Check that it was copied whole: it starts with `sk-tg_` and has "
-        "55 characters.",
+        "This API key is not valid. Check that it was copied whole: it starts with `sk-tg_` and "
+        "has 55 characters.",
     ),
     (
         "revoked",

@@ -19,7 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from peers.process import Child, command, descendants, parent
+from peers.llama import MODEL, Llama
+from peers.process import Child, command, descendants, parent, processes
+from peers.process import environment as environ
 from peers.recorder import Recorder
 
 from tensorgate.ports import free_port
@@ -240,7 +242,13 @@ def test_a_part_that_is_killed_comes_back(gate: Up, part: str) -> None:
     lines = gate.output.count(f"{part} was killed by SIGKILL")
     os.kill(before, signal.SIGKILL)
     until(lambda: gate.output.count(f"{part} was killed by SIGKILL") == lines + 1)
-    until(lambda: len(gate.pids) == 3 and pid() != before)
+
+    def replaced() -> bool:
+        with suppress(ValueError):  # not yet, or the tether has not become the program yet
+            return len(gate.pids) == 3 and pid() != before
+        return False
+
+    until(replaced)
 
     def answers() -> bool:
         with suppress(subprocess.CalledProcessError, json.JSONDecodeError):
@@ -298,6 +306,16 @@ def test_none_outlives_an_up_that_is_killed_and_the_next_one_starts(tmp_path: Pa
         assert again.child.end(signal.SIGINT) == 0
 
 
+def test_a_part_that_cannot_start_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    (tmp_path / "state" / "authz.lock").mkdir(parents=True)  # authz will want a file there
+    said = tensorgate(tmp_path / "state", "up", "--port", str(free_port("127.0.0.1")), status=1)
+    assert "error: authz ended with status 1." in said
+    assert f"The end of {tmp_path}/state/log/authz.log:\n  error: cannot start: " in said
+    assert "Traceback" not in said
+    assert "tensorgate ready" not in said
+    assert not [pid for pid in processes() if f"TENSORGATE_STATE={tmp_path}/state" in environ(pid)]
+
+
 def test_a_second_ctrl_c_does_not_wait_for_a_stream(tmp_path: Path, recorder: Recorder) -> None:
     with running(tmp_path, "out", "--upstream", recorder.address) as gate, recorder.held():
         assert f"at {recorder.address} · models: recorder" in gate.output
@@ -316,6 +334,17 @@ def test_a_second_ctrl_c_does_not_wait_for_a_stream(tmp_path: Path, recorder: Re
             assert time.monotonic() - begun < 4
             assert_all_end(pids)
             client.wait(10)
+
+
+def test_a_real_model_server_is_named_with_its_models(tmp_path: Path, llama: Llama) -> None:
+    with running(tmp_path, "out", "--upstream", llama.address) as gate:
+        found = re.search(r"^  upstream  (.*)$", gate.output, re.MULTILINE)
+        assert found
+        named = rf"llama\.cpp( \S+)? at {llama.address} · models: {re.escape(MODEL)}"
+        assert re.fullmatch(named, found[1])
+        assert json.loads(pasted(gate))["choices"][0]["message"]["role"] == "assistant"
+        assert "ok    upstream  llama.cpp" in tensorgate(gate.state, "doctor")
+        assert gate.child.end(signal.SIGINT) == 0
 
 
 def test_an_upstream_that_is_not_there_yet_and_an_open_address_are_told(tmp_path: Path) -> None:

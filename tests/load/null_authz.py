@@ -24,7 +24,10 @@ def main(runtime: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     response = CheckResponse()
     response.status.code = 0
-    response.ok_response.SetInParent()
+    # without these two Envoy finds no route behind the check
+    response.ok_response.headers.add().header.key = "x-tensorgate-model"
+    response.ok_response.headers[0].header.value = "bench"
+    response.dynamic_metadata.fields["outcome"].string_value = "allowed"
     check = grpc.unary_unary_rpc_method_handler(
         lambda _request, _context: response,
         request_deserializer=CheckRequest.FromString,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from admin import inputs, output
 from admin.passwords import hash_password, make_password, password_matches
+from store import text as written
 
 
 @pytest.mark.parametrize(
@@ -25,31 +26,31 @@ from admin.passwords import hash_password, make_password, password_matches
     ],
 )
 def test_usd(nanousd: int, text: str, number: float) -> None:
-    assert output.usd(nanousd) == text
-    assert output.usd_json(nanousd) == number
+    assert written.usd(nanousd) == text
+    assert written.usd_json(nanousd) == number
 
 
 def test_no_budget_is_null() -> None:
-    assert output.usd_json(None) is None
+    assert written.usd_json(None) is None
     assert output.budget_text(None) == "no limit"
 
 
 @given(st.integers(0, 2**62))
 def test_usd_in_json_is_exact_for_any_reader(nanousd: int) -> None:
     """A number only where a double holds it; the text otherwise."""
-    value = json.loads(json.dumps(output.usd_json(nanousd)))
+    value = json.loads(json.dumps(written.usd_json(nanousd)))
     assert Decimal(repr(value) if isinstance(value, float) else value) * 10**9 == nanousd
 
 
 @given(st.integers(0, inputs.BUDGET_MAX_USD * 10**6))
 def test_budgets_in_whole_millionths_are_numbers(microusd: int) -> None:
-    assert isinstance(output.usd_json(microusd * 1000), int | float)
+    assert isinstance(written.usd_json(microusd * 1000), int | float)
 
 
 def test_times() -> None:
     at = 1_795_425_299_999_999
-    assert output.rfc3339(at) == "2026-11-23T09:14:59Z"
-    assert output.utc(at) == "2026-11-23 09:14 UTC"
+    assert written.rfc3339(at) == "2026-11-23T09:14:59Z"
+    assert written.utc(at) == "2026-11-23 09:14 UTC"
 
 
 def test_table_is_aligned_and_has_no_blanks_at_the_end() -> None:

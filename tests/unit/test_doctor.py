@@ -74,7 +74,10 @@ def test_no_state_says_how_one_is_made(state: Path, monkeypatch: pytest.MonkeyPa
     parts = found()
     assert parts["state"].status is Status.FAIL
     assert "no such file" in parts["state"].text
-    assert "db upgrade" in parts["database"].advice
+    assert "database" not in parts  # told once
+    (state / "empty").mkdir(mode=0o700)
+    monkeypatch.setenv("TENSORGATE_STATE", str(state / "empty"))
+    assert found()["database"].advice == "run `tensorgate db upgrade`"
 
 
 def test_a_pepper_that_live_keys_need_is_missed(

@@ -168,6 +168,19 @@ def test_sigterm_twice_is_no_hurry(signals: Signals) -> None:
         assert not signals.urgent
 
 
+def test_under_nohup_a_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert not signals.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.asked
+
+
 def test_the_death_of_a_child_ends_a_wait(
     supervisor: Supervisor, signals: Signals, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from store import schema
 from tensorgate import ports, preflight, welcome
 from tensorgate.ports import Address
 from tensorgate.preflight import Asked, Setup
+from tensorgate.statefolder import StateFolder
 from tensorgate.upstream import Silent, Upstream
 
 AT = Address("127.0.0.1", 9)
@@ -57,6 +60,22 @@ def test_the_first_start_makes_one_user_and_one_key_and_the_next_tells_of_none(
     assert "sk-tg_" not in again
     assert "password" not in again
     assert "keys mint --user EMAIL" in again
+
+
+def test_the_command_that_is_named_works_from_here(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "bin" / "tensorgate"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    state = f"TENSORGATE_STATE={setup.state.path}"
+    assert welcome.command(setup) == f"{state} {program}"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert welcome.command(setup) == f"{state} tensorgate"
+    monkeypatch.chdir(tmp_path)
+    here = replace(setup, state=StateFolder(tmp_path / ".tensorgate"))
+    assert welcome.command(here) == "tensorgate"
 
 
 @pytest.mark.parametrize("name", ["priced", "priced'; touch x; '", 'priced"\\', "priced é $(x)"])

@@ -35,12 +35,11 @@ def upgrade() -> None:
     _keys()
     op.create_table(
         "changes",
-        sa.Column("seq", _Serial, nullable=False),
+        sa.Column("seq", _Serial, autoincrement=False, nullable=False),
         sa.Column("digest", sa.LargeBinary(32)),
         sa.Column("account_id", sa.String(32)),
         sa.Column("at_us", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("seq", name="pk_changes"),
-        sqlite_autoincrement=True,
     )
     op.create_table(
         "audit",

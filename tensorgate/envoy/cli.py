@@ -1,0 +1,189 @@
+"""`tensorgate envoy render`: Envoy's configuration for other addresses than the default ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from store.catalog import DEFAULT_UPSTREAM, Catalog
+from store.errors import ConfigError
+from store.settings import PREFIX, StoreSettings, load, split_names
+from tensorgate.envoy.options import RenderOptions
+from tensorgate.envoy.render import render
+
+app = typer.Typer(
+    help="Envoy's configuration.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_DEFAULTS: Final = RenderOptions()
+
+
+@app.callback()
+def _envoy() -> None:
+    """Envoy's configuration."""
+
+
+@app.command("render")
+def render_command(
+    *,
+    upstream: Annotated[
+        str,
+        typer.Option(
+            envvar=f"{PREFIX}UPSTREAM",
+            metavar="HOST:PORT",
+            help="The model server; https://HOST[:PORT] speaks TLS to it.",
+        ),
+    ] = _DEFAULTS.upstream,
+    upstream_credential_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="A file with the bearer token that the model server itself wants; NAME is one of "
+            "the catalog's upstreams. Envoy reads it, no configuration has it.",
+        ),
+    ] = None,
+    upstream_ca_file: Annotated[
+        Path, typer.Option(help="Who may sign for a model server that speaks TLS.")
+    ] = _DEFAULTS.upstream_ca_file,
+    catalog: Annotated[
+        Path | None,
+        typer.Option(
+            help="Names several model servers, and which model is on which. "
+            f"[default: {PREFIX}CATALOG, or catalog.yaml where there is one]"
+        ),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(envvar=f"{PREFIX}LISTEN", metavar="IP", help="The address to bind.")
+    ] = _DEFAULTS.listen,
+    port: Annotated[int, typer.Option(help="Where clients reach the gate.")] = _DEFAULTS.port,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate chain in PEM: clients then speak TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, in PEM.")] = None,
+    cors_origins: Annotated[
+        str,
+        typer.Option(
+            envvar=f"{PREFIX}CORS_ORIGINS",
+            help="Pages that may call: `*`, origins separated by commas, or `none`.",
+        ),
+    ] = "*",
+    runtime: Annotated[
+        Path, typer.Option(envvar=f"{PREFIX}RUNTIME", help="The folder of the sockets.")
+    ] = _DEFAULTS.runtime,
+    admin_socket: Annotated[
+        Path | None,
+        typer.Option(
+            help="Envoy's own admin socket. [default: envoy-admin.sock beside the others]"
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(envvar=f"{PREFIX}WORKERS", help="Processes that decide.")
+    ] = _DEFAULTS.workers,
+    concurrency: Annotated[
+        int, typer.Option(help="Envoy's worker threads; start it with the same number.")
+    ] = _DEFAULTS.concurrency,
+    body_limit_mib: Annotated[
+        int, typer.Option(envvar=f"{PREFIX}BODY_LIMIT_MIB", help="The longest prompt.")
+    ] = _DEFAULTS.body_limit_mib,
+    heap_mib: Annotated[
+        int, typer.Option(help="The most memory that Envoy may use.")
+    ] = _DEFAULTS.heap_mib,
+    max_connections: Annotated[
+        int, typer.Option(help="Clients' connections at once.")
+    ] = _DEFAULTS.max_connections,
+    max_streams: Annotated[
+        int, typer.Option(help="Requests at once on one HTTP/2 connection.")
+    ] = _DEFAULTS.max_streams,
+    request_seconds: Annotated[
+        int, typer.Option(help="The longest that sending one request may take.")
+    ] = _DEFAULTS.request_seconds,
+    idle_seconds: Annotated[
+        int, typer.Option(help="The longest silence within one answer.")
+    ] = _DEFAULTS.idle_seconds,
+    stream_seconds: Annotated[
+        int, typer.Option(help="The longest that one call may take in all.")
+    ] = _DEFAULTS.stream_seconds,
+    output: Annotated[
+        Path | None, typer.Option(help="Write it there. [default: standard output]")
+    ] = None,
+) -> None:
+    """Print Envoy's configuration: for this model server, these ports, limits and certificates.
+
+    Start it with: envoy -c FILE --concurrency N --disable-hot-restart
+    """
+    settings = load(StoreSettings)
+    known = _catalog(catalog, settings)
+    options = RenderOptions(
+        upstream=upstream,
+        upstreams=known.upstreams if known else {},
+        model_routes=known.routes() if known else (),
+        credential_files=_credential_files(upstream_credential_file or []),
+        upstream_ca_file=upstream_ca_file.absolute(),
+        listen=listen,
+        port=port,
+        tls_cert=_absolute(tls_cert),
+        tls_key=_absolute(tls_key),
+        cors_origins=_origins(cors_origins),
+        runtime=runtime.absolute(),
+        admin_socket=_absolute(admin_socket),
+        workers=workers,
+        concurrency=concurrency,
+        key_form=settings.key_form(),
+        body_limit_mib=body_limit_mib,
+        heap_mib=heap_mib,
+        max_connections=max_connections,
+        max_streams=max_streams,
+        request_seconds=request_seconds,
+        idle_seconds=idle_seconds,
+        stream_seconds=stream_seconds,
+    )
+    _put(render(options), output)
+
+
+def _put(text: str, output: Path | None) -> None:
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as fault:
+        why = fault.strerror or "it cannot be written"
+        raise ConfigError("The configuration was not written:", (f"{output}: {why}",)) from None
+
+
+def _catalog(named: Path | None, settings: StoreSettings) -> Catalog | None:
+    """The catalog that was named, else the settings'; None where the default one is missing."""
+    if (
+        named is None
+        and "catalog" not in settings.model_fields_set
+        and not settings.catalog.exists()
+    ):
+        return None
+    return Catalog.read(named or settings.catalog)
+
+
+def _credential_files(given: list[str]) -> dict[str, Path]:
+    """`FILE` is the default upstream's, `NAME=FILE` another's."""
+    files = {}
+    for text in given:
+        name, separator, path = text.partition("=")
+        if not separator or "/" in name:
+            name, path = DEFAULT_UPSTREAM, text
+        files[name] = Path(path).absolute()
+    return files
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    if text == "none":
+        return ()
+    split = split_names(text)
+    return split if isinstance(split, tuple) else ()
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()

@@ -1,0 +1,333 @@
+"""What counters promise, once for every backend: the minute on both its sides.
+
+A backend is a fixture parameter: a function that makes fresh counters and the means to move
+their clock. What they answer is held against `Naive`, which writes the contract the dull way.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count, pairwise
+from threading import Barrier
+from typing import Protocol
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import ManualClock
+
+from store.counters.memory import MemoryCounters
+from store.counters.model import Limit, MinuteLimit, Refused, Standing, Taken
+from store.records import MINUTE_US, SECOND_US
+
+
+class Counters(Protocol):
+    def take(self, request_id: str, hold_id: str, limits: Sequence[Limit]) -> Taken | Refused: ...
+
+    def peek(self, limits: Sequence[Limit]) -> tuple[int, tuple[Standing, ...]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """Fresh counters, and how their clock is moved."""
+
+    counters: Counters
+    advance_us: Callable[[int], None]
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def take(self, *limits: Limit) -> Taken | Refused:
+        """A take by a request that never was before."""
+        number = next(self._numbers)
+        return self.counters.take(f"fresh-{number}", f"hold-{number}", limits)
+
+    def used(self, *limits: Limit) -> list[int]:
+        return [standing.used for standing in self.counters.peek(limits)[1]]
+
+
+def in_process() -> Rig:
+    clock = ManualClock()
+    return Rig(MemoryCounters(clock), lambda us: clock.advance(us=us))
+
+
+@pytest.fixture(params=[in_process], ids=lambda make: make.__name__, scope="module")
+def new(request: pytest.FixtureRequest) -> Callable[[], Rig]:
+    """Makes fresh counters of one backend."""
+    make: Callable[[], Rig] = request.param
+    return make
+
+
+# ── The reference ────────────────────────────────────────────────────────────────────────────────
+
+
+class Naive:
+    """Keeps everything for ever, and looks through all of it for every answer."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.admitted: dict[str, list[int]] = {}
+        self.takes: dict[str, tuple[int, str]] = {}
+
+    def used(self, limit: Limit, at: int) -> int:
+        return sum(at - MINUTE_US < t <= at for t in self.admitted.get(limit.scope, ()))
+
+    def passes(self, limits: Sequence[Limit], at: int) -> bool:
+        return all(self.used(limit, at) < limit.max_requests for limit in limits)
+
+    def first_pass(self, limits: Sequence[Limit]) -> int:
+        """In how many µs a take of these limits passes, if nobody else takes meanwhile."""
+        ends = {t + MINUTE_US - self.now for limit in limits for t in self._times(limit)}
+        return next(w for w in sorted({0, *ends}) if w >= 0 and self.passes(limits, self.now + w))
+
+    def standing(self, limit: Limit) -> tuple[Limit, int, int]:
+        def left(at: int) -> int:
+            return max(0, limit.max_requests - self.used(limit, at))
+
+        ends = sorted(t + MINUTE_US for t in self._times(limit) if t + MINUTE_US > self.now)
+        grows = next((end - self.now for end in ends if left(end) > left(self.now)), 0)
+        return limit, self.used(limit, self.now), grows
+
+    def take(self, request_id: str, hold_id: str, limits: Sequence[Limit]) -> str | None:
+        """The hold id, or None for a refusal."""
+        at, before = self.takes.get(request_id, (self.now - MINUTE_US, ""))
+        if self.now - at < MINUTE_US:
+            return before
+        if not self.passes(limits, self.now):
+            return None
+        for limit in limits:
+            self.admitted.setdefault(limit.scope, []).append(self.now)
+        self.takes[request_id] = self.now, hold_id
+        return hold_id
+
+    def _times(self, limit: Limit) -> Sequence[int]:
+        return self.admitted.get(limit.scope, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Some time passes, then one request asks. `repeats` names an earlier one, from the end."""
+
+    gap_us: int
+    limits: tuple[Limit, ...]
+    repeats: int | None
+
+
+GAPS = st.one_of(
+    st.sampled_from([0, 1, MINUTE_US - 1, MINUTE_US, MINUTE_US + 1]),
+    st.integers(0, 3 * SECOND_US),
+    st.integers(0, 2 * MINUTE_US),
+)
+STEPS = st.builds(
+    Step,
+    gap_us=GAPS,
+    limits=st.lists(
+        st.builds(MinuteLimit, st.sampled_from(["key-1", "key-2", "account"]), st.integers(1, 4)),
+        max_size=3,
+        unique_by=lambda limit: limit.scope,
+    ).map(tuple),
+    repeats=st.one_of(st.none(), st.none(), st.integers(1, 4)),
+)
+
+
+@given(steps=st.lists(STEPS, min_size=1, max_size=40))
+def test_answers_as_the_reference_does(new: Callable[[], Rig], steps: list[Step]) -> None:
+    """Never more than N in 60 s, never refused while there was room, whatever N is just then."""
+    rig, naive = new(), Naive()
+    for number, step in enumerate(steps):
+        rig.advance_us(step.gap_us)
+        naive.now += step.gap_us
+        asker = number - (step.repeats or 0)
+        took = rig.counters.take(f"req-{asker}", f"hold-{number}", step.limits)
+        expected = naive.take(f"req-{asker}", f"hold-{number}", step.limits)
+        match took:
+            case Taken(hold_id=hold_id):
+                assert hold_id == expected
+            case Refused(limit=limit, retry_us=retry_us):
+                assert expected is None
+                assert limit == next(x for x in step.limits if not naive.passes([x], naive.now))
+                assert retry_us == naive.first_pass(step.limits)
+        standings = [naive.standing(limit) for limit in step.limits]
+        for seen in (took.standings, rig.counters.peek(step.limits)[1]):
+            assert [(s.limit, s.used, s.grows_in_us) for s in seen] == standings
+
+
+@given(gaps=st.lists(GAPS, min_size=1, max_size=60), rpm=st.integers(1, 5))
+def test_no_minute_holds_more_and_none_was_refused_in_vain(
+    new: Callable[[], Rig], gaps: list[int], rpm: int
+) -> None:
+    """Both sides once more, from the times alone and without the reference."""
+    rig, limit, now = new(), MinuteLimit("key", rpm), 0
+    admitted: list[int] = []
+    for gap in gaps:
+        now += gap
+        rig.advance_us(gap)
+        if isinstance(rig.take(limit), Taken):
+            admitted.append(now)
+        else:
+            assert sum(now - t < MINUTE_US for t in admitted) == rpm
+    for first, one_too_many in zip(admitted, admitted[rpm:], strict=False):
+        assert one_too_many - first >= MINUTE_US
+
+
+@given(
+    steps=st.lists(STEPS, min_size=1, max_size=12),
+    limits=st.permutations([MinuteLimit("key-1", 2), MinuteLimit("account", 3)]).map(tuple),
+    unit=st.sampled_from([SECOND_US, 1000]),
+)
+def test_the_next_call_passes_after_the_wait_and_not_one_unit_before(
+    new: Callable[[], Rig], steps: list[Step], limits: tuple[Limit, ...], unit: int
+) -> None:
+    """`Retry-After` in whole seconds, and in milliseconds."""
+    rig = new()
+    for step in steps:
+        rig.advance_us(step.gap_us)
+        rig.take(*step.limits)
+    while isinstance(took := rig.take(*limits), Taken):
+        rig.advance_us(unit)
+    wait = -(-took.retry_us // unit)
+    rig.advance_us((wait - 1) * unit)
+    assert isinstance(rig.take(*limits), Refused)
+    rig.advance_us(unit)
+    assert isinstance(rig.take(*limits), Taken)
+
+
+# ── One at a time ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_taken_counts_for_exactly_sixty_seconds(new: Callable[[], Rig]) -> None:
+    rig, limit = new(), MinuteLimit("key", 1)
+    assert isinstance(rig.take(limit), Taken)
+    rig.advance_us(MINUTE_US - 1)
+    assert isinstance(rig.take(limit), Refused)
+    rig.advance_us(1)
+    assert isinstance(rig.take(limit), Taken)
+
+
+def test_a_refused_take_takes_nothing_of_any_limit(new: Callable[[], Rig]) -> None:
+    rig, full, roomy = new(), MinuteLimit("key", 1), MinuteLimit("account", 9)
+    rig.take(full)
+    for limits in ((full, roomy), (roomy, full)):
+        refused = rig.take(*limits)
+        assert isinstance(refused, Refused)
+        assert refused.limit == full
+        assert rig.used(full, roomy) == [1, 0]
+
+
+def test_the_wait_is_for_all_limits_that_are_full(new: Callable[[], Rig]) -> None:
+    rig, key, account = new(), MinuteLimit("key", 1), MinuteLimit("account", 1)
+    rig.take(key)
+    rig.advance_us(10 * SECOND_US)
+    rig.take(account)
+    refused = rig.take(key, account)
+    assert isinstance(refused, Refused)
+    assert (refused.limit, refused.retry_us) == (key, MINUTE_US)
+
+
+def test_a_limit_that_is_lowered_counts_what_was_taken_before(new: Callable[[], Rig]) -> None:
+    rig = new()
+    for _ in range(5):
+        rig.take(MinuteLimit("key", 5))
+        rig.advance_us(SECOND_US)
+    refused = rig.take(MinuteLimit("key", 2))
+    assert isinstance(refused, Refused)
+    assert refused.retry_us == MINUTE_US - 2 * SECOND_US  # the fourth has to go, at second 63
+    (standing,) = refused.standings
+    assert (standing.used, standing.remaining) == (5, 0)
+    assert standing.grows_in_us == refused.retry_us
+    assert isinstance(rig.take(MinuteLimit("key", 6)), Taken)
+
+
+def test_without_limits_everything_passes(new: Callable[[], Rig]) -> None:
+    rig = new()
+    assert [isinstance(rig.take(), Taken) for _ in range(100)] == [True] * 100
+
+
+def test_a_repeated_request_takes_once_and_keeps_its_hold(new: Callable[[], Rig]) -> None:
+    rig, limit = new(), MinuteLimit("key", 2)
+    first = rig.counters.take("req", "hold-1", (limit,))
+    again = rig.counters.take("req", "hold-2", (limit,))
+    assert isinstance(first, Taken)
+    assert isinstance(again, Taken)
+    assert (first.hold_id, again.hold_id) == ("hold-1", "hold-1")
+    assert rig.used(limit) == [1]
+
+
+def test_a_repeat_passes_where_the_first_took_the_last(new: Callable[[], Rig]) -> None:
+    rig, limit = new(), MinuteLimit("key", 1)
+    rig.counters.take("req", "hold-1", (limit,))
+    assert isinstance(rig.counters.take("req", "hold-2", (limit,)), Taken)
+    assert isinstance(rig.take(limit), Refused)
+
+
+def test_a_refused_request_may_ask_again_and_then_takes(new: Callable[[], Rig]) -> None:
+    rig, limit = new(), MinuteLimit("key", 1)
+    rig.take(limit)
+    assert isinstance(rig.counters.take("req", "hold-1", (limit,)), Refused)
+    rig.advance_us(MINUTE_US)
+    took = rig.counters.take("req", "hold-2", (limit,))
+    assert isinstance(took, Taken)
+    assert took.hold_id == "hold-2"
+    assert rig.used(limit) == [1]
+
+
+def test_peeking_takes_nothing_and_tells_the_time(new: Callable[[], Rig]) -> None:
+    rig, limit = new(), MinuteLimit("key", 3)
+    before, (empty,) = rig.counters.peek((limit,))
+    assert (empty.used, empty.remaining, empty.grows_in_us) == (0, 3, 0)
+    took = rig.take(limit)
+    rig.advance_us(SECOND_US)
+    after, (standing,) = rig.counters.peek((limit,))
+    assert (standing.used, standing.remaining) == (1, 2)
+    assert standing.grows_in_us == MINUTE_US - SECOND_US
+    assert (took.now_us, after) == (before, before + SECOND_US)
+
+
+def test_many_other_scopes_push_nothing_out(new: Callable[[], Rig]) -> None:
+    rig, limit = new(), MinuteLimit("key", 2)
+    rig.take(limit)
+    rig.advance_us(40 * SECOND_US)
+    rig.take(limit)
+    rig.advance_us(40 * SECOND_US)
+    for number in range(5000):
+        rig.take(MinuteLimit(f"other-{number}", 1))
+        rig.advance_us(1)
+    assert rig.used(limit) == [1]  # the second take is not over yet
+    assert isinstance(rig.take(MinuteLimit("other-4999", 1)), Refused)
+    assert isinstance(rig.take(MinuteLimit("other-0", 1)), Refused)
+
+
+@pytest.mark.parametrize("scopes", [1, 3])
+def test_two_hundred_at_once_at_fifty_admit_fifty(new: Callable[[], Rig], scopes: int) -> None:
+    rig, threads = new(), 20
+    limits = tuple(MinuteLimit(f"scope-{number}", 50 + number) for number in range(scopes))
+    together = Barrier(threads)
+
+    def ask(worker: int) -> list[str]:
+        together.wait()
+        holds = []
+        for call in range(200 // threads):
+            name = f"{worker}-{call}"
+            if isinstance(rig.counters.take(f"req-{name}", f"hold-{name}", limits), Taken):
+                holds.append(f"hold-{name}")
+        return holds
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            holds = [hold for found in pool.map(ask, range(threads)) for hold in found]
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(holds) == len(set(holds)) == 50
+    assert rig.used(*limits) == [50] * scopes
+
+
+def test_times_of_answers_never_go_back(new: Callable[[], Rig]) -> None:
+    rig, limit = new(), MinuteLimit("key", 2)
+    times = []
+    for _ in range(5):
+        times.append(rig.take(limit).now_us)
+        rig.advance_us(SECOND_US)
+    assert [later - earlier for earlier, later in pairwise(times)] == [SECOND_US] * 4

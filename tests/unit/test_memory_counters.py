@@ -1,0 +1,32 @@
+"""What counters in process promise beyond the contract: their memory is bounded by a minute."""
+
+from __future__ import annotations
+
+from support import ManualClock
+
+from store.counters.memory import MemoryCounters
+from store.counters.model import MinuteLimit
+from store.records import MINUTE_US
+
+
+def test_a_minute_later_nothing_of_idle_scopes_and_old_requests_is_left() -> None:
+    clock = ManualClock()
+    counters = MemoryCounters(clock)
+    for number in range(5000):
+        counters.take(f"req-{number}", "hold", (MinuteLimit(f"scope-{number}", 1),))
+    assert len(counters._minutes) == len(counters._holds) == 5000
+    clock.advance(us=MINUTE_US)
+    for number in range(6000):  # the number of scopes has to double before a prune is due
+        counters.take(f"late-{number}", "hold", (MinuteLimit(f"late-{number}", 1),))
+    assert len(counters._minutes) == len(counters._holds) == len(counters._taken_at) == 6000
+
+
+def test_refused_and_peeked_scopes_cost_nothing() -> None:
+    counters = MemoryCounters(ManualClock())
+    full = MinuteLimit("full", 1)
+    counters.take("first", "hold", (full,))
+    for number in range(100):
+        other = MinuteLimit(f"scope-{number}", 1)
+        counters.take(f"req-{number}", "hold", (full, other))
+        counters.peek((other,))
+    assert list(counters._minutes) == ["full"]
