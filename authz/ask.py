@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import simdjson
 
-from authz.model import Fault, Reason
+from authz.model import Ask, Edit, Fault, Reason, Shape, Slot
 
 MAX_BOUND: Final = 1 << 40  # tokens; more is no bound that anybody means
 MAX_REPEATS: Final = 1 << 20
@@ -49,67 +48,6 @@ class _FaultError(Exception):
         self.fault = Fault(reason, detail, param=param)
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """A change to the body before the model server gets it: at a byte, in place of so many."""
-
-    offset: int
-    removed: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where a bound of the output can be put: an edit but for the number."""
-
-    offset: int
-    removed: int
-    before: str
-    after: str
-
-    def edit(self, tokens: int) -> Edit:
-        """The edit that sets the bound."""
-        return Edit(self.offset, self.removed, f"{self.before}{tokens}{self.after}")
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How the body of an endpoint says what it asks for.
-
-    `bounds` are members that every server of the endpoint takes for a bound of the output, the
-    first of them is set where the client set none; `also` are members that some servers take for
-    one. `many`: a list in `content` is many prompts, each with its own answers.
-    """
-
-    content: str
-    bounds: tuple[str, ...] = ()
-    also: tuple[str, ...] = ("n_predict",)
-    repeats: tuple[str, ...] = ("n", "best_of")
-    many: bool = False
-    usage_on_request: bool = False  # a stream carries usage only where `stream_options` asks
-    stored: tuple[str, ...] = ()  # members that name context which the server keeps
-    unbounded: tuple[str, ...] = ()  # members that make the work outlive the request
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What one request asks for.
-
-    `output` is the client's own bound for one answer, in tokens, None where it set none;
-    `slot` is then where one can be put. `usage_edit` makes the server report usage, and is
-    there only where the client did not ask for it. `stored` and `unbounded` name a member.
-    """
-
-    output: int | None
-    prompts: int = 1
-    repeats: int = 1
-    text_only: bool = True
-    slot: Slot | None = None
-    usage_edit: Edit | None = None
-    stored: str | None = None
-    unbounded: str | None = None
-
-
 CHAT: Final = Shape(
     "messages", bounds=("max_tokens", "max_completion_tokens"), usage_on_request=True
 )
@@ -135,12 +73,12 @@ MEMBERS: Final = frozenset(
 """Every member that is read of any endpoint's body."""
 
 
-def read_ask(document: Any, names: tuple[str, ...], raw: bytes, shape: Shape) -> Ask | Fault:
-    """What an object with these member names asks for, or what is wrong with it.
+def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
+    """What an object, in which no name stands twice, asks for, or what is wrong with it.
 
     `raw` is the body that the document was read from; edits are offsets into it.
     """
-    has = {name: document[name] for name in names if name in MEMBERS}
+    has = {name: document[name] for name in document if name in MEMBERS}
     try:
         bounds = _numbers(has, shape.bounds, MAX_BOUND)
         also = _numbers(has, shape.also, MAX_BOUND)
@@ -157,6 +95,7 @@ def read_ask(document: Any, names: tuple[str, ...], raw: bytes, shape: Shape) ->
             usage_edit=_usage_edit(has, raw) if shape.usage_on_request else None,
             stored=_set(has, shape.stored),
             unbounded=_set(has, shape.unbounded),
+            bound_name=_set(has, shape.bounds),
         )
     except _FaultError as fault:
         return fault.fault

@@ -2,7 +2,7 @@
 
 input   ≤ the body's bytes times tokens_per_byte + overhead_tokens, or the context of every prompt
           where input does not stand in the body; never more than that context
-output  ≤ prompts times repeats times the bound of one answer, or its context where nothing bounds it
+output  ≤ prompts times repeats times the bound of one answer; its context where it has none
 input + output ≤ context, for each answer
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
-from authz.ask import Ask, Edit
+from authz.model import Ask, Edit
 from store.catalog import Model
 
 MILLION: Final = 1_000_000
@@ -29,6 +29,10 @@ class Bound:
     input_tokens: int
     output_tokens: int
     edits: tuple[Edit, ...]
+
+
+FREE: Final = Bound(0, 0, 0, ())
+"""For what holds no money."""
 
 
 def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds: int) -> Bound:

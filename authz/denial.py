@@ -52,7 +52,11 @@ _ROWS: Final[Mapping[Reason, _Row]] = {
     Reason.ENDPOINT_NOT_ALLOWED: _Row(403, challenge=_SCOPE),
     Reason.MODEL_NOT_PRICED: _Row(403, challenge=_SCOPE),
     Reason.UNSUPPORTED_ENCODING: _Row(415),
+    Reason.PARAMETER_NOT_ALLOWED: _Row(403, challenge=_SCOPE),
+    Reason.UNBOUNDED_NOT_ALLOWED: _Row(403, challenge=_SCOPE),
     Reason.RATE_LIMIT_EXCEEDED: _Row(429, openai_type="requests"),
+    Reason.BUDGET_HELD: _Row(429, openai_type="requests"),
+    Reason.BUDGET_EXCEEDED: _Row(429, openai_type="insufficient_quota"),
     Reason.AUTHORIZATION_UNAVAILABLE: _Row(503),
     Reason.NOT_FOUND: _Row(404),
 }
@@ -85,6 +89,11 @@ def _retry(occasion: Occasion) -> Headers:
     if occasion.refused is None:
         return ()
     retry_us = occasion.refused.retry_us
+    if occasion.fault.reason is Reason.BUDGET_EXCEEDED:
+        # Together, always: alone the one makes SDKs sleep for days, the other makes them hammer.
+        return (("retry-after", str(-(-retry_us // SECOND_US))), ("x-should-retry", "false"))
+    if occasion.fault.reason is Reason.BUDGET_HELD:
+        return (("retry-after", str(-(-retry_us // SECOND_US))),)
     return (
         ("retry-after", str(max(1, -(-retry_us // SECOND_US)))),
         ("retry-after-ms", str(max(1, -(-retry_us // 1000)))),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from threading import Lock
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Final, Protocol
 
@@ -25,6 +26,8 @@ from store.clock import Clock
 from store.records import Hold
 
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
+
+DRAIN_POLL_SECONDS: Final = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class Meter:
         self._late = metrics.late_settlements
         self._lock = Lock()
         self._unbroken_since = monotonic()
+        self._draining = Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The gRPC method, taking raw messages: decoding is ours to survive."""
@@ -67,11 +71,25 @@ class Meter:
         """For how long no stream has broken: what came in that time came to us."""
         return monotonic() - self._unbroken_since
 
+    def drain(self) -> None:
+        """End every stream as soon as nothing more comes on it."""
+        self._draining.set()
+
     def _stream(
         self, messages: Iterator[bytes], _context: grpc.ServicerContext
     ) -> StreamAccessLogsResponse:
+        received: SimpleQueue[bytes | None] = SimpleQueue()
+        Thread(target=_pump, args=(messages, received), name="log stream", daemon=True).start()
         try:
-            for raw in messages:
+            while True:
+                try:
+                    raw = received.get(timeout=DRAIN_POLL_SECONDS)
+                except Empty:
+                    if self._draining.is_set():
+                        break  # a proper end: Envoy goes on with another stream
+                    continue
+                if raw is None:
+                    break
                 self._receive(raw)
         finally:
             with self._lock:
@@ -87,7 +105,7 @@ class Meter:
         for entry in entries:
             try:
                 self.record(read_ending(HTTPAccessLogEntry.FromString(entry)))
-            except Exception:
+            except Exception:  # noqa: BLE001  see below
                 # Whatever it is, the entries behind it must not be lost with it.
                 self._unreadable.inc()
                 _log.exception("an access-log entry could not be read")
@@ -111,3 +129,14 @@ class Meter:
             hold = self._counters.abandon(ending.request_id)
             if hold is not None:
                 self._settler.end(hold, released(hold, ending.status, self._clock()))
+
+
+def _pump(messages: Iterator[bytes], received: SimpleQueue[bytes | None]) -> None:
+    """Pass messages on; None is the end, however it came."""
+    try:
+        for raw in messages:
+            received.put(raw)
+    except Exception:  # noqa: BLE001  grpc raises whatever ends a stream; it is over then
+        _log.debug("a log stream broke")
+    finally:
+        received.put(None)

@@ -82,7 +82,7 @@ def _cost(hold: Hold, ending: Ending, usage: Usage) -> int:
     return -(-millionths // _MILLION)
 
 
-def _charge(
+def _charge(  # noqa: PLR0917  the parts of a charge
     hold: Hold, ending: Ending, basis: Basis, usage: Usage, nanousd: int, now_us: int
 ) -> Charge:
     return Charge(

@@ -21,6 +21,7 @@ from typing import Final
 import grpc
 from prometheus_client import start_http_server
 
+from authz.books import Books, open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.feed import Feed
@@ -34,7 +35,6 @@ from authz.settings import AuthzSettings
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM, Catalog
 from store.clock import steady_clock, wall_us
-from store.counters.memory import MemoryCounters
 from store.errors import TensorgateError
 from store.keys import KeyRepository
 from store.records import SECOND_US
@@ -74,9 +74,9 @@ class Authorization(auth_pb2_grpc.AuthorizationServicer):
         self._checker = checker
 
     def Check(  # noqa: N802  gRPC's name
-        self, request: CheckRequest, _context: grpc.ServicerContext
+        self, request: CheckRequest, context: grpc.ServicerContext
     ) -> CheckResponse:
-        return self._checker.check(request)
+        return self._checker.check(request, context.is_active)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,11 @@ def serve(settings: AuthzSettings) -> None:
     with ExitStack() as stack:
         stack.callback(lease.release)
         metrics = Metrics()
-        checker = _checker(settings, catalog, metrics, stack)
+        books = stack.enter_context(open_books(settings, catalog, metrics))
+        checker = _checker(settings, catalog, metrics, books, stack)
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
         health = Health()
-        with _servers(settings, checker, Meter(metrics), health):
+        with _servers(settings, checker, books.meter, health):
             host, port = settings.metrics_address
             http, thread = start_http_server(port, host, metrics.registry)
             stack.callback(thread.join)
@@ -136,6 +137,7 @@ def serve(settings: AuthzSettings) -> None:
             health.serving = False
             _log.info("draining")
             Event().wait(DRAIN_SECONDS)
+            books.meter.drain()
     _log.info("stopped")
 
 
@@ -156,7 +158,7 @@ def _acquire(lease: Lease, stopping: Event) -> bool:
 
 
 def _checker(
-    settings: AuthzSettings, catalog: Catalog, metrics: Metrics, stack: ExitStack
+    settings: AuthzSettings, catalog: Catalog, metrics: Metrics, books: Books, stack: ExitStack
 ) -> Checker:
     engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
     stack.callback(engine.dispose)
@@ -179,11 +181,13 @@ def _checker(
         reader=Reader(settings.key_form(), settings.digester()),
         keys=cache,
         catalog=catalog,
-        counters=MemoryCounters(steady_clock()),
+        counters=books.seeded,
+        give_back=books.counters.give_back,
+        settler=books.settler,
         listed=listings,
         metrics=metrics,
         clock=wall_us,
-        site=Site(settings.dashboard_url, settings.key_prefixes[0]),
+        site=Site(settings.dashboard_url, settings.key_prefixes[0], settings.stream_seconds),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Event, Thread
 from typing import Protocol
 
 from authz.pricing import lost
@@ -26,7 +25,7 @@ class SilentHolds(Protocol):
 
 
 class Sweeper:
-    """Sweeps in a thread of its own, four times in a deadline."""
+    """Sweeps when it is told to (see authz/upkeep.py)."""
 
     def __init__(
         self,
@@ -42,17 +41,6 @@ class Sweeper:
         self._unbroken_seconds = unbroken_seconds
         self._clock = clock
         self._deadline = deadline_seconds
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, name="sweep", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; nothing is swept after this returns."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def sweep(self) -> int:
         """End what is overdue, if we would have heard of it. Returns how many."""
@@ -64,7 +52,3 @@ class Sweeper:
         if overdue:
             _log.warning("%d holds gave no sign of life and were swept as held", len(overdue))
         return len(overdue)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._deadline / 4):
-            self.sweep()

@@ -52,15 +52,15 @@ class Reader:
         endpoint = endpoints.find(http.method, path)
         digests = read_credential(headers, http.path, self.form, self.digester)
         in_url = isinstance(digests, Fault) and digests.reason is Reason.KEY_IN_URL
-        model, stream, body = None, False, None
+        model, stream, ask, body = None, False, None, None
         if endpoint is not None and endpoint.reads_model and not isinstance(digests, Fault):
-            reading = read_json(http.raw_body)
+            reading = read_json(http.raw_body, endpoint.shape)
             if isinstance(reading, Fault):
                 body = reading
             elif holds_key(reading.model, self.form):
                 body = Fault(Reason.MODEL_REQUIRED, param="model")
             else:
-                model, stream = reading.model, reading.stream
+                model, stream, ask = reading.model, reading.stream, reading.ask
                 body = _other_model(query, model) if query else None
         return Request(
             id=headers.get("x-request-id", ""),
@@ -74,6 +74,7 @@ class Reader:
             body_bytes=len(http.raw_body),
             model=model,
             stream=stream,
+            ask=ask,
         )
 
 

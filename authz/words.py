@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from authz.model import Fault, Reason, Request
-from store.counters.model import Refused
+from store.counters.model import MinuteLimit, MoneyStanding, Refused
 from store.keyformat import BODY_CHARS, CHECKSUM_CHARS, DEFAULT_PREFIX
 from store.records import SECOND_US, KeyRecord
-from store.text import utc
+from store.text import usd, usd_rounded, utc
 
 _SHOWN_MODELS: Final = 8
 _SHOWN_CALL_CHARS: Final = 120
@@ -21,12 +21,18 @@ _SHOWN_CALL_CHARS: Final = 120
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """All that a sentence may speak of. `dashboard` is its address, if there is one."""
+    """All that a sentence may speak of.
+
+    `hold_nanousd` is the most that the call could cost, `bound` the member that bounds its output
+    and the bound; `dashboard` is its address, if there is one.
+    """
 
     fault: Fault
     request: Request
     key: KeyRecord | None = None
     refused: Refused | None = None
+    hold_nanousd: int = 0
+    bound: tuple[str, int] | None = None
     dashboard: str | None = None
     prefix: str = DEFAULT_PREFIX
 
@@ -93,13 +99,56 @@ def _ambiguous_body(o: Occasion) -> str:
 
 
 def _rate_limit(o: Occasion) -> str:
-    if o.refused is None:
+    if o.refused is None or not isinstance(o.refused.limit, MinuteLimit):
         return "This key's limit of requests a minute is reached. Try again in a minute."
     count = o.refused.limit.max_requests
     noun = "request" if count == 1 else "requests"
     return (
         f"{count} {noun} in the last 60 seconds is this key's limit. "
         f"The next one passes in {seconds(o.refused.retry_us)}."
+    )
+
+
+def _money(o: Occasion) -> MoneyStanding | None:
+    """How the money limit stands that is in the way."""
+    if o.refused is None:
+        return None
+    money = (each for each in o.refused.standings if isinstance(each, MoneyStanding))
+    return next((each for each in money if each.limit == o.refused.limit), None)
+
+
+def _budget(o: Occasion, standing: MoneyStanding) -> str:
+    whose = "this key's" if o.key and standing.limit.scope == o.key.id else "this account's"
+    return f"{whose} {usd(standing.limit.budget_nanousd or 0)}"
+
+
+def _less(o: Occasion) -> str:
+    return "Send a shorter prompt" if o.bound is None else f"Lower `{o.bound[0]}` ({o.bound[1]})"
+
+
+def _budget_exceeded(o: Occasion) -> str:
+    standing = _money(o)
+    if standing is None:
+        return "The budget is spent."
+    left = max(0, (standing.limit.budget_nanousd or 0) - standing.spent_nanousd)
+    more = "ask whoever runs this gate for a larger budget"
+    if o.dashboard is not None:
+        more = f"raise the budget at {o.dashboard}/keys"
+    return (
+        f"This call could cost up to {usd_rounded(o.hold_nanousd, up=True)}, and "
+        f"{usd_rounded(left, up=False)} of {_budget(o, standing)} is left until "
+        f"{utc(standing.resets_us)}. {_less(o)} or {more}."
+    )
+
+
+def _budget_held(o: Occasion) -> str:
+    standing = _money(o)
+    if standing is None:
+        return "Calls in flight hold what is left of the budget. Try again in 2 s."
+    return (
+        f"This call could cost up to {usd_rounded(o.hold_nanousd, up=True)}, and calls in flight "
+        f"hold {usd_rounded(standing.held_nanousd, up=True)} of {_budget(o, standing)}. "
+        "Try again when one of them has ended."
     )
 
 
@@ -138,6 +187,16 @@ _WORDS: Final[Mapping[Reason, Callable[[Occasion], str]]] = {
         "The body is compressed, and what cannot be read is not passed on. Send it uncompressed."
     ),
     Reason.RATE_LIMIT_EXCEEDED: _rate_limit,
+    Reason.BUDGET_HELD: _budget_held,
+    Reason.BUDGET_EXCEEDED: _budget_exceeded,
+    Reason.PARAMETER_NOT_ALLOWED: lambda o: (
+        f"`{o.fault.param}` is not allowed here: what the server keeps has no bound, and other "
+        "keys could read it. Send the whole conversation instead."
+    ),
+    Reason.UNBOUNDED_NOT_ALLOWED: lambda o: (
+        f"`{o.fault.param}` lets the work outlive the request, and this key has a budget. "
+        "Leave it out."
+    ),
     Reason.AUTHORIZATION_UNAVAILABLE: lambda _: (
         "The gate cannot check keys right now, so nothing was passed on. Try again in a second."
     ),

@@ -18,6 +18,19 @@ def usd(nanousd: int) -> str:
     return f"${whole:,}.{decimals}"
 
 
+def usd_plain(nanousd: int) -> str:
+    """`5`, `0.25`: exact, for headers."""
+    whole, nano = divmod(nanousd, NANOUSD)
+    return f"{whole}.{nano:09d}".rstrip("0").rstrip(".")
+
+
+def usd_rounded(nanousd: int, *, up: bool) -> str:
+    """`$1.08`, to the cent from a dollar on, to a hundredth of a cent below it."""
+    quantum = NANOUSD // 100 if nanousd >= NANOUSD else NANOUSD // 10_000
+    rounded = -(-nanousd // quantum) if up else nanousd // quantum
+    return usd(rounded * quantum)
+
+
 def usd_json(nanousd: int | None) -> int | float | str | None:
     """USD as a JSON number, as text where a double could not hold it exactly, None for none."""
     if nanousd is None:

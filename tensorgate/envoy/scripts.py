@@ -1,0 +1,27 @@
+"""Envoy's Lua: several files become the one script that a filter takes. Pure but for reading them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+_FOLDER: Final = Path(__file__).parent / "lua"
+_INFERENCE: Final = ("json", "sse", "usage", "splice")  # what inference.lua requires
+
+
+def inference() -> str:
+    """The filter of calls that go to a model server: deploy/lua/inference.lua and its modules."""
+    return bundle(_INFERENCE, _source("inference"))
+
+
+def bundle(modules: tuple[str, ...], script: str) -> str:
+    """A script in which `require "tensorgate.NAME"` finds deploy/lua/NAME.lua."""
+    parts = [
+        f'package.preload["tensorgate.{name}"] = function(...)\n{_source(name)}end\n'
+        for name in modules
+    ]
+    return "\n".join([*parts, script])
+
+
+def _source(name: str) -> str:
+    return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
