@@ -12,6 +12,7 @@ from store.settings import StoreSettings
 MAX_SOCKET_PATH_BYTES: Final = 107
 _LONGEST_SOCKET: Final = "envoy-admin.sock"
 _MAX_PORT: Final = 65535
+DEFAULT_STREAM_SECONDS: Final = 3600
 
 
 class AuthzSettings(StoreSettings):
@@ -23,7 +24,7 @@ class AuthzSettings(StoreSettings):
     key_cache_size: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     hold_deadline_seconds: Annotated[float, Field(ge=1, le=3600)] = 60
     heartbeat_seconds: Annotated[float, Field(ge=0.25, le=900)] = 15
-    stream_seconds: Annotated[int, Field(ge=1, le=86_400)] = 3600
+    stream_seconds: Annotated[int, Field(ge=1, le=86_400)] = DEFAULT_STREAM_SECONDS
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 32
     workers: int = 1
 

@@ -216,7 +216,10 @@ function Stream:event(stop)
   local scan, only_usage = self.scan, false
   if self.kind == "object" then
     if not scan.whole then
-      return give_up(self)
+      if scan.fault or not self.over then
+        give_up(self)
+      end
+      return
     end
     only_usage = object(self, scan.record)
     self.measured, self.counted = scan.measured, false
@@ -230,9 +233,11 @@ function Stream:event(stop)
   end
 end
 
+-- An event that the end cuts off is none, but what was generated in it is counted.
 function Stream:finish()
+  self.over = true
   self.reader:finish()
-  if not self.broken then
+  if not self.broken and not self.kind then
     self.seen.done = "1"
   end
 end

@@ -269,7 +269,7 @@ def _completions_stream(order: Order, shown: bool) -> Iterator[_Part]:
 def _responses_stream(order: Order, shown: bool) -> Iterator[_Part]:
     tool = order.dice("flavour").random() < 0.3
     kind = "response.function_call_arguments.delta" if tool else "response.output_text.delta"
-    began = {"id": f"made-{order.number}", "object": "response", "usage": None, "output": []}
+    began: dict[str, Any] = {"id": f"made-{order.number}", "object": "response", "usage": None}
     yield "response.created", {"type": "response.created", "response": began}, 0, False
     for piece in pieces(order):
         delta = {"type": kind, "output_index": 0, "delta": piece.text}
@@ -290,7 +290,7 @@ def _messages_stream(order: Order, shown: bool) -> Iterator[_Part]:
         )
     )
     silent = order.end is End.SILENT
-    message = {"id": f"made-{order.number}", "type": "message", "role": "assistant", "content": []}
+    message: dict[str, Any] = {"id": f"made-{order.number}", "type": "message", "content": []}
     if not silent:
         message["usage"] = usage(Api.MESSAGES, order, output=min(order.output, 1))
     block = {"type": "text", "text": ""}
