@@ -41,6 +41,11 @@ class Books:
     settler: Settler
     meter: Meter
     ledger: Ledger
+    upkeep: Upkeep
+
+    def drift(self, account_id: str) -> int | None:
+        """By how much an account's counters are off from the ledger; see store.seeding.drift."""
+        return drift(self.counters, self.ledger, account_id)
 
 
 @contextmanager
@@ -74,7 +79,9 @@ def open_books(settings: AuthzSettings, catalog: Catalog, metrics: Metrics) -> I
         )
         upkeep.start()
         stack.callback(upkeep.stop)
-        yield Books(counters, SeededCounters(counters, ledger), settler, meter, ledger)
+        yield Books(
+            counters, SeededCounters(counters, ledger), settler, meter, ledger, upkeep
+        )
 
 
 def _recover(

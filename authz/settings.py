@@ -18,7 +18,6 @@ DEFAULT_STREAM_SECONDS: Final = 3600
 class AuthzSettings(StoreSettings):
     """What `tensorgate authz` reads from the environment."""
 
-    runtime: Path = Path("/run/tensorgate")
     metrics_listen: str = "127.0.0.1:9464"
     key_stale_seconds: Annotated[float, Field(ge=0, le=300)] = 5
     key_cache_size: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000

@@ -75,7 +75,7 @@ class Settler:
         self._stopping = False
         self._failures = 0
         self._thread = Thread(target=self._run, name="settle", daemon=True)
-        metrics.ledger_lag.set_function(self._lag)
+        metrics.ledger_lag.set_function(self.lag_seconds)
 
     def start(self, ends: Sequence[tuple[Hold, Charge]] = ()) -> None:
         """Begin, with the ends that a journal still knew of."""
@@ -112,7 +112,13 @@ class Settler:
         self._thread.join(seconds)
         return not self._waiting
 
-    def _lag(self) -> float:
+    @property
+    def waiting(self) -> int:
+        """How many ends are not in the ledger yet."""
+        return len(self._waiting)
+
+    def lag_seconds(self) -> float:
+        """The age of the oldest of them, 0 if there is none."""
         try:
             return monotonic() - self._waiting[0][2]
         except IndexError:

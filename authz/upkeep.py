@@ -66,6 +66,11 @@ class Upkeep:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def drift_nanousd(self) -> int:
+        """By how much counters and ledger differed when they were last compared."""
+        return sum(self._drifts.copy().values())
+
     def _run(self) -> None:
         swept = compared = monotonic()
         while not self._stopped.wait(min(TICK_SECONDS, self._sweep_seconds)):
@@ -102,4 +107,4 @@ class Upkeep:
                 self._drifts[account_id] = abs(drift)
             elif drift == 0:
                 self._drifts.pop(account_id, None)
-        self._metrics.drift.set(sum(self._drifts.values()))
+        self._metrics.drift.set(self.drift_nanousd)

@@ -7,6 +7,7 @@ TensorgateError
 │   └── ConfigError       settings, catalog or pepper file; `str()` lists every fault
 └── StoreError            a store cannot do its part now
     ├── StoreUnavailableError  no answer, or not in time: fail closed, try again
+    │   └── NotRunningError    there is no authz to ask on this state
     ├── JournalDamagedError    the journal of holds has a hole in its middle; names the byte
     └── SchemaMismatchError    the database is not at the revision that this code was made for
 
@@ -54,6 +55,10 @@ class StoreError(TensorgateError):
 
 class StoreUnavailableError(StoreError):
     """No answer, or none in time. The caller fails closed."""
+
+
+class NotRunningError(StoreUnavailableError):
+    """No authz serves this state, so there is nobody to ask."""
 
 
 class JournalDamagedError(StoreError):

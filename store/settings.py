@@ -33,6 +33,7 @@ class StoreSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore")
 
     state: Path = Path(".tensorgate")
+    runtime: Path = Path("/run/tensorgate")
     database_url: str | None = Field(default=None, repr=False)
     catalog: Path = Path("catalog.yaml")
     pepper_file: Path | None = None

@@ -40,7 +40,7 @@ class Answer:
     request_id: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Gate:
     """Envoy before a scripted model server. `decision` is the metadata of the next checks."""
 
@@ -111,10 +111,13 @@ class Gate:
 
     def errors(self) -> int:
         """Lua errors so far, of both scripts."""
-        with socket.create_connection(("127.0.0.1", self.admin_port), timeout=10) as admin:
-            admin.sendall(b"GET /stats?filter=lua.*errors HTTP/1.0\r\n\r\n")
-            text = b"".join(iter(lambda: admin.recv(65536), b"")).decode()
-        lines = [line for line in text.splitlines() if ".errors:" in line]
+        connection = HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
+        try:
+            connection.request("GET", "/stats?filter=lua.*errors")
+            lines = connection.getresponse().read().decode().splitlines()
+        finally:
+            connection.close()
+        assert lines, "Envoy counts them under another name"
         return sum(int(line.rpartition(":")[2]) for line in lines)
 
 

@@ -107,10 +107,13 @@ class Event:
 
 def events(stream: bytes) -> Iterator[Event]:
     raw = data = b""
-    for line in re.findall(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", stream):
+    lines = re.findall(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z", stream)
+    for number, line in enumerate(lines):
         raw += line
         text = line.rstrip(b"\r\n")
-        if not text:
+        if number == 0:
+            text = text.removeprefix(b"\xef\xbb\xbf")
+        if not text and not (number == 0 and line.startswith(b"\xef")):
             yield Event(raw, data)
             raw = data = b""
         elif text.startswith(b"data:"):

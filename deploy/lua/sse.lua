@@ -106,9 +106,8 @@ function Reader:feed(s)
   end
 end
 
--- The stream is over.
+-- The stream is over: what it left open ends here, as if an empty line came.
 function Reader:finish()
-  end_line(self)
   self.sink:event(1)
 end
 

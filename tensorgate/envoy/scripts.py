@@ -20,7 +20,7 @@ def bundle(modules: tuple[str, ...], script: str) -> str:
         f'package.preload["tensorgate.{name}"] = function(...)\n{_source(name)}end\n'
         for name in modules
     ]
-    return "\n".join([*parts, script])
+    return "\n".join(["-- Tensorgate's", *parts, script])
 
 
 def _source(name: str) -> str:

@@ -1,22 +1,18 @@
-"""Mixed calls through a gate before a Book, and the ledger held against what the book says.
+"""Mixed calls through a gate before a Book, from threads; `load.audit` judges what came of them.
 
 Both dialects, streamed and not, cached tokens, errors of the server, answers that break off,
-clients that hang up, calls that the gate has to refuse: all of it drawn by a seed. What a row
-has to be is worked out here from the catalog's text and the server's book, by fractions, and
-shares no code with the gate.
+clients that hang up, calls that the gate has to refuse: all of it drawn by a seed.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import socket
 import struct
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -24,12 +20,8 @@ from random import Random
 from threading import local
 from typing import Any, Final
 
-import yaml
-from peers.book import ENDPOINTS, ON_REQUEST, Api, Book, End, Order, events, order_member
+from peers.book import ON_REQUEST, Api, End, Event, Order, events, order_member
 from peers.stack import Stack
-
-from store.ledgerreader import LedgerReader, exported
-from store.schema import open_engine
 
 CATALOG: Final = """\
 models:
@@ -51,7 +43,7 @@ models:
     max_output_tokens: 4096
 plans:
   test: {}
-  shared: {account_budget_usd: 0.02}
+  shared: {account_budget_usd: 0.1}
 default_plan: test
 """
 """No `default`: other models have no price. Prices with which rounding shows."""
@@ -61,37 +53,6 @@ QUICK_DEADLINES: Final = {
     "TENSORGATE_HOLD_DEADLINE_SECONDS": str(DEADLINE_SECONDS),
     "TENSORGATE_HEARTBEAT_SECONDS": "1",
 }
-
-Row = dict[str, Any]
-
-
-# -- what a call costs
-
-
-class Tariff:
-    """The prices of a catalog's text, as fractions."""
-
-    def __init__(self, catalog: str) -> None:
-        models = yaml.load(catalog, yaml.BaseLoader)["models"]
-        self._prices = {name: row["price"] for name, row in models.items()}
-
-    def nanousd(self, model: str, order: Order, output: int) -> int:
-        """What an answer costs of which so many tokens were generated; rounded up, once."""
-        price = self._prices[model]
-        dearness = {kind: Fraction(usd) * 1000 for kind, usd in price.items()}
-        dear = dearness.get("input", Fraction(0))
-        cost = (
-            order.input * dear
-            + order.cached * dearness.get("cached_input", dear)
-            + order.written * dearness.get("cache_write", dear)
-            + output * dearness.get("output", Fraction(0))
-            + dearness.get("per_request", Fraction(0)) * 1_000_000
-        )
-        return math.ceil(cost)
-
-    def is_free(self, model: str) -> bool:
-        return not any(Fraction(usd) for usd in self._prices[model].values())
-
 
 # -- what is called
 
@@ -105,12 +66,18 @@ class Key:
     user: str
     secret: str
     budget_nanousd: int | None
+    plan: str
+
+    @property
+    def capped(self) -> bool:
+        """Whether its calls may be refused for money, its own or its account's."""
+        return self.budget_nanousd is not None or self.plan == "shared"
 
     @classmethod
     def mint(cls, gate: Stack, *, user: str, budget_usd: str = "none", plan: str = "test") -> Key:
         minted = gate.mint(user=user, budget_usd=budget_usd, plan=plan)
         budget = None if budget_usd == "none" else int(Fraction(budget_usd) * 10**9)
-        return cls(minted["id"], minted["alias"], user, minted["key"], budget)
+        return cls(minted["id"], minted["alias"], user, minted["key"], budget, plan)
 
 
 @dataclass(frozen=True)
@@ -143,12 +110,12 @@ def draw(number: int, seed: int, keys: Sequence[Key]) -> Call:
     stream = api is not Api.EMBEDDINGS and dice.random() < 0.6
     order, leave_after = _order(number, api, stream=stream, dice=dice)
     asks_usage = stream and api in ON_REQUEST and dice.random() < 0.4
-    refusal = dice.choice(("invalid_parameter", "model_required")) if dice.random() < 0.03 else None
+    refusal = None
+    if order.end is End.WHOLE and leave_after is None and dice.random() < 0.04:
+        refusal = dice.choice(("invalid_parameter", "model_required"))
     body = _body(api, order, name, stream=stream, asks_usage=asks_usage, refusal=refusal, dice=dice)
     key = dice.choice(keys)
-    return Call(
-        order, api, name, model, key, stream, asks_usage, body, leave_after, refusal
-    )
+    return Call(order, api, name, model, key, stream, asks_usage, body, leave_after, refusal)
 
 
 def _model(api: Api, dice: Random) -> tuple[str, str]:
@@ -279,7 +246,7 @@ class Outcome:
             tokens += event.tokens
         return tokens
 
-    def expected_events(self) -> list[Any]:
+    def expected_events(self) -> list[Event]:
         call = self.call
         made = events(call.api, call.order, with_usage=call.api in ON_REQUEST)
         return [event for event in made if call.asks_usage or not event.asked]
@@ -368,12 +335,16 @@ class Clients:
             outcome.received += data
             if watched and outcome.tokens >= (call.leave_after or 0):
                 return
-        # http.client takes a FIN within a chunked body for its end: `chunk_left` stays 0 then
-        outcome.complete = response.isclosed()
+        # nothing more came, and no fault: of a body with a length, that may be short of it
+        outcome.complete = response.length in {None, 0}
 
 
 def drive(
-    address: str, calls: Sequence[Call], *, threads: int, meanwhile: Callable[[], None] | None = None
+    address: str,
+    calls: Sequence[Call],
+    *,
+    threads: int,
+    meanwhile: Callable[[], None] | None = None,
 ) -> list[Outcome]:
     """Make the calls, so many at a time, and `meanwhile` something else, once."""
     clients = Clients(address)
