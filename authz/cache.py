@@ -110,9 +110,9 @@ class KeyCache:
         return "stale" if self._may_be_stale(entry, now) else None
 
     def _may_be_stale(self, entry: _Entry, now: int) -> bool:
-        """Whether an entry still counts where SQL does not answer."""
+        """Whether a record still counts where SQL does not answer."""
         beat_us = self._beat_us if self._is_continuous(entry) else _LONG_AGO
-        return entry.record is not None and now - max(entry.read_us, beat_us) <= self._stale_us
+        return now - max(entry.read_us, beat_us) <= self._stale_us
 
     def _is_continuous(self, entry: _Entry) -> bool:
         """Whether every change since the entry was read has come, or will come, to `apply`."""
@@ -141,7 +141,6 @@ class KeyCache:
     def suspect_all(self) -> None:
         """Changes may have been missed: read every record again at its next use."""
         with self._lock:
-            self._version += 1
             self._gap_us = self._clock()
 
     def __len__(self) -> int:

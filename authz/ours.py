@@ -86,6 +86,7 @@ def _model(name: str) -> dict[str, Any]:
         "object": "model",
         "type": "model",
         "display_name": name,
+        "lifecycle": "active",
         "owned_by": "tensorgate",
         "created": _CREATED,
         "created_at": "2023-11-14T22:13:20Z",

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from peers.demo import demo_server
 from peers.llama import Llama, llama_server
 from peers.recorder import Recorder
+
+# How long one example takes says more of the machine's other work than of the code.
+settings.register_profile("tensorgate", deadline=None, print_blob=True)
+settings.load_profile("tensorgate")
 
 
 @pytest.fixture(scope="session")

@@ -147,9 +147,11 @@ def check(options: RenderOptions) -> Checked:
     with faults.of("TENSORGATE_FOREIGN_KEYS"):
         _re2(options.key_form.foreign)
     admin = options.admin_socket or options.runtime / "envoy-admin.sock"
-    for path in (admin, options.runtime / f"authz-{options.workers - 1}.sock"):
-        with faults.of(f"socket {path}"):
-            _socket(path)
+    with faults.of(f"socket {admin}"):
+        _socket(admin)
+    if options.admin_socket is not None:  # else it has the longest name in the folder
+        with faults.of(f"--runtime {options.runtime}"):
+            _socket(options.runtime / "upstreams.sock")
     servers = _servers(options, faults)
     by_name = {server.name: server for server in servers}
     for pattern, upstream in options.model_routes:

@@ -7,6 +7,7 @@ structure.
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,11 @@ def render(options: RenderOptions) -> str:
         streams=options.max_streams,
         concurrency=options.concurrency,
     )
+    return _template().render(_data(checked, sizes))
+
+
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=False,  # noqa: S701  YAML, not HTML: every value goes through a filter of ours
@@ -42,7 +48,7 @@ def render(options: RenderOptions) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"flow": flow, "block": block, "quoted": _quoted, "duration": _duration}
-    return environment.get_template("envoy.yaml.j2").render(_data(checked, sizes))
+    return environment.get_template("envoy.yaml.j2")
 
 
 def _data(checked: Checked, sizes: Capacity) -> dict[str, Any]:

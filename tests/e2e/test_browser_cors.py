@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
 from peers.chromium import browser
 from peers.recorder import Abort, Pause, Recorder, Reply, chat_completion, json_reply, sse_reply
-from peers.stack import Stack
-from playwright.sync_api import Page
+from peers.stack import Stack, StartStack
+from playwright.sync_api import Browser, Error, Page
 
 from authz.model import Reason
 from store import keyformat
@@ -49,18 +50,30 @@ WEBSOCKET: Final = """url => new Promise(resolve => {
 })"""
 
 
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
+@contextmanager
+def page_of_an_origin(chromium: Browser) -> Iterator[Page]:
     """An empty page of an origin of its own: another port of this machine is another origin."""
     server = Recorder()
     server.answer = Reply(headers=(("content-type", "text/html"),), body=b"<!doctype html><p>")
     try:
-        with browser() as chromium:
-            opened = chromium.new_page()
-            opened.goto(f"http://{server.address}/")
-            yield opened
+        opened = chromium.new_page()
+        opened.goto(f"http://{server.address}/")
+        yield opened
+        opened.close()
     finally:
         server.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(chromium: Browser) -> Iterator[Page]:
+    with page_of_an_origin(chromium) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +252,26 @@ def test_a_websocket_is_refused(page: Page, stack: Stack, recorder: Recorder, ke
     for path in ("/v1/responses", "/v1/realtime?model=some-model"):
         assert page.evaluate(WEBSOCKET, address + path) == 1006  # closed before it was open
     assert recorder.requests == []
+
+
+def test_a_gate_for_some_origins_is_closed_to_the_pages_of_others(
+    chromium: Browser, page: Page, recorder: Recorder, start_stack: StartStack
+) -> None:
+    """Refused or admitted, answered by whom it may be: the other page never learns of it."""
+    origin = page.url.rstrip("/")
+    gate = start_stack(recorder.address, env={"TENSORGATE_CORS_ORIGINS": origin})
+    key = gate.mint()["key"]
+    with page_of_an_origin(chromium) as other:
+        for path, method, its_key, status in (
+            ("/v1/chat/completions", "POST", key, 200),
+            ("/v1/chat/completions", "POST", "sk-other", 401),
+            ("/v1/chat/completions", "POST", None, 401),
+            ("/v1/models", "GET", key, 200),
+            ("/healthz", "GET", None, 200),
+        ):
+            said = call(page, gate, path, method=method, key=its_key)
+            assert said["status"] == status
+            recorder.forget()
+            with pytest.raises(Error, match="Failed to fetch"):
+                call(other, gate, path, method=method, key=its_key)
+            assert recorder.requests == []

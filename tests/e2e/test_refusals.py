@@ -292,7 +292,8 @@ def test_an_endpoint_that_is_none(stack: Stack, recorder: Recorder, keys: Keys) 
     assert answer.headers["www-authenticate"] == SCOPE
     assert answer.json()["error"]["message"] == (
         "Keys cannot call `GET /metrics` here. "
-        "Check the path: it is compared letter by letter, without a trailing slash."
+        "Check the method and the path: they are compared letter by letter, "
+        "and a slash at the end counts."
     )
     assert not recorder.requests
 

@@ -1,0 +1,129 @@
+"""The table of refusals: status, type, headers and shape, for every reason in both dialects."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+from support import key_record, request
+
+from authz.denial import Answer, deny
+from authz.model import Dialect, Fault, Reason
+from authz.words import Occasion, words
+from store.counters.model import MinuteLimit, Refused
+
+BARE = 'Bearer realm="tensorgate"'
+INVALID_TOKEN = 'Bearer realm="tensorgate", error="invalid_token"'
+SCOPE = 'Bearer realm="tensorgate", error="insufficient_scope"'
+
+
+class Row(NamedTuple):
+    status: int
+    openai: str
+    anthropic: str
+    challenge: str | None = None
+    retry_after: str | None = None
+
+
+AUTH, PERMISSION = "authentication_error", "permission_error"
+INVALID = "invalid_request_error"
+TABLE = {
+    Reason.MISSING_API_KEY: Row(401, AUTH, AUTH, BARE),
+    Reason.INVALID_API_KEY: Row(401, AUTH, AUTH, INVALID_TOKEN),
+    Reason.API_KEY_EXPIRED: Row(401, AUTH, AUTH, INVALID_TOKEN),
+    Reason.API_KEY_REVOKED: Row(401, AUTH, AUTH, INVALID_TOKEN),
+    Reason.AMBIGUOUS_CREDENTIALS: Row(400, INVALID, INVALID),
+    Reason.KEY_IN_URL: Row(400, INVALID, INVALID),
+    Reason.MALFORMED_BODY: Row(400, INVALID, INVALID),
+    Reason.AMBIGUOUS_BODY: Row(400, INVALID, INVALID),
+    Reason.MODEL_REQUIRED: Row(400, INVALID, INVALID),
+    Reason.INVALID_PARAMETER: Row(400, INVALID, INVALID),
+    Reason.MODEL_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
+    Reason.ENDPOINT_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
+    Reason.MODEL_NOT_PRICED: Row(403, PERMISSION, PERMISSION, SCOPE),
+    Reason.UNSUPPORTED_ENCODING: Row(415, INVALID, INVALID),
+    Reason.RATE_LIMIT_EXCEEDED: Row(429, "requests", "rate_limit_error"),
+    Reason.AUTHORIZATION_UNAVAILABLE: Row(503, "server_error", "api_error", retry_after="1"),
+    Reason.NOT_FOUND: Row(404, INVALID, "not_found_error"),
+}
+
+
+def refusal(fault: Fault, dialect: Dialect, retry_us: int | None = None) -> tuple[Answer, Occasion]:
+    refused = None if retry_us is None else Refused(0, MinuteLimit("key_1", 60), retry_us, ())
+    occasion = Occasion(fault, request(dialect=dialect), key_record(models=["m"]), refused)
+    return deny(occasion), occasion
+
+
+def test_the_table_has_every_reason() -> None:
+    assert TABLE.keys() == set(Reason)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("reason", Reason)
+def test_status_and_headers(reason: Reason, dialect: Dialect) -> None:
+    row, (answer, _) = TABLE[reason], refusal(Fault(reason), dialect)
+    expected = {"content-type": "application/json", "x-tensorgate-reason": reason.value}
+    if row.challenge is not None:
+        expected["www-authenticate"] = row.challenge
+    if row.retry_after is not None:
+        expected["retry-after"] = row.retry_after
+    assert answer.status == row.status
+    assert dict(answer.headers) == expected
+    assert len(answer.headers) == len(expected)
+
+
+@pytest.mark.parametrize("param", [None, "model"])
+@pytest.mark.parametrize("reason", Reason)
+def test_openais_shape(reason: Reason, param: str | None) -> None:
+    answer, occasion = refusal(Fault(reason, "x", param), Dialect.OPENAI)
+    assert json.loads(answer.body) == {
+        "error": {
+            "message": words(occasion),
+            "type": TABLE[reason].openai,
+            "param": param,
+            "code": reason.value,
+            "request_id": "req-1",
+        }
+    }
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_anthropics_shape(reason: Reason) -> None:
+    answer, occasion = refusal(Fault(reason, "x", "model"), Dialect.ANTHROPIC)
+    assert json.loads(answer.body) == {
+        "type": "error",
+        "error": {
+            "type": TABLE[reason].anthropic,
+            "message": words(occasion),
+            "code": reason.value,
+        },
+        "request_id": "req-1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("retry_us", "seconds", "millis"),
+    [
+        (1, "1", "1"),
+        (999, "1", "1"),
+        (1_000, "1", "1"),
+        (1_001, "1", "2"),
+        (999_999, "1", "1000"),
+        (1_000_000, "1", "1000"),
+        (1_000_001, "2", "1001"),
+        (3_200_000, "4", "3200"),
+        (60_000_000, "60", "60000"),
+    ],
+)
+def test_when_the_next_call_passes(retry_us: int, seconds: str, millis: str) -> None:
+    answer, _ = refusal(Fault(Reason.RATE_LIMIT_EXCEEDED), Dialect.OPENAI, retry_us)
+    headers = dict(answer.headers)
+    assert (headers["retry-after"], headers["retry-after-ms"]) == (seconds, millis)
+    assert "x-should-retry" not in headers
+
+
+def test_words_of_any_script_stand_in_the_body() -> None:
+    asked: dict[str, Any] = {"model": 'ü"\\模', "path": "/é"}
+    occasion = Occasion(Fault(Reason.MODEL_NOT_ALLOWED), request(**asked), key_record(models=[]))
+    assert 'ü"\\模' in json.loads(deny(occasion).body)["error"]["message"]

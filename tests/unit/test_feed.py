@@ -1,0 +1,200 @@
+"""The feed by polling: order, gaps, failures, and that each answer is a beat."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from support import KeyTable, ManualClock, key_record
+
+from authz import feed as feed_module
+from authz.cache import KeyCache
+from authz.feed import POLL_SECONDS, Feed
+from store.errors import StoreUnavailableError
+from store.records import Change
+
+GAP = Change(40, None, None)
+
+
+def change(seq: int) -> Change:
+    return Change(seq, b"%032d" % seq, None)
+
+
+@dataclass
+class Source:
+    """A numbered list of changes, handed out in portions."""
+
+    rows: list[Change] = field(default_factory=list)
+    portion: int = 100
+    out: bool = False
+    asked: list[int] = field(default_factory=list)
+
+    def changes_since(self, seq: int) -> list[Change]:
+        self.asked.append(seq)
+        if self.out:
+            raise StoreUnavailableError("the database does not answer")
+        return [row for row in self.rows if row.seq > seq][: self.portion]
+
+    def last_change(self) -> int:
+        if self.out:
+            raise StoreUnavailableError("the database does not answer")
+        return self.rows[-1].seq if self.rows else 0
+
+
+class Told(KeyCache):
+    """A cache that notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(KeyTable(), ManualClock(), stale_us=0)
+        self.told: list[Any] = []
+
+    def beat(self) -> None:
+        self.told.append("beat")
+
+    def apply(self, change: Change) -> None:
+        self.told.append(change)
+
+    def suspect_all(self) -> None:
+        self.told.append("suspect all")
+
+    def heard(self) -> list[Any]:
+        heard, self.told = self.told, []
+        return heard
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source([change(1), change(2)])
+
+
+@pytest.fixture
+def cache() -> Told:
+    return Told()
+
+
+def test_the_first_poll_starts_at_the_newest_change_and_trusts_nothing_older(
+    source: Source, cache: Told
+) -> None:
+    Feed(source, cache).poll()
+    assert source.asked == [2]
+    assert cache.heard() == ["suspect all", "beat"]
+
+
+def test_each_poll_applies_what_is_new_in_order_and_then_beats(source: Source, cache: Told) -> None:
+    feed = Feed(source, cache)
+    feed.poll()
+    cache.heard()
+    source.rows += [change(3), change(5)]
+    feed.poll()
+    assert cache.heard() == [change(3), change(5), "beat"]
+    feed.poll()
+    assert cache.heard() == ["beat"]
+    assert source.asked[-1] == 5
+
+
+def test_a_long_feed_is_read_to_its_end_before_the_beat(source: Source, cache: Told) -> None:
+    source.portion = 2
+    feed = Feed(source, cache)
+    feed.poll()
+    cache.heard()
+    source.rows += [change(seq) for seq in range(3, 10)]
+    feed.poll()
+    assert cache.heard() == [*(change(seq) for seq in range(3, 10)), "beat"]
+
+
+def test_a_gap_makes_everything_suspect_and_is_gone_on_from(source: Source, cache: Told) -> None:
+    feed = Feed(source, cache)
+    feed.poll()
+    cache.heard()
+    source.rows.append(GAP)
+    feed.poll()
+    assert cache.heard() == ["suspect all", "beat"]
+    source.rows.append(change(41))
+    feed.poll()
+    assert cache.heard() == [change(41), "beat"]
+
+
+def test_a_failing_poll_does_not_beat_and_the_next_one_misses_nothing(
+    source: Source, cache: Told
+) -> None:
+    feed = Feed(source, cache)
+    feed.poll()
+    cache.heard()
+    source.rows.append(change(3))
+    source.out = True
+    with pytest.raises(StoreUnavailableError):
+        feed.poll()
+    assert cache.heard() == []
+    source.out = False
+    feed.poll()
+    assert cache.heard() == [change(3), "beat"]
+
+
+def test_a_feed_that_cannot_start_says_so(source: Source, cache: Told) -> None:
+    source.out = True
+    feed = Feed(source, cache)
+    with pytest.raises(StoreUnavailableError):
+        feed.start()
+    feed.stop()
+    assert cache.heard() == []
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_the_thread_polls_survives_an_outage_and_says_once_that_it_was_one(
+    source: Source,
+    cache: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert POLL_SECONDS <= 0.2
+    monkeypatch.setattr(feed_module, "POLL_SECONDS", 0.002)
+    caplog.set_level(logging.INFO, logger="authz.feed")
+    feed = Feed(source, cache)
+    feed.start()
+    try:
+        source.rows.append(change(3))
+        until(lambda: change(3) in cache.told)
+        source.out = True
+        asked = len(source.asked)
+        until(lambda: len(source.asked) > asked + 3)
+        source.rows.append(change(4))
+        source.out = False
+        until(lambda: change(4) in cache.told)
+    finally:
+        feed.stop()
+    heard = cache.heard()
+    assert [row for row in heard if isinstance(row, Change)] == [change(3), change(4)]
+    time.sleep(0.01)
+    assert cache.heard() == []
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "the change feed is interrupted: the database does not answer",
+        "the change feed is back",
+    ]
+
+
+def test_a_revocation_is_seen_by_the_cache_with_the_next_poll() -> None:
+    """The two together, as they run."""
+    digest, clock = b"d" * 32, ManualClock()
+    table = KeyTable((digest, key_record()))
+    cache = KeyCache(table, clock, stale_us=5_000_000)
+    source = Source()
+    feed = Feed(source, cache)
+    feed.poll()
+    clock.advance(seconds=0.1)
+    assert cache.get((digest,)) == key_record()
+    table.rows[digest] = key_record(revoked_us=1)
+    source.rows.append(Change(1, digest, None))
+    clock.advance(seconds=POLL_SECONDS)
+    feed.poll()
+    assert cache.get((digest,)) == key_record(revoked_us=1)
+    assert table.asked == 2

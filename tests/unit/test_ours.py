@@ -1,0 +1,98 @@
+"""What we answer ourselves: the models of a key, and the key about itself."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+from anthropic.types import ModelInfo
+from openai.types import Model
+from support import CATALOG, NOW_US, key_record
+
+from authz import ours
+from authz.denial import Answer
+from store.counters.model import MinuteLimit, Standing
+from store.records import KeyRecord
+
+LLAMA, DEEP = "llama-3.1-8b", "org/deep/model"
+LISTED = ["qwen3-coder", "qwen3", LLAMA, "unheard-of", "claude-x", "qwen3"]
+
+
+def content(answer: Answer | None) -> Any:
+    assert answer is not None
+    assert answer.status == 200
+    assert answer.headers == (("content-type", "application/json"),)
+    return json.loads(answer.body)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (key_record(), ["claude-x", LLAMA, DEEP, "qwen3", "qwen3-coder", "unheard-of"]),
+        (key_record(budget_nanousd=0), ["claude-x", LLAMA, DEEP, "qwen3", "qwen3-coder"]),
+        (key_record(models=[LLAMA]), ["claude-x", LLAMA]),
+        (key_record(models=["qwen3", "unheard-of"]), ["qwen3", "unheard-of"]),
+        (key_record(models=["unheard-of"], budget_nanousd=1), []),
+        (key_record(models=["qwen*"]), []),
+    ],
+)
+def test_names_are_what_the_key_may_call_and_is_priced_for(
+    key: KeyRecord, expected: list[str]
+) -> None:
+    assert ours.callable_names(key, CATALOG, LISTED) == expected
+    for name in {*LISTED, DEEP, *expected}:
+        found = ours.find_model(key, CATALOG, LISTED, name)
+        assert found == (name if name in expected else None)
+
+
+def test_without_any_listing_the_catalogs_exact_names_are_left() -> None:
+    assert ours.callable_names(key_record(), CATALOG, []) == [LLAMA, DEEP]
+
+
+@pytest.mark.parametrize("wanted", ["qwen*", "claude-*", "default", "", "qwen9", "Llama-3.1-8b"])
+def test_what_is_not_listed_is_not_found(wanted: str) -> None:
+    assert ours.find_model(key_record(), CATALOG, [], wanted) is None
+
+
+@pytest.mark.parametrize("wanted", [DEEP, "org%2Fdeep%2Fmodel", "org%2fdeep/model"])
+def test_a_name_with_slashes_is_found_as_it_stands_or_escaped(wanted: str) -> None:
+    assert ours.find_model(key_record(), CATALOG, [], wanted) == DEEP
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "b/c"]])
+def test_the_list_is_read_by_both_kinds_of_client(names: list[str]) -> None:
+    page = content(ours.models(names))
+    assert page["object"] == "list"
+    assert page["has_more"] is False
+    assert (page["first_id"], page["last_id"]) == ((names[0], names[-1]) if names else (None, None))
+    assert [Model.model_validate(row, strict=True).id for row in page["data"]] == names
+    for row in page["data"]:
+        theirs = ModelInfo.model_validate(row)
+        assert (theirs.id, theirs.type) == (row["id"], "model")
+        assert datetime.fromisoformat(row["created_at"]).timestamp() == row["created"]
+    assert [content(ours.model(name)) for name in names] == page["data"]
+
+
+def test_a_key_about_itself() -> None:
+    key = key_record(models=["b", "a"], budget_nanousd=12_500_000_000)
+    standing = Standing(MinuteLimit("key_1", 60), used=18, grows_in_us=1)
+    assert content(ours.key(key, (standing,))) == {
+        "object": "key",
+        "id": "key_1",
+        "alias": "laptop",
+        "hint": "sk-tg_…x4Qz",
+        "models": ["a", "b"],
+        "rpm": 60,
+        "requests_remaining": 42,
+        "budget_usd": 12.5,
+        "created_at": "2026-11-08T11:06:40Z",
+        "expires_at": "2027-02-06T11:06:40Z",
+    }
+
+
+def test_a_key_without_limits() -> None:
+    said = content(ours.key(key_record(rpm=None, expires_us=NOW_US), ()))
+    assert said["models"] == ["*"]
+    assert (said["rpm"], said["requests_remaining"], said["budget_usd"]) == (None, None, None)

@@ -1,0 +1,493 @@
+"""Rendering Envoy's configuration: what is refused, what is computed, what can never be broken."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from authz import credential, denial, endpoints
+from authz import headers as authz_headers
+from authz.model import Dialect, Reason
+from authz.wire import TO_REMOVE
+from store.catalog import Catalog
+from store.errors import ConfigError
+from store.keyformat import KeyForm, mint
+from tensorgate.envoy import capacity, headers, replies, routes, yamltext
+from tensorgate.envoy.cli import app
+from tensorgate.envoy.options import RenderOptions, check
+from tensorgate.envoy.render import render
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Envoy's own codes, beside those of the service: what DESIGN.md has for header faults is one word.
+ENVOYS = {
+    "request_timeout",
+    "body_too_large",
+    "upgrade_not_supported",
+    "upstream_unavailable",
+    "upstream_timeout",
+    "malformed_request",
+}
+
+
+def tree(options: RenderOptions) -> Any:
+    return yaml.load(render(options), yaml.CSafeLoader)
+
+
+def manager(rendered: Any) -> Any:
+    listener = rendered["static_resources"]["listeners"][0]
+    return listener["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def gate_routes(rendered: Any) -> list[Any]:
+    hosts = manager(rendered)["route_config"]["virtual_hosts"]
+    return list(hosts[0]["routes"])
+
+
+# ── What is checked in ───────────────────────────────────────────────────────────────────────────
+
+
+def test_envoy_yaml_is_the_default_render() -> None:
+    assert (ROOT / "envoy.yaml").read_text() == render(RenderOptions()), (
+        "run: tensorgate envoy render --output envoy.yaml"
+    )
+
+
+def test_the_script_of_the_deploy_folder_is_the_one_that_runs() -> None:
+    link = ROOT / "tensorgate" / "envoy" / "lua"
+    assert link.is_symlink()
+    assert link.readlink() == Path("../../deploy/lua")
+    (lua,) = (f for f in manager(tree(RenderOptions()))["http_filters"] if "body_room" in f["name"])
+    inlined = lua["typed_config"]["default_source_code"]["inline_string"]
+    assert inlined.strip() == (ROOT / "deploy" / "lua" / "body_room.lua").read_text().strip()
+    assert f'NAMESPACE = "{replies.ROOM_METADATA}"' in inlined
+
+
+# ── Options ──────────────────────────────────────────────────────────────────────────────────────
+
+RUN = Path("/run/tensorgate")
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"upstream": "localhost"}, "upstream default: localhost: write it as host:port"),
+    ({"upstream": "ftp://host:1"}, "upstream default: ftp://host:1: write it as host:port"),
+    ({"upstream": "a b:80"}, "not a host name"),
+    ({"upstream": "http://host:80/v1"}, "not a host name"),
+    ({"upstream": "host:99999"}, "write it as host:port"),
+    ({"upstreams": {"GPU": "h:1"}}, "its name looks like 'gpu-a'"),
+    ({"upstreams": {"gpu\n": "h:1"}}, "its name looks like 'gpu-a'"),
+    ({"model_routes": (("m", "gpu"),)}, "model m: there is no upstream 'gpu'"),
+    ({"credential_files": {"gpu": RUN}}, "there is no upstream 'gpu'"),
+    ({"credential_files": {"default": Path("x")}}, "file x: name it by its whole path"),
+    ({"listen": "gate.example"}, "--listen gate.example: not an IP address"),
+    ({"port": 0}, "--port 0: choose a number from 1 to 65535"),
+    ({"port": 65536}, "--port 65536: choose"),
+    ({"tls_cert": Path("/c.pem")}, "give both or neither"),
+    ({"tls_cert": Path("/c\n"), "tls_key": Path("/k")}, "control characters"),
+    ({"cors_origins": ("*", "https://a.b")}, "name it alone"),
+    ({"cors_origins": ("https://a.b/",)}, "write it as browsers do"),
+    ({"cors_origins": ("https://.*",)}, "write it as browsers do"),
+    ({"cors_origins": ("null",)}, "write it as browsers do"),
+    ({"runtime": Path("run")}, "name it by its whole path"),
+    ({"runtime": Path("/" + "a" * 100)}, "a socket's path has at most 107 bytes"),
+    ({"runtime": Path("/é" + "é" * 45)}, "a socket's path has at most 107 bytes"),
+    ({"admin_socket": Path("/" + "a" * 107)}, "a socket's path has at most 107 bytes"),
+    ({"workers": 0}, "--workers 0: choose"),
+    ({"concurrency": 0}, "--concurrency 0: choose"),
+    ({"body_limit_mib": 0}, "--body-limit-mib 0: choose"),
+    ({"request_seconds": 0}, "--request-seconds 0: choose"),
+    ({"check_seconds": 0.0}, "--check-seconds 0.0: choose"),
+    ({"key_form": KeyForm(foreign="sk-(?=x)")}, "Envoy cannot evaluate '(?='"),
+    ({"key_form": KeyForm(foreign=r"(a)\1")}, r"Envoy cannot evaluate '\\1'"),
+    ({"key_form": KeyForm(foreign="a*+")}, "Envoy cannot evaluate '*+'"),
+]
+
+
+@pytest.mark.parametrize(("given", "fault"), FAULTS)
+def test_what_cannot_be_used_is_said(given: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        render(RenderOptions(**given))
+    assert fault in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        render(RenderOptions(upstream="x", port=0, listen="x", tls_cert=Path("/c")))
+    assert len(caught.value.faults) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "tls", "authority"),
+    [
+        ("127.0.0.1:8000", ("127.0.0.1", 8000), False, "127.0.0.1:8000"),
+        ("http://vllm:8000/", ("vllm", 8000), False, "vllm:8000"),
+        ("http://vllm", ("vllm", 80), False, "vllm"),
+        ("https://api.example", ("api.example", 443), True, "api.example"),
+        ("https://api.example:8443", ("api.example", 8443), True, "api.example:8443"),
+        ("[::1]:8000", ("::1", 8000), False, "[::1]:8000"),
+        ("https://[2001:db8::1]", ("2001:db8::1", 443), True, "[2001:db8::1]"),
+    ],
+)
+def test_a_model_servers_address(
+    text: str, address: tuple[str, int], tls: bool, authority: str
+) -> None:
+    server = check(RenderOptions(upstream=text)).servers[0]
+    assert (server.address.host, server.address.port) == address
+    assert (server.tls, server.authority) == (tls, authority)
+
+
+def test_names_are_looked_up_and_addresses_are_not() -> None:
+    servers = {"a": "10.0.0.7:1", "b": "[::1]:1", "c": "gpu.internal:1"}
+    clusters = tree(RenderOptions(upstreams=servers))["static_resources"]["clusters"]
+    types = {c["name"]: c["type"] for c in clusters}
+    assert [types[f"model-{name}"] for name in "abc"] == ["STATIC", "STATIC", "STRICT_DNS"]
+
+
+def test_each_worker_is_an_endpoint() -> None:
+    clusters = tree(RenderOptions(workers=3))["static_resources"]["clusters"]
+    (authz,) = (c for c in clusters if c["name"] == "authz")
+    endpoints_ = authz["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    paths = [e["endpoint"]["address"]["pipe"]["path"] for e in endpoints_]
+    assert paths == [f"/run/tensorgate/authz-{n}.sock" for n in range(3)]
+
+
+# ── Nothing that was given becomes structure ─────────────────────────────────────────────────────
+
+HOSTILE = st.text(min_size=1, max_size=40).filter(lambda t: t.strip("/") and "\0" not in t)
+
+
+@settings(max_examples=10, deadline=None)  # each is rendered and parsed three times
+@given(HOSTILE, HOSTILE)
+@example('a"}}\n  - evil: {', "b: *anchor")
+@example("yes", "null")
+@example("1e5", "0x10")
+@example("\u0085\u2028\ufeff", "\U000e0001\x7f")
+def test_names_and_paths_stay_values(name: str, folder: str) -> None:
+    plain = RenderOptions(upstreams={"gpu": "h:1"}, model_routes=(("plain", "gpu"),))
+    shape = _shape(tree(plain))
+    given_ = replace(plain, model_routes=((name, "gpu"),))
+    rendered = tree(given_)
+    if "*" not in name:
+        assert _shape(rendered) == shape
+        (model,) = (r for r in gate_routes(rendered) if r["name"] == "model")
+        assert model["match"]["headers"][0]["string_match"] == {"exact": name}
+    try:
+        rendered = tree(replace(plain, runtime=Path("/" + folder)))
+    except ConfigError:
+        return
+    assert _shape(rendered) == shape
+    admin = rendered["admin"]["address"]["pipe"]["path"]
+    assert admin == str(Path("/" + folder) / "envoy-admin.sock")
+
+
+def _shape(value: Any) -> Any:
+    """Structure without scalars."""
+    if isinstance(value, dict):
+        return {k: _shape(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_shape(v) for v in value]
+    return type(value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(min_size=1, max_size=20), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON, st.integers(0, 60))
+@example({"on": "off", "a": ["1", "-", "~", "", "08", "1:30"], ":": {"<<": "*"}}, 4)
+def test_data_is_written_as_it_is(value: Any, indent: int) -> None:
+    surrogate = re.compile(r"[\ud800-\udfff]")
+    if surrogate.search(repr(value)):
+        return
+    assert yaml.safe_load(yamltext.flow(value)) == value
+    text = " " * indent + yamltext.block(value, indent)
+    assert yaml.safe_load(text) == value
+
+
+# ── Memory ───────────────────────────────────────────────────────────────────────────────────────
+
+PLANS = {
+    "body_limit_mib": st.integers(1, 256),
+    "connections": st.integers(1, 20_000),
+    "streams": st.integers(1, 200),
+    "concurrency": st.integers(1, 64),
+}
+
+
+@given(heap_mib=st.integers(1, 200_000), **PLANS)
+def test_the_sum_of_what_can_be_held_fits(
+    heap_mib: int, body_limit_mib: int, connections: int, streams: int, concurrency: int
+) -> None:
+    asked = {
+        "body_limit_mib": body_limit_mib,
+        "connections": connections,
+        "streams": streams,
+        "concurrency": concurrency,
+    }
+    try:
+        planned = capacity.plan(heap_mib=heap_mib, **asked)
+    except ConfigError as fault:
+        (sentence,) = fault.faults
+        least = int(re.search(r"is below (\d+)", sentence)[1])  # type: ignore[index]
+        assert least > heap_mib
+        assert capacity.plan(heap_mib=least, **asked).room >= body_limit_mib * capacity.MIB
+        return
+    small = connections * streams * (capacity.SMALL_BODY + capacity.HEADERS_KIB * capacity.KIB)
+    checks = capacity.CHECKS * 2 * capacity.SMALL_BODY
+    logs = concurrency * capacity.LOG_BUFFER
+    # whole, as the message to the service, as its frame
+    long = planned.room * concurrency * 3
+    assert small + checks + logs + long <= 0.9 * planned.heap
+    assert planned.room >= planned.prompt_body == body_limit_mib * capacity.MIB
+
+
+def test_the_plan_is_what_envoy_is_told() -> None:
+    options = RenderOptions(heap_mib=2048, max_connections=100, max_streams=8, body_limit_mib=16)
+    planned = capacity.plan(
+        heap_mib=2048, body_limit_mib=16, connections=100, streams=8, concurrency=2
+    )
+    rendered = tree(options)
+    overload = rendered["overload_manager"]
+    limits = [monitor["typed_config"] for monitor in overload["resource_monitors"]]
+    assert limits[0]["max_heap_size_bytes"] == planned.heap == 2048 * capacity.MIB
+    assert limits[1]["max_active_downstream_connections"] == 100
+    http = manager(rendered)
+    assert http["http2_protocol_options"]["max_concurrent_streams"] == 8
+    assert http["max_request_headers_kb"] == capacity.HEADERS_KIB
+    contexts = [
+        config["tensorgate.body_room"]["filter_context"]
+        for route in gate_routes(rendered)
+        if "tensorgate.body_room" in (config := route.get("typed_per_filter_config", {}))
+    ]
+    prompt, other = {"room": planned.room, "limit": 16 * capacity.MIB}, capacity.MIB
+    assert contexts == [prompt] * 4 + [{"room": planned.room, "limit": other}] * 4
+
+
+def test_only_routes_with_room_take_more_than_anybody_may_send() -> None:
+    limits = {"ext_authz": capacity.SMALL_BODY}
+    for route in gate_routes(tree(RenderOptions())):
+        config = route.get("typed_per_filter_config", {})
+        settings = config.get("envoy.filters.http.ext_authz", {}).get("check_settings")
+        assert (settings is not None) == ("tensorgate.body_room" in config)
+        if settings:
+            most = settings["with_request_body"]["max_request_bytes"]
+            assert most == config["tensorgate.body_room"]["filter_context"]["limit"]
+            limits[route["name"]] = most
+    assert limits == {
+        "ext_authz": capacity.SMALL_BODY,
+        "prompt": 32 * capacity.MIB,
+        "other": capacity.MIB,
+    }
+
+
+# ── Routes ───────────────────────────────────────────────────────────────────────────────────────
+
+CATALOG = """
+models:
+  "qwen*": {price: {input: 1}, context_tokens: 9, upstream: b}
+  qwen-mini: {price: {input: 1}, context_tokens: 9, aliases: ["gpt-*", claude]}
+  "qwen3*": {price: {input: 1}, context_tokens: 9, upstream: a}
+  "*.gguf": {price: {input: 1}, context_tokens: 9, upstream: a}
+  llama-3.1: {price: {input: 1}, context_tokens: 9, upstream: b}
+default: {price: {input: 1}, context_tokens: 9}
+upstreams: {a: "10.0.0.1:1", b: "10.0.0.2:1"}
+plans: {free: {}}
+default_plan: free
+"""
+
+
+@cache
+def several_servers() -> tuple[Catalog, list[Any]]:
+    catalog = Catalog.parse(CATALOG, "test")
+    options = RenderOptions(upstreams=catalog.upstreams, model_routes=catalog.routes())
+    return catalog, gate_routes(tree(options))
+
+
+@settings(deadline=None)  # the first one renders
+@given(st.from_regex(r"(qwen|qwen3|qwen-mini|llama|gpt|claude|-|3|\.|1|\.gguf|x)+", fullmatch=True))
+@example("qwen-mini")
+@example("qwen3.gguf")
+@example("llama-3.1")
+@example("llama-3x1")
+@example("gpt-4")
+@example("claude")
+def test_a_models_route_is_what_the_catalog_resolves(asked: str) -> None:
+    catalog, rendered = several_servers()
+    offer = catalog.resolve(asked)
+    assert offer is not None
+    for route in rendered:
+        if route["name"] == "allowed" or (
+            route["name"] == "model"
+            and _matches(route["match"]["headers"][0]["string_match"], offer.name)
+        ):
+            assert route["route"]["cluster"] == f"model-{offer.model.upstream or 'default'}"
+            return
+    raise AssertionError("no route")
+
+
+def _matches(matcher: dict[str, Any], text: str) -> bool:
+    if "exact" in matcher:
+        return bool(matcher["exact"] == text)
+    return re.fullmatch(matcher["safe_regex"]["regex"], text) is not None
+
+
+def test_a_model_server_is_reached_only_with_the_services_mark() -> None:
+    options = RenderOptions(upstreams={"a": "h:1"}, model_routes=(("m", "a"), ("n*", "default")))
+    seen = []
+    for route in gate_routes(tree(options)):
+        cluster = route.get("route", {}).get("cluster", "")
+        if cluster.startswith("model-"):
+            (mark,) = route["match"]["dynamic_metadata"]
+            assert mark == routes.allowed()
+            seen.append(cluster)
+        else:
+            assert cluster in {"", "nowhere"}
+    assert seen == ["model-a", "model-default", "model-default"]
+
+
+def test_what_a_credential_looks_like() -> None:
+    form = KeyForm(("acme_", "sk-tg_"), "sk-[a-z]{8}")
+    regexes = {n: re.compile(m["safe_regex"]["regex"]) for n, m in routes.credentials(form)}
+    missing = {m["name"]: re.compile(m["string_match"]["safe_regex"]["regex"]) for m in
+               routes.no_credential()}  # fmt: skip
+    assert tuple(regexes) == tuple(missing) == credential.CREDENTIAL_HEADERS
+    for key in (mint("acme_"), mint(), "sk-abcdefgh"):
+        for name, regex in regexes.items():
+            bearer = name == "authorization"
+            assert (regex.fullmatch(key) is None) is bearer
+            assert (regex.fullmatch(f"beAREr  {key}") is not None) is bearer
+            assert not regex.fullmatch(f"{key},{key}")
+            assert not regex.fullmatch(f"{key} ")
+            assert missing[name].fullmatch(f"Bearer {key}" if bearer else key)
+    for nothing in ("", "Bearer", "Bearer ", "Basic abc", "bearerx y"):
+        assert not missing["authorization"].fullmatch(nothing)
+
+
+# ── What Envoy says ──────────────────────────────────────────────────────────────────────────────
+
+
+def said() -> list[replies.Reply]:
+    return [replies._UNDONE, *replies._replies("sk-tg_…", 60)]
+
+
+def test_the_vocabulary_is_closed() -> None:
+    codes = {reply.code for reply in said()}
+    assert codes == ENVOYS | {
+        Reason.MISSING_API_KEY,
+        Reason.AUTHORIZATION_UNAVAILABLE,
+        Reason.NOT_FOUND,
+    }
+
+
+def test_words_are_short_and_say_what_to_do() -> None:
+    for reply in said():
+        words = reply.message
+        if words.startswith("%METADATA"):  # the route says it
+            continue
+        assert words.endswith(".")
+        assert len(re.findall(r"\.(?: |$)", words)) <= 2
+    limits = (routes.SMALL_TOO_LARGE, *(c.too_large for c in routes.body_classes(capacity.MIB)))
+    for words in limits:
+        assert len(re.findall(r"\.(?: |$)", words)) == 2
+
+
+def test_types_are_those_of_the_services_refusals() -> None:
+    assert dict(denial._OPENAI_TYPES) == replies._OPENAI_TYPES
+    assert dict(denial._ANTHROPIC_TYPES) == replies._ANTHROPIC_TYPES
+    assert replies.REALM == denial.REALM
+
+
+@given(st.from_regex(r"/(v1|/|messages|count_tokens|x)*", fullmatch=True))
+@example("/v1/messages")
+@example("/v1/messagesx")
+@example("/v1/messages/count_tokens")
+def test_a_path_speaks_the_same_dialect_to_both(path: str) -> None:
+    anthropic = endpoints.dialect_of(path) is Dialect.ANTHROPIC
+    for query in ("", "?", "?beta=true"):
+        assert (re.fullmatch(replies.ANTHROPIC_PATH, path + query) is not None) is anthropic
+
+
+# ── Headers ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_the_service_takes_away_envoy_takes_away_as_well() -> None:
+    gone = set(headers.NOT_ACCEPTED) | set(headers.NOT_UPSTREAM)
+    assert set(TO_REMOVE) <= gone
+    assert headers.CREDENTIAL_HEADERS == credential.CREDENTIAL_HEADERS
+
+
+def test_every_header_of_ours_is_exposed_and_never_a_servers() -> None:
+    ours = set(re.findall(r'"((?:x-|ratelimit|anthropic-|retry-after)[a-z-]*)"',
+                          Path(authz_headers.__file__).read_text()
+                          + Path(denial.__file__).read_text()))  # fmt: skip
+    assert {"x-ratelimit-limit-requests", "retry-after", "x-tensorgate-reason"} <= ours
+    assert ours <= set(headers.EXPOSED)
+    for name in ours - {"retry-after"}:
+        assert name in headers.SERVERS_NAMES or name.startswith(headers.SERVERS_PREFIXES)
+
+
+# ── Command line ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("UPSTREAM", "CATALOG", "RUNTIME", "CORS_ORIGINS", "WORKERS", "STATE"):
+        monkeypatch.delenv(f"TENSORGATE_{name}", raising=False)
+    return tmp_path
+
+
+def test_without_options_it_prints_what_is_checked_in(alone: Path) -> None:
+    result = CliRunner().invoke(app, ["render"])
+    assert result.exit_code == 0
+    assert result.stdout == (ROOT / "envoy.yaml").read_text()
+
+
+def test_options_environment_and_catalog(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (alone / "catalog.yaml").write_text(CATALOG)
+    monkeypatch.setenv("TENSORGATE_RUNTIME", "/run/other")
+    monkeypatch.setenv("TENSORGATE_CORS_ORIGINS", "https://a.example, https://b.example")
+    argv = ["render", "--upstream", "https://api.example", "--port", "9000", "--listen", "::"]
+    argv += ["--upstream-credential-file", "key", "--upstream-credential-file", "a=/etc/a"]
+    argv += ["--output", "out.yaml"]
+    result = CliRunner().invoke(app, argv)
+    assert (result.exit_code, result.stdout) == (0, "")
+    catalog = Catalog.parse(CATALOG, "test")
+    assert (alone / "out.yaml").read_text() == render(
+        RenderOptions(
+            upstream="https://api.example",
+            port=9000,
+            listen="::",
+            runtime=Path("/run/other"),
+            cors_origins=("https://a.example", "https://b.example"),
+            upstreams=catalog.upstreams,
+            model_routes=catalog.routes(),
+            credential_files={"default": alone / "key", "a": Path("/etc/a")},
+        )
+    )
+
+
+def test_faults_are_raised_for_the_front_door(alone: Path) -> None:
+    for argv in (["--heap-mib", "100"], ["--output", "/"], ["--catalog", "none.yaml"]):
+        result = CliRunner().invoke(app, ["render", *argv])
+        assert isinstance(result.exception, ConfigError)
+
+
+def test_a_render_is_the_same_every_time() -> None:
+    texts = [render(RenderOptions(upstreams={"a": "h:1", "b": "i:1"})) for _ in range(3)]
+    assert all(one == other for one, other in pairwise(texts))
