@@ -318,9 +318,7 @@ def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminServic
     engine = open_state(settings)
     try:
         with KeyRepository(engine) as repository:
-            yield AdminService(
-                repository, settings, actor=actor, changed=lambda: nudge(settings)
-            )
+            yield AdminService(repository, settings, actor=actor, changed=lambda: nudge(settings))
     finally:
         engine.dispose()
 

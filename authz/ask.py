@@ -10,7 +10,8 @@ nested ones that are read are held to the same here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import simdjson
@@ -18,22 +19,45 @@ import simdjson
 from authz.model import Ask, Edit, Fault, Reason, Shape, Slot
 
 MAX_BOUND: Final = 1 << 40  # tokens; more is no bound that anybody means
-MAX_REPEATS: Final = 1 << 20
-CONTEXT: Final = frozenset({"web_search_options", "mcp_servers", "audio", "prompt_id", "container"})
-"""Members that bring input which does not stand in the body, whatever their value."""
+MAX_SEQUENCES: Final = 1 << 20  # answers to one request
+CONTEXT: Final = frozenset(
+    {
+        *("web_search_options", "mcp_servers", "audio", "prompt_id", "container"),
+        *("image_data", "multi_modal_data", "prompt_embeds"),
+    }
+)
+"""Members that bring input which does not stand in the body as text, whatever their value."""
 
-_TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
-_CALL_PARTS: Final = frozenset(
-    {"redacted_thinking", "tool_use", "function_call", "custom_tool_call", "reasoning"}
+_TEXTS: Final = frozenset(
+    {
+        *("text", "input_text", "output_text", "refusal"),
+        *("thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text"),
+        *("message", "tool_use", "tool_result", "function_call", "function_call_output"),
+        *("custom_tool_call", "custom_tool_call_output"),
+        *("local_shell_call", "local_shell_call_output"),
+    }
 )
-_RESULT_PARTS: Final = frozenset(
-    {"tool_result", "function_call_output", "custom_tool_call_output", "message"}
+"""The types of items and parts whose text stands in the body, if what is inside them is text."""
+
+_ITEM_MEMBERS: Final = frozenset(
+    {
+        *("type", "role", "content", "output", "text", "name", "refusal", "id", "status", "phase"),
+        *("tool_calls", "tool_call_id", "function_call", "tool_use_id", "call_id", "namespace"),
+        *("input", "arguments", "action", "caller", "cache_control", "annotations", "citations"),
+        *("logprobs", "summary", "encrypted_content", "thinking", "signature", "data"),
+        *("reasoning", "reasoning_content", "reasoning_details"),
+    }
 )
-_CLIENT_TOOLS: Final = frozenset({"function", "custom"})
-_CONTENT_MEMBERS: Final = frozenset({"type", "content", "output"})
+"""What may stand in them. Any other member might be an image for some server, whatever `type` is,
+unless it is null, a boolean or a number."""
+
+_CLIENT_TOOLS: Final = frozenset({"function", "custom", "local_shell"})
+_READ_MEMBERS: Final = frozenset({"type", "content", "output"})
 _TOOL_MEMBERS: Final = frozenset({"type"})
 _MAX_NESTING: Final = 4  # messages, parts, results, their parts
 _OPTION_MEMBERS: Final = frozenset({"include_usage"})
+_MAX_PLACES: Final = 16
+_WHOLE: Final = re.compile(rb"\[[-0-9,]++\]")
 
 
 class _NotUnderstoodError(Exception):
@@ -62,9 +86,8 @@ MESSAGES: Final = Shape("messages", bounds=("max_tokens",))
 EMBEDDINGS: Final = Shape("input", also=(), repeats=(), many=True)
 
 _SHAPES: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)
-MEMBERS: Final = frozenset(
-    {"stream", "stream_options", "tools", "system", "instructions", *CONTEXT}
-).union(
+_TALK: Final = ("messages", "system", "instructions")  # whatever else the endpoint calls content
+MEMBERS: Final = frozenset({"stream", "stream_options", "tools", *_TALK, *CONTEXT}).union(
     *(
         (s.content, *s.bounds, *s.also, *s.repeats, *s.stored, *s.unbounded)
         for s in _SHAPES
@@ -76,26 +99,33 @@ MEMBERS: Final = frozenset(
 def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
     """What an object, in which no name stands twice, asks for, or what is wrong with it.
 
-    `raw` is the body that the document was read from; edits are offsets into it.
+    `raw` is the JSON that the document was read from; edits are offsets into it.
     """
     has = {name: document[name] for name in document if name in MEMBERS}
     try:
         bounds = _numbers(has, shape.bounds, MAX_BOUND)
-        also = _numbers(has, shape.also, MAX_BOUND)
+        also = max(_numbers(has, shape.also, MAX_BOUND).values(), default=0)
+        repeats = max(_numbers(has, shape.repeats, MAX_SEQUENCES).values(), default=1)
         prompts, text_only = _content(has, shape)
+        if prompts * repeats > MAX_SEQUENCES:
+            name = shape.content if repeats == 1 else _set(has, shape.repeats)
+            detail = f"a request may ask for at most {MAX_SEQUENCES} answers"
+            return Fault(Reason.INVALID_PARAMETER, detail, param=name)
         slot = None
         if shape.bounds and not bounds:
             slot = _bound_slot(raw, shape.bounds[0], present=shape.bounds[0] in has)
+        stored = _stored(has, shape)
         return Ask(
-            output=max((*bounds, *also)) if bounds else None,
+            output=max((*bounds.values(), also)) if bounds else None,
+            also=also,
             prompts=prompts,
-            repeats=max(_numbers(has, shape.repeats, MAX_REPEATS), default=1),
-            text_only=text_only,
+            repeats=repeats,
+            text_only=text_only and stored is None,
             slot=slot,
             usage_edit=_usage_edit(has, raw) if shape.usage_on_request else None,
-            stored=_set(has, shape.stored),
+            stored=stored,
             unbounded=_set(has, shape.unbounded),
-            bound_name=_set(has, shape.bounds),
+            bound_name=max(bounds, key=bounds.__getitem__, default=None),
         )
     except _FaultError as fault:
         return fault.fault
@@ -106,18 +136,17 @@ def _set(has: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if has.get(name) not in (None, False)), None)
 
 
-def _numbers(has: Mapping[str, Any], names: tuple[str, ...], most: int) -> list[int]:
+def _numbers(has: Mapping[str, Any], names: tuple[str, ...], most: int) -> dict[str, int]:
     """The values of members that are set: whole numbers from 1, as JSON writes integers."""
-    found = []
+    found = {}
     for name in names:
         value = has.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise _FaultError(
-                Reason.INVALID_PARAMETER, "it must be a whole number, 1 or more", name
-            )
-        found.append(value)
+            detail = f"it must be a whole number from 1 to {most}"
+            raise _FaultError(Reason.INVALID_PARAMETER, detail, name)
+        found[name] = value
     return found
 
 
@@ -132,8 +161,9 @@ def _bound_slot(raw: bytes, name: str, *, present: bool) -> Slot:
     """
     if not present:
         return Slot(raw.index(b"{") + 1, 0, f'"{name}":', ",")
-    start, end = _only(raw, rb'"%s"[ \t\r\n]*:[ \t\r\n]*(null)' % name.encode(), name)
-    return Slot(start, end - start, "", "")
+    pattern = rb'"%s"[ \t\r\n]*:[ \t\r\n]*(null)' % name.encode()
+    edit = _in_place(raw, pattern, "1", name, lambda edited: edited[name] == 1)
+    return Slot(edit.offset, edit.removed, "", "")
 
 
 def _usage_edit(has: Mapping[str, Any], raw: bytes) -> Edit | None:
@@ -144,8 +174,7 @@ def _usage_edit(has: Mapping[str, Any], raw: bytes) -> Edit | None:
     if "stream_options" not in has:
         return Edit(raw.index(b"{") + 1, 0, '"stream_options":{"include_usage":true},')
     if options is None:
-        span = _only(raw, rb'"stream_options"[ \t\r\n]*:[ \t\r\n]*(null)', "stream_options")
-        return _replace(span, '{"include_usage":true}')
+        return _options_edit(raw, rb'"stream_options"@:@(null)', '{"include_usage":true}')
     if not isinstance(options, simdjson.Object):
         raise _FaultError(Reason.INVALID_PARAMETER, "it must be an object", "stream_options")
     names = _names(options, _OPTION_MEMBERS)
@@ -153,30 +182,42 @@ def _usage_edit(has: Mapping[str, Any], raw: bytes) -> Edit | None:
     if wanted is True:
         return None
     if "include_usage" not in names:
-        span = _only(raw, rb'"stream_options"[ \t\r\n]*:[ \t\r\n]*\{()', "stream_options")
-        return _replace(span, '"include_usage":true' + ("," if names else ""))
+        text = '"include_usage":true' + ("," if names else "")
+        return _options_edit(raw, rb'"stream_options"@:@\{()', text)
     if wanted is None or wanted is False:
-        span = _only(raw, rb'"include_usage"[ \t\r\n]*:[ \t\r\n]*(null|false)', "stream_options")
-        return _replace(span, "true")
+        return _options_edit(raw, rb'"include_usage"@:@(null|false)', "true")
     detail = "its `include_usage` must be true or false"
     raise _FaultError(Reason.INVALID_PARAMETER, detail, "stream_options")
 
 
-def _replace(span: tuple[int, int], text: str) -> Edit:
-    return Edit(span[0], span[1] - span[0], text)
+def _options_edit(raw: bytes, pattern: bytes, text: str) -> Edit:
+    """In a pattern, @ is any space."""
+    spaced = pattern.replace(b"@", rb"[ \t\r\n]*")
+    return _in_place(raw, spaced, text, "stream_options", _reports_usage)
 
 
-def _only(raw: bytes, pattern: bytes, name: str) -> tuple[int, int]:
-    """The one place in the body where a member is written so.
+def _reports_usage(document: Any) -> bool:
+    options = document["stream_options"]
+    if not isinstance(options, simdjson.Object):
+        return False
+    return options.get("include_usage") is True
+
+
+def _in_place(
+    raw: bytes, pattern: bytes, text: str, name: str, holds: Callable[[Any], bool]
+) -> Edit:
+    """The edit that puts `text` for the pattern's group, where that has the wanted effect.
 
     Quotes inside a string are escaped, so text cannot look like a member; the same member in
-    another object can, or ours spelled with escapes, and then nobody knows which it is.
+    another object can, and ours can be spelled with escapes. So each place is tried.
     """
-    found = [match.span(1) for match in re.finditer(rb"(?<!\\)" + pattern, raw)]
-    if len(found) != 1:
-        detail = f"`{name}` is null or incomplete, and stands in more than one place"
-        raise _FaultError(Reason.AMBIGUOUS_BODY, detail, name)
-    return found[0]
+    for match in islice(re.finditer(pattern, raw), _MAX_PLACES):
+        start, end = match.span(1)
+        edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
+        if holds(edited):
+            return Edit(start, end - start, text)
+    detail = f"`{name}` is null or incomplete, and where it stands cannot be told"
+    raise _FaultError(Reason.AMBIGUOUS_BODY, detail, name)
 
 
 # -- what stands in the content
@@ -185,27 +226,47 @@ def _only(raw: bytes, pattern: bytes, name: str) -> tuple[int, int]:
 def _content(has: Mapping[str, Any], shape: Shape) -> tuple[int, bool]:
     """How many prompts there are, and whether all input is text that stands in the body."""
     content = has.get(shape.content)
-    prompts = 1
-    if shape.many and isinstance(content, simdjson.Array):
-        prompts = _prompts(content)
+    prompts = _prompts(content) + _prompts(has.get("prompt_embeds")) if shape.many else 1
     try:
-        if not shape.many:
+        if shape.many:
+            _only_text(content)
+        else:
             _walk(content)
-            _walk(has.get("system"))
+        for name in _TALK:
+            _walk(has.get(name))
         if any(has.get(name) is not None for name in CONTEXT):
-            return prompts, False
+            return max(prompts, 1), False
         _tools(has.get("tools"))
     except _NotUnderstoodError:
-        return prompts, False
-    return prompts, True
+        return max(prompts, 1), False
+    return max(prompts, 1), True
 
 
 def _prompts(content: Any) -> int:
     """A list of strings or of lists of tokens is as many prompts; a list of tokens is one."""
-    size = len(content)
-    if size == 0:
-        return 1
-    return 1 if isinstance(content[0], int) and not isinstance(content[0], bool) else size
+    if not isinstance(content, simdjson.Array):
+        return 0 if content is None else 1
+    return 1 if _tokens(content) else len(content)
+
+
+def _tokens(value: Any) -> bool:
+    """Whether a list holds whole numbers and nothing else."""
+    return len(value) == 0 or (
+        isinstance(value[0], int) and _WHOLE.fullmatch(value.mini) is not None
+    )
+
+
+def _only_text(value: Any, depth: int = 0) -> None:
+    """Text, tokens, or lists of them. Raises where there is something else."""
+    if value is None or isinstance(value, str):
+        return
+    if not isinstance(value, simdjson.Array) or depth > 1:
+        raise _NotUnderstoodError
+    if _tokens(value):
+        return
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, int | str):
+            _only_text(item, depth + 1)
 
 
 def _walk(value: Any, depth: int = 0) -> None:
@@ -219,15 +280,36 @@ def _walk(value: Any, depth: int = 0) -> None:
             continue
         if not isinstance(item, simdjson.Object):
             raise _NotUnderstoodError
-        names = _names(item, _CONTENT_MEMBERS)
-        kind = item["type"] if "type" in names else None
-        if kind in _TEXT_PARTS or kind in _CALL_PARTS:
-            continue
-        if kind is not None and kind not in _RESULT_PARTS:
+        names = _names(item, _READ_MEMBERS)
+        if "type" in names and item["type"] not in _TEXTS:
+            raise _NotUnderstoodError
+        if any(n not in _ITEM_MEMBERS and not _says_nothing(item[n]) for n in names):
             raise _NotUnderstoodError
         for inner in ("content", "output"):
             if inner in names:
                 _walk(item[inner], depth + 1)
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether a value is too small to name any input."""
+    return value is None or isinstance(value, bool | int | float)
+
+
+def _stored(has: Mapping[str, Any], shape: Shape) -> str | None:
+    """The member that brings in what the server keeps, if there is one."""
+    content = has.get(shape.content)
+    if shape.stored and isinstance(content, simdjson.Array):
+        for item in content:
+            if isinstance(item, simdjson.Object) and _is_reference(item):
+                return shape.content
+    return _set(has, shape.stored)
+
+
+def _is_reference(item: Any) -> bool:
+    """Whether an item is only the name of one that the server keeps; its type may be left out."""
+    names = _names(item, _READ_MEMBERS)
+    kind = item["type"] if "type" in names else None
+    return kind == "item_reference" or (kind is None and "id" in names and "content" not in names)
 
 
 def _tools(tools: Any) -> None:

@@ -73,14 +73,15 @@ class Body:
 
 def read_json(raw: bytes, shape: Shape | None = None) -> Body | Fault:
     """Read a JSON object's `model`, `stream` and what it asks for, or say what is wrong with it."""
-    mended = False
+    mended, mend = False, raw
     try:
         document = _parser(len(raw)).parse(raw)
     except (ValueError, RuntimeError):
         _parsers.kept = None
-        mend = _mend(raw)
-        if isinstance(mend, Fault):
-            return mend
+        reading = _mend(raw)
+        if isinstance(reading, Fault):
+            return reading
+        mend = reading
         try:
             document, mended = simdjson.Parser().parse(mend), True
         except (ValueError, RuntimeError):
@@ -89,7 +90,7 @@ def read_json(raw: bytes, shape: Shape | None = None) -> Body | Fault:
         return _fault("it starts with a byte order mark; send UTF-8 without one", 0)
     if not isinstance(document, simdjson.Object):
         return _fault("it is not a JSON object", 0)
-    return _read_members(document, mended, raw, shape)
+    return _read_members(document, mended, mend, shape)
 
 
 def _read_members(document: Any, mended: bool, raw: bytes, shape: Shape | None) -> Body | Fault:

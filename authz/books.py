@@ -79,9 +79,7 @@ def open_books(settings: AuthzSettings, catalog: Catalog, metrics: Metrics) -> I
         )
         upkeep.start()
         stack.callback(upkeep.stop)
-        yield Books(
-            counters, SeededCounters(counters, ledger), settler, meter, ledger, upkeep
-        )
+        yield Books(counters, SeededCounters(counters, ledger), settler, meter, ledger, upkeep)
 
 
 def _recover(

@@ -14,6 +14,7 @@ from typing import Final
 
 from authz.model import Ask, Edit
 from store.catalog import Model
+from store.records import NANOUSD
 
 MILLION: Final = 1_000_000
 
@@ -31,6 +32,9 @@ class Bound:
     edits: tuple[Edit, ...]
 
 
+MAX_NANOUSD: Final = 1_000_000 * NANOUSD
+"""What no call may cost: far from what anybody means, and sums of thousands still fit 64 bits."""
+
 FREE: Final = Bound(0, 0, 0, ())
 """For what holds no money."""
 
@@ -46,8 +50,8 @@ def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds:
     if has_output:
         one = ask.output or context
         if ask.output is None and ask.slot is not None and model.max_output_tokens is not None:
-            one = model.max_output_tokens
-            edits.append(ask.slot.edit(one))
+            one = max(model.max_output_tokens, ask.also)
+            edits.append(ask.slot.edit(model.max_output_tokens))
         one = min(one, context)
     everything = ask.prompts * context
     tokens_in = everything

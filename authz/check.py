@@ -147,12 +147,12 @@ class Checker:
             return self._refuse(self._over(asked, took, most), client)
         if endpoint.lane is Lane.OURS:
             answer = self._own_answer(asked, wanted)
-            self.metrics.checks.labels("answered", "").inc()
+            self.metrics.answered.inc()
             return answered(answer, client, {"outcome": "answered", "reason": ""})
         if took.hold is not None and not is_active():
             self._give_back(took.hold, now_us)
             return self._deny(_UNAVAILABLE, request, None, now_us)
-        self.metrics.checks.labels("allowed", "").inc()
+        self.metrics.allowed.inc()
         if took.hold is not None:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
         return allowed(self._upstream(asked), client, _metadata(asked, took.hold, most))

@@ -86,8 +86,8 @@ class Shape:
 
     content: str
     bounds: tuple[str, ...] = ()
-    also: tuple[str, ...] = ("n_predict",)
-    repeats: tuple[str, ...] = ("n", "best_of")
+    also: tuple[str, ...] = ("n_predict", "max_new_tokens")
+    repeats: tuple[str, ...] = ("n", "best_of", "n_cmpl")
     many: bool = False
     usage_on_request: bool = False  # a stream carries usage only where `stream_options` asks
     stored: tuple[str, ...] = ()  # members that name context which the server keeps
@@ -99,9 +99,10 @@ class Ask:
     """What one request asks for.
 
     `output` is the client's own bound for one answer, in tokens, None where it set none;
-    `slot` is then where one can be put. `usage_edit` makes the server report usage, and is
-    there only where the client did not ask for it. `stored`, `unbounded` and `bound_name` (of the
-    client's bound) name a member.
+    `slot` is then where one can be put. `also`, 0 if there is none, is what the client set by a
+    name that only some servers know: these may heed it whatever stands in the slot. `usage_edit`
+    makes the server report usage, and is there only where the client did not ask for it.
+    `stored`, `unbounded` and `bound_name` (of the client's largest bound) name a member.
     """
 
     output: int | None
@@ -113,6 +114,7 @@ class Ask:
     stored: str | None = None
     unbounded: str | None = None
     bound_name: str | None = None
+    also: int = 0
 
 
 @dataclass(frozen=True, slots=True)

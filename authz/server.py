@@ -1,4 +1,4 @@
-"""The process: three gRPC servers on unix sockets, /metrics, and an orderly start and stop.
+"""The process: three gRPC servers on unix sockets, the control socket, /metrics, start and stop.
 
 Checks, access-log streams and health each have a server and threads of their own: a stream
 keeps its thread for life, and one slow moment of the checks must not look like death.
@@ -24,6 +24,7 @@ from prometheus_client import start_http_server
 from authz.books import Books, open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
+from authz.control import Responder, methods, serving
 from authz.feed import Feed
 from authz.lease import Lease
 from authz.listings import Listings
@@ -35,6 +36,7 @@ from authz.settings import AuthzSettings
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM, Catalog
 from store.clock import steady_clock, wall_us
+from store.control import SOCKET_NAME
 from store.errors import TensorgateError
 from store.keys import KeyRepository
 from store.records import SECOND_US
@@ -122,8 +124,11 @@ def serve(settings: AuthzSettings) -> None:
         stack.callback(lease.release)
         metrics = Metrics()
         books = stack.enter_context(open_books(settings, catalog, metrics))
-        checker = _checker(settings, catalog, metrics, books, stack)
+        cache, feed = _keys(settings, metrics, stack)
+        checker = _checker(settings, catalog, metrics, books, cache=cache, stack=stack)
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+        responder = Responder(settings.state, methods(books, feed))
+        stack.enter_context(serving(settings.runtime / SOCKET_NAME, responder))
         health = Health()
         with _servers(settings, checker, books.meter, health):
             host, port = settings.metrics_address
@@ -157,9 +162,8 @@ def _acquire(lease: Lease, stopping: Event) -> bool:
     return True
 
 
-def _checker(
-    settings: AuthzSettings, catalog: Catalog, metrics: Metrics, books: Books, stack: ExitStack
-) -> Checker:
+def _keys(settings: AuthzSettings, metrics: Metrics, stack: ExitStack) -> tuple[KeyCache, Feed]:
+    """The cache of keys, and the feed that keeps it fresh."""
     engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
     stack.callback(engine.dispose)
     check_current(engine)
@@ -174,6 +178,18 @@ def _checker(
     feed = Feed(repository, cache)
     stack.callback(feed.stop)
     feed.start()
+    return cache, feed
+
+
+def _checker(
+    settings: AuthzSettings,
+    catalog: Catalog,
+    metrics: Metrics,
+    books: Books,
+    *,
+    cache: KeyCache,
+    stack: ExitStack,
+) -> Checker:
     listings = Listings(settings.runtime / "upstreams.sock", (DEFAULT_UPSTREAM, *catalog.upstreams))
     stack.callback(listings.stop)
     listings.start()

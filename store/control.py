@@ -19,10 +19,12 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from store.errors import NotRunningError, StoreError, StoreUnavailableError
-from store.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from store.settings import StoreSettings  # its pydantic is not needed to ask
 
 SOCKET_NAME: Final = "control.sock"
 RUNTIME_NAME: Final = "runtime"  # the file in the state folder in which `up` names the folder
@@ -55,7 +57,7 @@ def runtime_folder(settings: StoreSettings) -> Path:
 class Control:
     """The control socket of the authz that serves a state, whether or not one does."""
 
-    socket: Path
+    path: Path
     state: Path
 
     @classmethod
@@ -80,7 +82,7 @@ class Control:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(seconds)
-                connection.connect(str(self.socket))
+                connection.connect(str(self.path))
                 connection.sendall(question)
                 return _receive(connection, deadline)
         except _ABSENT:
@@ -102,13 +104,13 @@ class Control:
 
     def _nobody(self) -> NotRunningError:
         return NotRunningError(
-            f"No authz serves the state in {self.state} (looked at {self.socket}). "
+            f"No authz serves the state in {self.state} (looked at {self.path}). "
             "Start the gate: `make run` or `tensorgate up`."
         )
 
     def _silent(self, why: str) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"The authz at {self.socket} does not answer ({why}). "
+            f"The authz at {self.path} does not answer ({why}). "
             "Try again; `tensorgate doctor` looks at each part."
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 from store.records import NANOUSD, SECOND_US
@@ -43,7 +44,12 @@ def usd_json(nanousd: int | None) -> int | float | str | None:
 
 def rfc3339(us: int) -> str:
     """`2026-11-20T09:14:05Z`, whole seconds."""
-    return f"{datetime.fromtimestamp(us // SECOND_US, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return _rfc3339(us // SECOND_US)
+
+
+@lru_cache(4096)  # the same few moments stand in the headers of many answers
+def _rfc3339(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def utc(us: int) -> str:

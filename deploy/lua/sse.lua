@@ -7,9 +7,6 @@
 --   sink:data(text)   a part of an event's data, as it comes; each data line ends with LF
 --   sink:event(stop)  the event has ended; `stop` is the position in this chunk of the first byte
 --                     that is not the event's. An event that the stream's end cut off: `finish`
---
--- After `feed(chunk)`, `tail` is 1 where the chunk began with the LF of a CR LF whose CR had ended
--- the last chunk, else 0.
 
 local byte, find, min, sub = string.byte, string.find, math.min, string.sub
 
@@ -70,11 +67,10 @@ end
 
 function Reader:feed(s)
   local at, size = 1, #s
-  self.tail = 0
   if self.after_cr and size > 0 then
     self.after_cr = false
-    if byte(s, 1) == LF then
-      at, self.tail = 2, 1
+    if byte(s, 1) == LF then -- of a CR LF
+      at = 2
     end
   end
   local cr, lf = find(s, "\r", at, true), find(s, "\n", at, true)
@@ -113,7 +109,7 @@ end
 
 local function reader(sink)
   return setmetatable({
-    sink = sink, mode = "name", name = "", first = true, after_cr = false, tail = 0,
+    sink = sink, mode = "name", name = "", first = true, after_cr = false,
   }, Reader)
 end
 

@@ -214,16 +214,15 @@ function Stream:event(stop)
     return
   end
   local scan, only_usage = self.scan, false
-  if self.kind == "object" then
-    if not scan.whole then
-      if scan.fault or not self.over then
-        give_up(self)
-      end
-      return
-    end
+  if self.kind == "object" and scan.whole then
     only_usage = object(self, scan.record)
     self.measured, self.counted = scan.measured, false
     scan:reset()
+  elseif self.kind == "object" then
+    if scan.fault or not self.over then
+      return give_up(self)
+    end
+    self.cut = true -- by the stream's end: no event, but what was generated in it is counted
   elseif match(self.note, "^%[DONE%]%s*$") then
     self.ended = true
   end
@@ -233,11 +232,10 @@ function Stream:event(stop)
   end
 end
 
--- An event that the end cuts off is none, but what was generated in it is counted.
 function Stream:finish()
   self.over = true
   self.reader:finish()
-  if not self.broken and not self.kind then
+  if not self.broken and not self.cut then
     self.seen.done = "1"
   end
 end

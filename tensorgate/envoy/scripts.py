@@ -9,6 +9,11 @@ _FOLDER: Final = Path(__file__).parent / "lua"
 _INFERENCE: Final = ("json", "sse", "usage", "splice")  # what inference.lua requires
 
 
+def body_room() -> str:
+    """The filter that bounds long bodies: deploy/lua/body_room.lua."""
+    return _source("body_room")
+
+
 def inference() -> str:
     """The filter of calls that go to a model server: deploy/lua/inference.lua and its modules."""
     return bundle(_INFERENCE, _source("inference"))

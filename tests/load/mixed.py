@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from random import Random
@@ -53,6 +53,8 @@ QUICK_DEADLINES: Final = {
     "TENSORGATE_HOLD_DEADLINE_SECONDS": str(DEADLINE_SECONDS),
     "TENSORGATE_HEARTBEAT_SECONDS": "1",
 }
+ANSWER_SECONDS: Final = 30
+
 
 # -- what is called
 
@@ -128,10 +130,16 @@ def _model(api: Api, dice: Random) -> tuple[str, str]:
 
 def _order(number: int, api: Api, *, stream: bool, dice: Random) -> tuple[Order, int | None]:
     output = 0 if api is Api.EMBEDDINGS else dice.choice((1, 2, 9, 30, 80))
-    cached = dice.choice((0, 0, 128, 300))
+    cached = 0 if api is Api.EMBEDDINGS else dice.choice((0, 0, 128, 300))
     written = dice.choice((0, 200)) if api is Api.MESSAGES else 0
-    tokens = {"input": dice.randint(1, 400), "cached": cached, "written": written}
-    plain = Order(number, output=output, variety=dice.randrange(1 << 30), **tokens)
+    plain = Order(
+        number,
+        input=dice.randint(1, 400),
+        output=output,
+        cached=cached,
+        written=written,
+        variety=dice.randrange(1 << 30),
+    )
     changes: dict[str, Any] = {}
     leave_after: int | None = None
     fate = dice.random()
@@ -151,7 +159,7 @@ def _order(number: int, api: Api, *, stream: bool, dice: Random) -> tuple[Order,
         changes, leave_after = {"output": 40, "gap": 0.02}, dice.randint(1, 8)
     elif fate < 0.28 and stream:
         changes = {"output": 20, "gap": 0.01}
-    return Order(**{**plain.__dict__, **changes}), leave_after
+    return replace(plain, **changes), leave_after
 
 
 def _body(
@@ -205,6 +213,7 @@ class Outcome:
     """What a client saw of its call. `tokens` are those that came to it, `received` is the body.
 
     `status` is None where no answer came; `complete` says that the answer ended as HTTP has it.
+    What was not `sent` found nobody who listened.
     """
 
     call: Call
@@ -212,7 +221,7 @@ class Outcome:
     headers: Mapping[str, str] = field(default_factory=dict)
     received: bytes = b""
     complete: bool = False
-    tries: int = 1
+    sent: bool = False
 
     @property
     def request_id(self) -> str | None:
@@ -259,34 +268,47 @@ class Clients:
         self._address = address
         self._patience = patience
         self._threads = local()
+        self._opened: list[HTTPConnection] = []
+
+    def close(self) -> None:
+        """Close what the threads left open."""
+        for connection in self._opened:
+            connection.close()
 
     def make(self, call: Call) -> Outcome:
         """Make a call. While nobody listens it waits: what was not sent was not made."""
-        deadline = time.monotonic() + self._patience
         outcome = Outcome(call)
-        while True:
-            try:
-                connection = self._connection()
-                if connection.sock is None:
-                    connection.connect()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, f"{self._address} does not listen"
-                outcome.tries += 1
-                time.sleep(0.05)
+        connection = self._connected()
+        if connection is None:
+            return outcome
+        outcome.sent = True
         try:
             self._converse(connection, call, outcome)
         except (OSError, HTTPException):
             self.drop()
-        if outcome.status is None or outcome.status == 503:
+        if outcome.status in {None, 503}:
             time.sleep(0.05)  # nobody gains by spending all calls on an outage
         return outcome
+
+    def _connected(self) -> HTTPConnection | None:
+        deadline = time.monotonic() + self._patience
+        while time.monotonic() < deadline:
+            connection = self._connection()
+            try:
+                if connection.sock is None:
+                    connection.connect()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return connection
+        return None
 
     def _connection(self) -> HTTPConnection:
         connection: HTTPConnection | None = getattr(self._threads, "connection", None)
         if connection is None:
-            connection = HTTPConnection(self._address, timeout=self._patience)
+            connection = HTTPConnection(self._address, timeout=ANSWER_SECONDS)
             self._threads.connection = connection
+            self._opened.append(connection)
         return connection
 
     def drop(self, *, reset: bool = False) -> None:
@@ -323,7 +345,7 @@ class Clients:
         outcome.status = response.status
         outcome.headers = {name.lower(): value for name, value in response.getheaders()}
         if connection.sock is not None:
-            connection.sock.settimeout(self._patience)
+            connection.sock.settimeout(ANSWER_SECONDS)
         with closing(response):
             self._read(response, call, outcome)
         if not outcome.complete:
@@ -345,10 +367,16 @@ def drive(
     *,
     threads: int,
     meanwhile: Callable[[], None] | None = None,
+    patience: float = 30,
 ) -> list[Outcome]:
-    """Make the calls, so many at a time, and `meanwhile` something else, once."""
-    clients = Clients(address)
-    with ThreadPoolExecutor(threads + 1) as pool:
+    """Make the calls, so many at a time, and `meanwhile` something else, once.
+
+    A call waits `patience` seconds for a listener, then it is not made.
+    """
+    with (
+        closing(Clients(address, patience=patience)) as clients,
+        ThreadPoolExecutor(threads + 1) as pool,
+    ):
         beside = pool.submit(meanwhile) if meanwhile is not None else None
         outcomes = list(pool.map(clients.make, calls))
         if beside is not None:

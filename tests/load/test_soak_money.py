@@ -1,0 +1,153 @@
+"""The proofs of money at full size: `make soak`. Each prints its figures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from load.audit import Audit, admitted_ids, all_booked, check_budgets, reader, rows, until
+from load.latency import compare
+from load.mixed import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw, drive
+from peers.book import Book
+from peers.recorder import Recorder
+from peers.stack import Stack
+
+pytestmark = pytest.mark.soak
+
+CALLS = 5000
+THREADS = 32
+SEED = 5
+
+
+@pytest.fixture
+def book(recorder: Recorder) -> Book:
+    """What the recorder keeps."""
+    kept = Book()
+    recorder.answer = kept.answer
+    return kept
+
+
+@pytest.fixture
+def gate(recorder: Recorder, tmp_path: Path) -> Iterator[Stack]:
+    """A gate of this test's own, with short deadlines."""
+    running = Stack.start(recorder.address, folder=tmp_path, catalog=CATALOG, env=QUICK_DEADLINES)
+    yield running
+    try:
+        if running.running:
+            running.stop()
+    finally:
+        running.kill()
+
+
+def mint_keys(gate: Stack) -> list[Key]:
+    """Keys with and without budgets, some too tight for the load, two with a ceiling together."""
+    return [
+        Key.mint(gate, user="free@example.com"),
+        Key.mint(gate, user="one@example.com", budget_usd="500"),
+        Key.mint(gate, user="one@example.com", budget_usd="0.3"),
+        Key.mint(gate, user="pair@example.com", plan="shared"),
+        Key.mint(gate, user="pair@example.com", plan="shared", budget_usd="0.07"),
+    ]
+
+
+def plan(gate: Stack, count: int, seed: int) -> tuple[list[Key], list[Call]]:
+    keys = mint_keys(gate)
+    return keys, [draw(number, seed, keys) for number in range(count)]
+
+
+def report(what: str, began: float, count: int, counted: object) -> None:
+    took = time.monotonic() - began
+    print(f"\n{what}: {count} calls in {took:.1f} s, {count / took:.0f} a second; {counted}")
+
+
+def test_the_ledger_is_the_book(gate: Stack, book: Book) -> None:
+    keys, calls = plan(gate, CALLS, SEED)
+    began = time.monotonic()
+    outcomes = drive(gate.address, calls, threads=THREADS)
+    ledger = all_booked(gate, admitted_ids(outcomes, book), seconds=2 * DEADLINE_SECONDS)
+    counted = Audit(outcomes, book, ledger).run()
+    report("the ledger is the book", began, CALLS, counted)
+    check_budgets(gate, keys, ledger)
+
+
+def strikes(
+    gate: Stack, book: Book, blows: list[tuple[str, signal.Signals]], every: int
+) -> Callable[[], None]:
+    """Strikes one part after the other, each when the server has got `every` further calls and
+    the part that was struck before is there again."""
+
+    def run() -> None:
+        for part, how in blows:
+            target = len(book.entries) + every
+            until(lambda: len(book.entries) >= target, 60, f"load before {part} is struck")  # noqa: B023  waits here
+            pid = gate.children()[part][0]
+            os.kill(pid, how)
+            until(
+                lambda: gate.children().get(part, [pid])[0] != pid,  # noqa: B023  waits here
+                20,
+                f"another {part}",
+            )
+
+    return run
+
+
+def test_kills_lose_no_call_and_book_none_twice(gate: Stack, book: Book) -> None:
+    """authz five times and Envoy twice, in the middle of it."""
+    keys, calls = plan(gate, CALLS, SEED + 1)
+    blows = [(part, signal.SIGKILL) for part in ("authz", "envoy", "authz", "authz") * 2][:7]
+    assert [part for part, _ in blows].count("authz") == 5
+    began = time.monotonic()
+    outcomes = drive(
+        gate.address, calls, threads=THREADS, meanwhile=strikes(gate, book, blows, CALLS // 12)
+    )
+    expected = admitted_ids(outcomes, book)
+    ledger = all_booked(gate, expected, seconds=2 * DEADLINE_SECONDS + 2)
+    counted = Audit(outcomes, book, ledger, lossy=True, outage=True).run()
+    report("authz killed 5 times, Envoy twice", began, CALLS, counted)
+    check_budgets(gate, keys, ledger)
+
+
+def test_drains_lose_nothing(gate: Stack, book: Book, recorder: Recorder) -> None:
+    """authz is asked to end three times under load, and at last the whole gate."""
+    keys, calls = plan(gate, 1500, SEED + 2)
+    blows = [("authz", signal.SIGTERM)] * 3
+    began = time.monotonic()
+    outcomes = drive(
+        gate.address, calls, threads=THREADS, meanwhile=strikes(gate, book, blows, 200)
+    )
+    ledger = all_booked(gate, admitted_ids(outcomes, book), seconds=2 * DEADLINE_SECONDS)
+    counted = Audit(outcomes, book, ledger, outage=True).run()
+    report("authz drained 3 times", began, len(calls), counted)
+    check_budgets(gate, keys, ledger)
+
+
+def test_a_stop_of_the_whole_gate_loses_nothing(gate: Stack, book: Book) -> None:
+    """All that was begun when `up` is asked to end is in the ledger when it has ended."""
+    _, calls = plan(gate, 600, SEED + 3)
+
+    def stop() -> None:
+        until(lambda: len(book.entries) > 300, 30, "load")
+        gate.stop(signal.SIGTERM)
+
+    began = time.monotonic()
+    outcomes = drive(gate.address, calls, threads=THREADS, meanwhile=stop, patience=0.5)
+    outcomes = [outcome for outcome in outcomes if outcome.sent]
+    ledger = rows(gate)
+    assert {row["request_id"] for row in ledger} >= admitted_ids(outcomes, book)
+    with reader(gate) as found:
+        assert found.verify().open_holds == 0
+    counted = Audit(outcomes, book, ledger, outage=True).run()
+    report("the whole gate stopped", began, len(outcomes), counted)
+
+
+def test_what_the_gate_adds_to_streams(tmp_path: Path) -> None:
+    """At 50 streams at once the added medians stay below 2 ms."""
+    compared = compare(tmp_path, streams=50, tokens=40, rounds=5)
+    print(f"\n{compared}")
+    assert compared.added_first < 2
+    assert compared.added_transit < 2
+    assert abs(compared.added_gap) < 2
