@@ -186,7 +186,8 @@ def _drift_sentences(engine: Engine, drifts: dict[str, int]) -> list[str]:
         return []
     with driver_errors(), engine.connect() as held:
         connection = held.execution_options(**read_options(engine))
-        names = dict(connection.execute(select(accounts.c.id, accounts.c.email)).tuples().all())
+        asked = select(accounts.c.id, accounts.c.email)
+        names = {row[0]: row[1] for row in connection.execute(asked)}
     return [
         f"Account {names.get(account_id, account_id)}: counters and ledger differ by {usd(drift)}. "
         "Restart the gate, which counts anew from the ledger."

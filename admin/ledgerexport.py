@@ -29,20 +29,16 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 def write_rows(
     file: BinaryIO, rows: Iterable[LedgerRow], form: RowFormat, told: Callable[[int], None]
-) -> int:
-    """Write rows as they come, and return how many; CSV begins with a line of names.
+) -> None:
+    """Write rows as they come; CSV begins with a line of names. Raises OSError."""
+    file.writelines(text.encode() for text in _texts(_counted(rows, told), form))
 
-    Raises OSError.
-    """
-    if form is RowFormat.CSV:
-        file.write(f"{','.join(EXPORTED)}\n".encode())
-    count = 0
-    for text in _texts(rows, form):
-        file.write(text.encode())
-        count += 1
-        if not count % TOLD_EVERY:
+
+def _counted(rows: Iterable[LedgerRow], told: Callable[[int], None]) -> Iterator[LedgerRow]:
+    for count, row in enumerate(rows):
+        if count and not count % TOLD_EVERY:
             told(count)
-    return count
+        yield row
 
 
 def _texts(rows: Iterable[LedgerRow], form: RowFormat) -> Iterator[str]:
@@ -50,12 +46,20 @@ def _texts(rows: Iterable[LedgerRow], form: RowFormat) -> Iterator[str]:
         yield from (f"{json.dumps(exported(row))}\n" for row in rows)
         return
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")  # quotes what has a comma, a quote, a break
+    # Every text is quoted: left to itself, csv would let a lone carriage return break a row.
+    writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(EXPORTED)
     for row in rows:
         writer.writerow([defused(value) for value in exported(row).values()])
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
+        yield _emptied(buffer)
+    yield _emptied(buffer)
+
+
+def _emptied(buffer: io.StringIO) -> str:
+    text = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    return text
 
 
 def defused(value: str | int | None) -> str | int:

@@ -23,7 +23,8 @@ MILLION: Final = 1_000_000
 class Bound:
     """What is held for a request, and the edits that make the hold true.
 
-    `input_tokens` and `output_tokens` are for the whole request, all prompts and repeats.
+    `input_tokens` and `output_tokens` are for the whole request, all prompts and repeats. Each is
+    a bound of its own: that they share the context only `nanousd` takes into account.
     """
 
     nanousd: int
@@ -61,9 +62,9 @@ def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds:
         )
     answers = ask.prompts * ask.repeats
     dearest = max(price.input, price.cached_input, price.cache_write)
-    if ask.prompts == 1:
-        tokens_in, one = _within_context(tokens_in, one, context, dearest, price.output * answers)
     cost = tokens_in * dearest + answers * one * price.output
+    if ask.prompts == 1:
+        cost = _within_context(tokens_in, one, context, dearest, price.output * answers)
     nanousd = -(-cost // MILLION) + price.per_request + price.per_second * seconds
     return Bound(nanousd, tokens_in, answers * one, _in_order(edits))
 
@@ -88,9 +89,8 @@ def _in_order(edits: list[Edit]) -> tuple[Edit, ...]:
 
 def _within_context(
     tokens_in: int, tokens_out: int, context: int, price_in: int, price_out: int
-) -> tuple[int, int]:
-    """The dearest way in which one prompt and its answer share the context."""
+) -> int:
+    """What the dearest way costs in which one prompt and its answer share the context."""
     if price_out >= price_in:
-        return min(tokens_in, context - tokens_out), tokens_out
-    tokens_in = min(tokens_in, context)
-    return tokens_in, min(tokens_out, context - tokens_in)
+        return min(tokens_in, context - tokens_out) * price_in + tokens_out * price_out
+    return tokens_in * price_in + min(tokens_out, context - tokens_in) * price_out

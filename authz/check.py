@@ -11,7 +11,7 @@ from typing import Final, Protocol, assert_never
 import msgspec
 
 from authz import endpoints, ours
-from authz.bound import FREE, Bound, bound
+from authz.bound import FREE, MAX_NANOUSD, Bound, bound
 from authz.cache import KeyCache
 from authz.decide import decide, limits
 from authz.denial import Answer, Headers, deny
@@ -28,7 +28,7 @@ from store.clock import Clock
 from store.counters.model import Ended, Limit, MinuteLimit, Refused, Standings, Taken
 from store.errors import StoreError
 from store.records import Hold, KeyRecord, Price
-from store.text import usd_plain
+from store.text import usd, usd_plain
 
 _UNAVAILABLE: Final = Fault(Reason.AUTHORIZATION_UNAVAILABLE)
 _NO_PRICE: Final = Price()
@@ -64,6 +64,7 @@ class _Asked:
     key: KeyRecord
     offer: Offer | None
     plan: Plan | None
+    most: Bound
 
     @property
     def model(self) -> str:
@@ -105,8 +106,12 @@ class Checker:
                 case Deny(fault):
                     response = self._deny(fault, request, key, now_us)
                 case Allow(taking) if key is not None and request.endpoint is not None:
-                    asked = _Asked(request, request.endpoint, key, offer, plan)
-                    response = self._serve(asked, taking, now_us, is_active)
+                    most = self._bound(request, offer)
+                    asked = _Asked(request, request.endpoint, key, offer, plan, most)
+                    if most.nanousd <= MAX_NANOUSD:
+                        response = self._serve(asked, taking, now_us, is_active)
+                    else:
+                        response = self._deny(_beyond(asked), request, key, now_us)
                 case Allow():
                     raise AssertionError("a request was allowed without a key or an endpoint")
                 case _ as never:
@@ -135,40 +140,39 @@ class Checker:
         hold_id = secrets.token_hex(16)
         # Without an id there is nothing that could be repeated: no two such requests are one.
         request_id = request.id or hold_id
-        most = self._bound(asked)
         draft = None
         if endpoint.lane is Lane.INFERENCE:
-            draft = _draft(asked, hold_id, request_id, most, taking)
+            draft = _draft(asked, hold_id, request_id, taking)
         took = self.counters.take(request_id, draft, taking)
         if isinstance(took, Ended):
             return self._deny(_UNAVAILABLE, request, None, now_us)
         client = standing_headers(request.dialect, key, took.standings, took.now_us)
         if isinstance(took, Refused):
-            return self._refuse(self._over(asked, took, most), client)
+            return self._refuse(self._over(asked, took), client)
         if endpoint.lane is Lane.OURS:
             answer = self._own_answer(asked, wanted)
             self.metrics.answered.inc()
             return answered(answer, client, {"outcome": "answered", "reason": ""})
         if took.hold is not None and not is_active():
-            self._give_back(took.hold, now_us)
+            self._give_back(took.hold, took.now_us)
             return self._deny(_UNAVAILABLE, request, None, now_us)
         self.metrics.allowed.inc()
         if took.hold is not None:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
-        return allowed(self._upstream(asked), client, _metadata(asked, took.hold, most))
+        return allowed(self._upstream(asked), client, _metadata(asked, took.hold))
 
-    def _bound(self, asked: _Asked) -> Bound:
+    def _bound(self, request: Request, offer: Offer | None) -> Bound:
         """The most that the call can cost; nothing where it holds no money or has no price."""
-        ask, offer = asked.request.ask, asked.offer
-        if ask is None or asked.endpoint.shape is None:
+        ask, shape = request.ask, None if request.endpoint is None else request.endpoint.shape
+        if ask is None or shape is None:
             return FREE
         if offer is None:
             return Bound(0, 0, 0, () if ask.usage_edit is None else (ask.usage_edit,))
         return bound(
             ask,
             offer.model,
-            asked.request.body_bytes,
-            has_output=bool(asked.endpoint.shape.bounds),
+            request.body_bytes,
+            has_output=bool(shape.bounds),
             seconds=self.site.stream_seconds,
         )
 
@@ -202,13 +206,13 @@ class Checker:
         _, standings = self.counters.peek(limits(key, None, asked.plan), key.account_id)
         return ours.key(key, standings)
 
-    def _over(self, asked: _Asked, took: Refused, most: Bound) -> Occasion:
+    def _over(self, asked: _Asked, took: Refused) -> Occasion:
         """A limit has no room."""
         if isinstance(took.limit, MinuteLimit):
             reason = Reason.RATE_LIMIT_EXCEEDED
         else:
             reason = Reason.BUDGET_HELD if took.held else Reason.BUDGET_EXCEEDED
-        ask, shape = asked.request.ask, asked.endpoint.shape
+        most, ask, shape = asked.most, asked.request.ask, asked.endpoint.shape
         named = None
         if ask is not None and shape is not None and shape.bounds and most.output_tokens:
             answers = ask.prompts * ask.repeats
@@ -262,10 +266,17 @@ class Checker:
         )
 
 
-def _draft(
-    asked: _Asked, hold_id: str, request_id: str, most: Bound, taking: Sequence[Limit]
-) -> Hold:
-    key, offer = asked.key, asked.offer
+def _beyond(asked: _Asked) -> Fault:
+    """What is wrong with a call that could cost more than `MAX_NANOUSD`."""
+    ask, shape = asked.request.ask, asked.endpoint.shape
+    many = ask is not None and shape is not None and ask.repeats > 1
+    name = "n" if many or shape is None else shape.content
+    detail = f"with it the call could cost more than {usd(MAX_NANOUSD)}"
+    return Fault(Reason.INVALID_PARAMETER, detail, param=name)
+
+
+def _draft(asked: _Asked, hold_id: str, request_id: str, taking: Sequence[Limit]) -> Hold:
+    key, offer, most = asked.key, asked.offer, asked.most
     minute = next((limit.scope for limit in taking if isinstance(limit, MinuteLimit)), None)
     return Hold(
         hold_id,
@@ -286,9 +297,9 @@ def _draft(
     )
 
 
-def _metadata(asked: _Asked, hold: Hold | None, most: Bound) -> dict[str, str]:
+def _metadata(asked: _Asked, hold: Hold | None) -> dict[str, str]:
     """What Envoy's filters and the settlement need of the decision."""
-    request = asked.request
+    request, most = asked.request, asked.most
     metadata = {
         "outcome": "allowed",
         "reason": "",

@@ -37,6 +37,8 @@ class MeteredHolds(Protocol):
 
     def hold(self, hold_id: str) -> Hold | None: ...
 
+    def by_request(self, request_id: str) -> Hold | None: ...
+
     def beat(self, hold_id: str) -> bool: ...
 
     def abandon(self, request_id: str) -> Hold | None: ...
@@ -124,11 +126,18 @@ class Meter:
                 self._late.inc()
             else:
                 self._settler.end(hold, charge(hold, ending, self._clock()))
-        elif not ending.outcome and not ending.reached:
-            # Envoy never got our decision. If there was one, its hold ends with this request.
+        elif not ending.reached and self._may_hold(ending):
             hold = self._counters.abandon(ending.request_id)
             if hold is not None:
                 self._settler.end(hold, released(hold, ending.status, self._clock()))
+
+    def _may_hold(self, ending: Ending) -> bool:
+        """Whether a request that no server got may have a hold, or may still get one.
+
+        Without a decision, one may be on its way that Envoy does not wait for any more. With one,
+        an earlier Check of the request may have taken a hold, and its answer was lost.
+        """
+        return not ending.outcome or self._counters.by_request(ending.request_id) is not None
 
 
 def _pump(messages: Iterator[bytes], received: SimpleQueue[bytes | None]) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from authz.decide import may_call
+from authz.decide import has_budget, may_call
 from authz.denial import Answer
 from store.catalog import Catalog
 from store.counters.model import MoneyStanding, Standing, Standings
@@ -34,7 +34,7 @@ def find_model(key: KeyRecord, catalog: Catalog, listed: Iterable[str], wanted: 
 
 def _may_list(key: KeyRecord, catalog: Catalog, name: str) -> bool:
     offer = catalog.resolve(name)
-    priced = offer is not None or key.budget_nanousd is None
+    priced = offer is not None or not has_budget(key, catalog.plans.get(key.plan))
     return priced and may_call(key, name, offer)
 
 

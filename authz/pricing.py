@@ -13,7 +13,7 @@ from typing import Final
 
 from authz.bound import tokens
 from authz.usage import Ending, Usage
-from store.records import Basis, Charge, Hold
+from store.records import INT64_MAX, Basis, Charge, Hold
 
 _MILLION: Final = 1_000_000
 _NOTHING: Final = Usage(0, 0, 0, 0)
@@ -21,23 +21,15 @@ _NOTHING: Final = Usage(0, 0, 0, 0)
 
 def charge(hold: Hold, ending: Ending, now_us: int) -> Charge:
     """What a request that ended costs."""
-    generated = ending.events > 0 or (ending.usage is not None and ending.usage.output > 0)
+    seen = ending.usage or _NOTHING
+    generated = ending.events > 0 or seen.output > 0
     if not ending.reached or (ending.failed and not generated):
-        return _charge(hold, ending, Basis.RELEASED, _NOTHING, 0, now_us)
-    if ending.final and ending.usage is not None:
-        return _charge(
-            hold, ending, Basis.METERED, ending.usage, _cost(hold, ending, ending.usage), now_us
-        )
-    if not _by_tokens(hold):
-        return _charge(
-            hold,
-            ending,
-            Basis.METERED,
-            ending.usage or _NOTHING,
-            _cost(hold, ending, _NOTHING),
-            now_us,
-        )
-    if generated and not ending.encoded:
+        return released(hold, ending.status, now_us)
+    if ending.final or not _by_tokens(hold):
+        cost = _cost(hold, ending, seen)
+        if cost <= INT64_MAX:  # else a server that is not in its senses
+            return _charge(hold, ending, Basis.METERED, seen, cost, now_us)
+    elif not ending.encoded and (generated or _all_counted(hold, ending)):
         usage = _estimate(hold, ending)
         cost = min(_cost(hold, ending, usage), hold.nanousd)
         return _charge(hold, ending, Basis.ESTIMATED, usage, cost, now_us)
@@ -57,6 +49,11 @@ def released(hold: Hold, status: int, now_us: int) -> Charge:
 def _by_tokens(hold: Hold) -> bool:
     price = hold.price
     return bool(price.input or price.cached_input or price.cache_write or price.output)
+
+
+def _all_counted(hold: Hold, ending: Ending) -> bool:
+    """Whether an output of nothing is known to be that: usage began, and no output came, or can."""
+    return ending.usage is not None and (ending.stream or not hold.output_bound)
 
 
 def _estimate(hold: Hold, ending: Ending) -> Usage:

@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Condition, Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final, Protocol
 
 from authz.metrics import Metrics
@@ -73,6 +73,7 @@ class Settler:
         self._waiting_ids: set[str] = set()
         self._changed = Condition()
         self._stopping = False
+        self._give_up_at = 0.0  # by the monotonic clock, once stopping
         self._failures = 0
         self._thread = Thread(target=self._run, name="settle", daemon=True)
         metrics.ledger_lag.set_function(self.lag_seconds)
@@ -83,6 +84,10 @@ class Settler:
         self._waiting.extend((hold, charge, now) for hold, charge in ends)
         self._waiting_ids.update(hold.id for hold, _ in ends)
         self._thread.start()
+
+    def is_ending(self, hold_id: str) -> bool:
+        """Whether an end of this hold waits for the ledger."""
+        return hold_id in self._waiting_ids
 
     def end(self, hold: Hold, charge: Charge) -> None:
         """A hold has ended with this charge, if nobody ended it otherwise before."""
@@ -108,6 +113,7 @@ class Settler:
         """Book what waits, for at most so long, and end. True if nothing was left."""
         with self._changed:
             self._stopping = True
+            self._give_up_at = monotonic() + seconds
             self._changed.notify()
         self._thread.join(seconds)
         return not self._waiting
@@ -131,8 +137,7 @@ class Settler:
                     self._changed.wait()
                 if not self._waiting:
                     return
-                if not self._stopping and len(self._waiting) < GROUP_ROWS:
-                    self._changed.wait(GROUP_SECONDS)
+                self._changed.wait_for(self._is_full, GROUP_SECONDS)
                 group = [self._waiting[i] for i in range(min(GROUP_ROWS, len(self._waiting)))]
             if self._book([(hold, charge) for hold, charge, _ in group]):
                 with self._changed:
@@ -142,7 +147,11 @@ class Settler:
             elif self._pause():
                 return
 
+    def _is_full(self) -> bool:
+        return self._stopping or len(self._waiting) >= GROUP_ROWS
+
     def _book(self, ends: list[tuple[Hold, Charge]]) -> bool:
+        """Book a group and settle it. False if it is to be tried again."""
         try:
             rows = self._books.book(ends)
         except StoreError as fault:
@@ -150,6 +159,13 @@ class Settler:
                 _log.warning("the ledger cannot be written, %d ends wait: %s", len(ends), fault)
             self._failures += 1
             return False
+        except Exception:  # noqa: BLE001  see below
+            # A defect of ours in one end must not keep all that come behind it from the ledger.
+            if len(ends) > 1:
+                return all(self._book([end]) for end in ends)
+            _log.exception("the end of hold %s cannot be booked", ends[0][0].id)
+            self._metrics.settlements_dropped.inc()
+            return True
         if self._failures:
             _log.info("the ledger can be written again")
         self._failures = 0
@@ -163,12 +179,17 @@ class Settler:
         return True
 
     def _pause(self) -> bool:
-        """Wait before the next try. True if it was asked to stop meanwhile and time is up."""
+        """Wait before the next try. True if it was asked to stop and the time for that is up."""
         seconds = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1]
         with self._changed:
-            if self._stopping:
-                return True
-            self._changed.wait(seconds)
+            if not self._stopping:
+                # not `wait`: every end that comes would have the database asked again
+                self._changed.wait_for(lambda: self._stopping, seconds)
+                return False
+        left = self._give_up_at - monotonic()
+        if left <= 0:
+            return True
+        sleep(min(seconds, left))
         return False
 
     def _count(self, hold: Hold, row: LedgerRow, *, ours: bool) -> None:

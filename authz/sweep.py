@@ -46,7 +46,9 @@ class Sweeper:
         """End what is overdue, if we would have heard of it. Returns how many."""
         if self._unbroken_seconds() < self._deadline:
             return 0
-        overdue = self._counters.overdue(int(self._deadline * SECOND_US))
+        silent = self._counters.overdue(int(self._deadline * SECOND_US))
+        # while SQL is out, those whose end is known are open too
+        overdue = [hold for hold in silent if not self._settler.is_ending(hold.id)]
         for hold in overdue:
             self._settler.end(hold, lost(hold, 0, self._clock()))
         if overdue:

@@ -75,16 +75,13 @@ class Upkeep:
         swept = compared = monotonic()
         while not self._stopped.wait(min(TICK_SECONDS, self._sweep_seconds)):
             now = monotonic()
-            try:
-                self.copy()
-                if now - swept >= self._sweep_seconds:
-                    swept = now
-                    self._sweep()
-                if now - compared >= COMPARE_SECONDS:
-                    compared = now
-                    self.compare()
-            except StoreError as fault:
-                _log.debug("upkeep waits for a store: %s", fault)
+            _survive(self.copy)
+            if now - swept >= self._sweep_seconds:
+                swept = now
+                _survive(self._sweep)
+            if now - compared >= COMPARE_SECONDS:
+                compared = now
+                _survive(self.compare)
 
     def copy(self) -> None:
         """Copy the open holds that are new since the last time. Raises StoreError."""
@@ -99,6 +96,8 @@ class Upkeep:
         """Compare the next few accounts with the ledger. Raises StoreError."""
         if not self._queue:
             self._queue = self._counters.accounts()
+            known = set(self._queue)
+            self._drifts = {name: off for name, off in self._drifts.items() if name in known}
         batch, self._queue = self._queue[:COMPARED], self._queue[COMPARED:]
         for account_id in batch:
             drift = self._drift(account_id)
@@ -108,3 +107,13 @@ class Upkeep:
             elif drift == 0:
                 self._drifts.pop(account_id, None)
         self._metrics.drift.set(self.drift_nanousd)
+
+
+def _survive(duty: Callable[[], object]) -> None:
+    """Do a duty; if it fails it is tried again at its next turn, and the others have theirs."""
+    try:
+        duty()
+    except StoreError as fault:
+        _log.debug("upkeep waits for a store: %s", fault)
+    except Exception:  # noqa: BLE001  a defect in one duty must not end the others
+        _log.exception("upkeep failed")

@@ -10,16 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
-from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
+from authz.pb.accesslog_entry_pb2 import AccessLogType, HTTPAccessLogEntry
+from store.records import SECOND_US
 
 DECISION: Final = "envoy.filters.http.ext_authz"
 RESPONSE: Final = "tensorgate.usage"
-MAX_TOKENS: Final = 1 << 40
 _ERRORS: Final = 400
-_BY_UPSTREAM: Final = "via_upstream"
+_MAX_STATUS: Final = 999
 _MAX_DIGITS: Final = 12
+_COUNTERS: Final = ("input", "cached", "cache_write", "output")
+_BY_UPSTREAM: Final = "via_upstream"
+_CUT_OFF: Final = ("downstream_remote_disconnect", "upstream_reset_after_response_started")
+"""How an answer can end whose status is the server's own."""
+
+_END_TYPES: Final = frozenset({AccessLogType.NotSet, AccessLogType.DownstreamEnd})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +48,10 @@ class Ending:
     """How a request ended, or stands, as Envoy tells it.
 
     `hold_id` is None for an entry without our decision in it. `reached`: a model server got
-    some of the request. `answered`: the status is the server's own, and its answer ended well.
-    `final`: `usage` is the whole answer's. `events` and `content_bytes` are what was
-    generated in a stream as far as it was seen. `duration_us` is until the last byte.
+    some of the request. `answered`: the status is the server's own. `final`: `usage` is the
+    whole answer's. `stream`: what was generated was counted as it came, in `events` and
+    `content_bytes`. `duration_us` is from when the request was there, and was asked about, to
+    the end.
     """
 
     request_id: str
@@ -56,6 +64,7 @@ class Ending:
     duration_us: int
     usage: Usage | None
     final: bool
+    stream: bool
     events: int
     content_bytes: int
     encoded: bool
@@ -72,18 +81,22 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     metadata = common.metadata.filter_metadata
     decision = _texts(metadata[DECISION]) if DECISION in metadata else {}
     response = _texts(metadata[RESPONSE]) if RESPONSE in metadata else {}
-    duration = common.duration
+    usage, whole = _usage(response)
+    details = entry.response.response_code_details
+    status = entry.response.response_code.value
     return Ending(
         request_id=common.stream_id,
-        running=common.intermediate_log_entry,
+        running=common.intermediate_log_entry or common.access_log_type not in _END_TYPES,
         outcome=decision.get("outcome", ""),
         hold_id=decision.get("hold_id") or None,
-        status=entry.response.response_code.value,
+        status=status if status <= _MAX_STATUS else 0,
         reached=common.HasField("time_to_first_upstream_tx_byte"),
-        answered=entry.response.response_code_details == _BY_UPSTREAM,
-        duration_us=max(0, duration.seconds * 1_000_000 + duration.nanos // 1000),
-        usage=_usage(response),
-        final=response.get("final") == "1",
+        answered=details == _BY_UPSTREAM
+        or (common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)),
+        duration_us=max(0, _us(common.duration) - _us(common.time_to_last_rx_byte)),
+        usage=usage,
+        final=whole and response.get("final") == "1",
+        stream=response.get("format") == "sse",
         events=_count(response.get("events")) or 0,
         content_bytes=_count(response.get("content_bytes")) or 0,
         encoded=bool(response.get("encoded")),
@@ -101,14 +114,23 @@ def _count(text: str | None) -> int | None:
     return int(text)
 
 
-def _usage(seen: dict[str, str]) -> Usage | None:
-    """The usage as far as it was seen, cached tokens counted once."""
-    tokens_in, tokens_out = _count(seen.get("input")), _count(seen.get("output"))
+def _us(duration: Duration) -> int:
+    return duration.seconds * SECOND_US + duration.nanos // 1000
+
+
+def _usage(seen: dict[str, str]) -> tuple[Usage | None, bool]:
+    """The usage as far as it was seen, cached tokens counted once, and whether it can be whole.
+
+    It cannot where a counter that must be there is not, or where one that is there is no number.
+    """
+    counts = {name: _count(seen[name]) for name in _COUNTERS if name in seen}
+    tokens_in, tokens_out = counts.get("input"), counts.get("output")
     if tokens_in is None and tokens_out is None:
-        return None
-    cached, written = _count(seen.get("cached")) or 0, _count(seen.get("cache_write")) or 0
+        return None, False
+    whole = tokens_in is not None and tokens_out is not None and None not in counts.values()
+    cached, written = counts.get("cached") or 0, counts.get("cache_write") or 0
     tokens_in = tokens_in or 0
     if seen.get("cached_inside") == "1":
         cached = min(cached, tokens_in)
         tokens_in -= cached
-    return Usage(tokens_in, cached, written, tokens_out or 0)
+    return Usage(tokens_in, cached, written, tokens_out or 0), whole

@@ -118,8 +118,12 @@ def _money(o: Occasion) -> MoneyStanding | None:
 
 
 def _budget(o: Occasion, standing: MoneyStanding) -> str:
-    whose = "this key's" if o.key and standing.limit.scope == o.key.id else "this account's"
-    return f"{whose} {usd(standing.limit.budget_nanousd or 0)}"
+    whose = "" if _is_keys_own(o, standing) else "this account's "
+    return f"{whose}{usd(standing.limit.budget_nanousd or 0)}"
+
+
+def _is_keys_own(o: Occasion, standing: MoneyStanding) -> bool:
+    return o.key is not None and standing.limit.scope == o.key.id
 
 
 def _less(o: Occasion) -> str:
@@ -129,10 +133,10 @@ def _less(o: Occasion) -> str:
 def _budget_exceeded(o: Occasion) -> str:
     standing = _money(o)
     if standing is None:
-        return "The budget is spent."
+        return "The budget of this key or its account is spent. Ask for a larger one."
     left = max(0, (standing.limit.budget_nanousd or 0) - standing.spent_nanousd)
     more = "ask whoever runs this gate for a larger budget"
-    if o.dashboard is not None:
+    if o.dashboard is not None and _is_keys_own(o, standing):
         more = f"raise the budget at {o.dashboard}/keys"
     return (
         f"This call could cost up to {usd_rounded(o.hold_nanousd, up=True)}, and "

@@ -74,9 +74,11 @@ def running(
         KeyRepository(engine) as repository,
         open_books(settings, Catalog.read(settings.catalog), Metrics()) as books,
     ):
-        cache = KeyCache(repository, ManualClock(), stale_us=0)
+        clock = ManualClock()
+        cache = KeyCache(repository, clock, stale_us=0)
         feed = Feed(repository, cache)
         feed.start()
+        clock.advance(us=1)  # what is read from here on is newer than the feed's position
         path = settings.runtime / SOCKET_NAME
         try:
             with serving(path, Responder(settings.state, methods(books, feed))):
@@ -150,11 +152,12 @@ def test_feed_makes_a_revocation_hold_at_once(running: Running) -> None:
     [digest] = _digests(running.engine)
     known = running.cache.get((digest,))
     assert known is not None
-    with KeyRepository(running.engine) as repository:
-        with repository.changing("cli:tester", 5) as writer:
-            account = writer.lock_account(ACCOUNT.email)
-            assert account is not None
-            writer.change_key(known, replace(known, revoked_us=5), action="key.revoke")
+    with (
+        KeyRepository(running.engine) as repository,
+        repository.changing("cli:tester", 5) as writer,
+    ):
+        assert writer.lock_account(ACCOUNT.email) is not None
+        writer.change_key(known, replace(known, revoked_us=5), action="key.revoke")
     before = running.cache.get((digest,))
     assert before is not None
     assert before.revoked_us is None, "nobody has told it"
@@ -217,7 +220,7 @@ def test_a_method_that_fails_says_what_and_no_more(
 def test_an_authz_of_another_state_is_none(running: Running, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(NotRunningError, match="No authz serves the state in .*other"):
+    with pytest.raises(NotRunningError, match=r"No authz serves the state in .*other"):
         Control(running.control.path, other).ask("counters")
     (tmp_path / "link").symlink_to(running.settings.state)
     assert Control(running.control.path, tmp_path / "link").ask("counters")["accounts"] == 0

@@ -218,7 +218,9 @@ class Audit:
         if fault is not None:
             return fault
         if basis == "held" and self.lossy:
-            self.counted["of them ended well, and the end was lost"] += outcome.complete
+            self.counted["of them ended well, and the end was lost"] += (
+                outcome.complete and outcome.call.whole
+            )
             return None
         if entry is None:
             return None if basis == "released" else "charged, and the server never got it"

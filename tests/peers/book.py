@@ -338,7 +338,12 @@ class Book:
             return list(self._entries)
 
     def answer(self, request: Recorded) -> Reply:
-        """Write a request down and answer as its order says."""
+        """Write a request down and answer as its order says.
+
+        What is no order is not found: `up` looks which server it stands before.
+        """
+        if request.method != "POST":
+            return Reply(404)
         body = request.json()
         order, api = Order.read(body[ORDER]), Api(request.target)
         (request_id,) = request.values("x-request-id")
