@@ -29,7 +29,6 @@ from tensorgate.envoy import scripts
 CHAT: Final = "/v1/chat/completions"
 MIB: Final = 1 << 20
 USAGE: Final = "tensorgate.usage"
-_MODULES: Final = ("json", "sse", "usage", "splice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +191,8 @@ def drive(gate: Gate, cases: Sequence[Case]) -> list[Read]:
         connection.close()
     reads = []
     while answer:
-        head, _, answer = answer.partition(b"\n")
-        spent, length, said = head.decode().split(" ")
+        line, _, answer = answer.partition(b"\n")
+        spent, length, said = line.decode().split(" ")
         seen = dict(pair.split("=", 1) for pair in said.split(";"))
         seen = {name: value for name, value in seen.items() if value}
         reads.append(Read(seen, answer[: int(length)], float(spent)))
@@ -232,7 +231,7 @@ def _bootstrap(made: Gate, upstream: str, runtime: Path, script: str) -> dict[st
         access_log_options={"access_log_flush_interval": "1s"},
     )
     driver_listener = _listener(
-        "driver", made.driver, [_lua(scripts.bundle(_MODULES, driver))], {"cluster": "models"}
+        "driver", made.driver, [_lua(scripts.bundle(driver))], {"cluster": "models"}
     )
     host, port = upstream.split(":")
     models = {"socket_address": {"address": host, "port_value": int(port)}}
@@ -268,7 +267,9 @@ def _listener(
         "name": "envoy.filters.http.router",
         "typed_config": _typed("filters.http.router.v3.Router"),
     }
-    hosts = [{"name": name, "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": action}]}]
+    hosts = [
+        {"name": name, "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": action}]}
+    ]
     manager = _typed(
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=name,

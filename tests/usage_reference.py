@@ -15,7 +15,7 @@ _COUNTER: Final = re.compile(r"0|[1-9][0-9]{0,11}")
 _RESPONSE_ENDS: Final = {"response.completed", "response.incomplete", "response.failed"}
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """The answer is none that may be read."""
 
 
@@ -36,7 +36,7 @@ class State:
             if value is None:
                 return None
             if not isinstance(value, Number) or not _COUNTER.fullmatch(value):
-                raise Unreadable
+                raise UnreadableError
             return str(value)
 
         prompt = count("prompt_tokens")
@@ -81,9 +81,9 @@ def parse(text: bytes) -> dict[str, Any]:
     try:
         value = json.loads(text, parse_int=Number, parse_float=Number, object_pairs_hook=_unique)
     except ValueError:
-        raise Unreadable from None
+        raise UnreadableError from None
     if not isinstance(value, dict):
-        raise Unreadable
+        raise UnreadableError
     return value
 
 
@@ -93,7 +93,7 @@ def read_body(body: bytes, dialect: str = "openai") -> Seen:
         value = parse(body)
         if isinstance(value.get("usage"), dict):
             state.take(value["usage"])
-    except Unreadable:
+    except UnreadableError:
         return {"format": "other"}
     state.ended = True
     return state.result("json") | {"done": "1"}
@@ -130,7 +130,7 @@ def read_stream(stream: bytes, dialect: str = "openai") -> tuple[Seen, bytes]:
         for event in events(stream):
             if not _read_event(state, event.data.strip()):
                 left += event.raw
-    except Unreadable:
+    except UnreadableError:
         return {"format": "other"}, b""
     counted = {"events": str(state.events), "content_bytes": str(state.content_bytes)}
     return state.result("sse") | counted | {"done": "1"}, left

@@ -24,19 +24,18 @@
 -- The loops over bytes are what LuaJIT compiles (about 1 ns a byte); `find` with a pattern, which
 -- it does not, would take ten times as long.
 
-local byte, find, match, sub = string.byte, string.find, string.match, string.sub
+local strings = require "tensorgate.strings"
 
-local QUOTE, COMMA, COLON, BACKSLASH, LETTER_U = 34, 44, 58, 92, 117
+local byte, find, match, sub = string.byte, string.find, string.match, string.sub
+local closing, measure, plain = strings.closing, strings.measure, strings.plain
+
+local QUOTE, COMMA, COLON, BACKSLASH = 34, 44, 58, 92
 local ARRAY, ARRAY_END, OBJECT, OBJECT_END = 91, 93, 123, 125
 
 local NAME_BYTES = 256 -- the longest name or text that is read, and the longest number
 local DIGITS = 12 -- of a natural number that is recorded
 local DEPTH = 512
 
-local ESCAPES = { -- what follows a backslash -> what it stands for
-  [QUOTE] = '"', [BACKSLASH] = "\\", [47] = "/", [98] = "\b", [102] = "\f", [110] = "\n",
-  [114] = "\r", [116] = "\t",
-}
 local LITERALS = {null = true, ["true"] = true, ["false"] = true}
 
 -- The first byte at or after `at` that is no white space, and where it is.
@@ -47,111 +46,6 @@ local function visible(s, at)
     c = byte(s, at)
   end
   return at, c
-end
-
--- Where the string ends whose content begins at `at`: its quote has an even number of backslashes
--- before it. nil where that is not within `s`.
-local function closing(s, at)
-  local quote = find(s, '"', at, true)
-  while quote do
-    local before = quote - 1
-    while before >= at and byte(s, before) == BACKSLASH do
-      before = before - 1
-    end
-    if (quote - before) % 2 == 1 then
-      return quote
-    end
-    quote = find(s, '"', quote + 1, true)
-  end
-end
-
-local function hex(s, at)
-  local digits = match(s, "^%x%x%x%x", at)
-  return digits and tonumber(digits, 16)
-end
-
--- The escape at `at`, a backslash: where it ends (the byte after it), and its code point; a pair
--- of surrogates is one. 0 where `s` ends within it, nil where it is none.
-local function escape(s, at)
-  local c = byte(s, at + 1)
-  if c == nil then
-    return 0
-  elseif c ~= LETTER_U then
-    return ESCAPES[c] and at + 2, ESCAPES[c] and byte(ESCAPES[c])
-  elseif #s < at + 5 then
-    return 0
-  end
-  local code = hex(s, at + 2)
-  if not code then
-    return nil
-  elseif code < 0xD800 or code > 0xDBFF then
-    return at + 6, code
-  end
-  local following = sub(s, at + 6, at + 11)
-  if #following < 6 and (following == "" or following == "\\" or sub(following, 1, 2) == "\\u") then
-    return 0 -- it may be one of a pair
-  end
-  local low = sub(following, 1, 2) == "\\u" and hex(following, 3)
-  if low and low >= 0xDC00 and low <= 0xDFFF then
-    return at + 12, 0x10000 + (code - 0xD800) * 0x400 + (low - 0xDC00)
-  end
-  return at + 6, code
-end
-
-local function width(code)
-  return code < 0x80 and 1 or code < 0x800 and 2 or code < 0x10000 and 3 or 4
-end
-
--- How many bytes the content of a string stands for, as far as it can be read, and where that is
--- no further (after it, where all of it can); nil where an escape is none. `ended`: no more comes.
-local function measure(content, ended)
-  local bytes = #content
-  local at = find(content, "\\", 1, true)
-  while at do
-    local after, code = escape(content, at)
-    if after == 0 and ended and #content >= at + 5 then
-      after, code = at + 6, 0xD800 -- alone after all
-    end
-    if after == 0 and not ended then
-      return bytes - (#content - at + 1), at
-    elseif not after or after == 0 then
-      return nil
-    end
-    bytes = bytes - (after - at) + width(code)
-    at = find(content, "\\", after, true)
-  end
-  return bytes, #content + 1
-end
-
-local function encode(code)
-  local char, floor = string.char, math.floor
-  if code < 0x80 then
-    return char(code)
-  elseif code < 0x800 then
-    return char(0xC0 + floor(code / 0x40), 0x80 + code % 0x40)
-  elseif code < 0x10000 then
-    return char(0xE0 + floor(code / 0x1000), 0x80 + floor(code / 0x40) % 0x40, 0x80 + code % 0x40)
-  end
-  return char(0xF0 + floor(code / 0x40000), 0x80 + floor(code / 0x1000) % 0x40,
-    0x80 + floor(code / 0x40) % 0x40, 0x80 + code % 0x40)
-end
-
--- The content of a string with its escapes resolved; nil where one is none, or is half a pair.
-local function plain(content)
-  local parts, from = {}, 1
-  local at = find(content, "\\", 1, true)
-  while at do
-    local after, code = escape(content, at)
-    if not after or after == 0 or (code >= 0xD800 and code <= 0xDFFF) then
-      return nil
-    end
-    parts[#parts + 1] = sub(content, from, at - 1)
-    parts[#parts + 1] = encode(code)
-    from = after
-    at = find(content, "\\", from, true)
-  end
-  parts[#parts + 1] = sub(content, from)
-  return table.concat(parts)
 end
 
 -- ── The scanner ──────────────────────────────────────────────────────────────────────────────────
@@ -497,4 +391,4 @@ local function scanner(node)
   return self
 end
 
-return {scanner = scanner, closing = closing, plain = plain}
+return {scanner = scanner}

@@ -9,7 +9,7 @@
 --
 -- `hider()` takes events out of a stream: see below.
 
-local json = require "tensorgate.json"
+local strings = require "tensorgate.strings"
 
 local byte, match, sub = string.byte, string.match, string.sub
 
@@ -18,8 +18,8 @@ local byte, match, sub = string.byte, string.match, string.sub
 -- The edit at `at`; returns it and the position after it.
 local function edit(text, at)
   local offset, removed, from = match(text, '^%[%s*(%d+)%s*,%s*(%d+)%s*,%s*"()', at)
-  local quote = from and #offset < 12 and #removed < 12 and json.closing(text, from)
-  local written = quote and json.plain(sub(text, from, quote - 1))
+  local quote = from and #offset < 12 and #removed < 12 and strings.closing(text, from)
+  local written = quote and strings.plain(sub(text, from, quote - 1))
   local after = written and match(text, "^%s*%]()", quote + 1)
   return after and {offset = tonumber(offset), removed = tonumber(removed), text = written}, after
 end

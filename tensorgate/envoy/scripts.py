@@ -1,4 +1,4 @@
-"""Envoy's Lua: several files become the one script that a filter takes. Pure but for reading them."""
+"""Envoy's Lua: several files become the one script that a filter takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 _FOLDER: Final = Path(__file__).parent / "lua"
-_INFERENCE: Final = ("json", "sse", "usage", "splice")  # what inference.lua requires
+MODULES: Final = ("strings", "json", "sse", "usage", "splice")  # what inference.lua requires
 
 
 def body_room() -> str:
@@ -16,14 +16,14 @@ def body_room() -> str:
 
 def inference() -> str:
     """The filter of calls that go to a model server: deploy/lua/inference.lua and its modules."""
-    return bundle(_INFERENCE, _source("inference"))
+    return bundle(_source("inference"))
 
 
-def bundle(modules: tuple[str, ...], script: str) -> str:
-    """A script in which `require "tensorgate.NAME"` finds deploy/lua/NAME.lua."""
+def bundle(script: str) -> str:
+    """A script in which `require "tensorgate.NAME"` finds deploy/lua/NAME.lua, of those modules."""
     parts = [
         f'package.preload["tensorgate.{name}"] = function(...)\n{_source(name)}end\n'
-        for name in modules
+        for name in MODULES
     ]
     return "\n".join(["-- Tensorgate's", *parts, script])
 

@@ -103,7 +103,9 @@ delta = st.fixed_dictionaries(
         "tool_calls": st.lists(
             st.fixed_dictionaries(
                 {"index": st.just(0)},
-                optional={"function": st.fixed_dictionaries({"name": written, "arguments": written})},
+                optional={
+                    "function": st.fixed_dictionaries({"name": written, "arguments": written})
+                },
             ),
             max_size=2,
         ),
@@ -111,7 +113,11 @@ delta = st.fixed_dictionaries(
     },
 )
 openai_event = st.fixed_dictionaries(
-    {"choices": st.lists(st.fixed_dictionaries({}, optional={"delta": delta, "text": written}), max_size=2)},
+    {
+        "choices": st.lists(
+            st.fixed_dictionaries({}, optional={"delta": delta, "text": written}), max_size=2
+        )
+    },
     optional={
         "usage": openai_usage,
         "object": st.just("chat.completion.chunk"),
@@ -147,7 +153,9 @@ typed_event = st.one_of(
     st.fixed_dictionaries(
         {
             "type": st.just("content_block_start"),
-            "content_block": st.fixed_dictionaries({"name": written, "input": st.just({"usage": USAGE})}),
+            "content_block": st.fixed_dictionaries(
+                {"name": written, "input": st.just({"usage": USAGE})}
+            ),
         }
     ),
     st.fixed_dictionaries({"type": st.just("response.output_text.delta"), "delta": written}),
@@ -201,9 +209,13 @@ def streams(draw: Callable[..., Any], kinds: st.SearchStrategy[Any]) -> bytes:
             draw(st.sampled_from([b"\n", b"\r\n", b"\r"])) if newline == b"mixed" else newline
         )
 
-    for each in draw(st.lists(st.one_of(kinds, kinds, st.sampled_from(["[DONE]", "", "ping"])), max_size=8)):
+    for each in draw(
+        st.lists(st.one_of(kinds, kinds, st.sampled_from(["[DONE]", "", "ping"])), max_size=8)
+    ):
         if draw(st.integers(0, 3)) == 0:
-            stream += line(draw(st.sampled_from([b": data: {}", b"event: x", b"id: 1", b"data2:{", b"dat"])))
+            stream += line(
+                draw(st.sampled_from([b": data: {}", b"event: x", b"id: 1", b"data2:{", b"dat"]))
+            )
         text = each if isinstance(each, str) else draw(rendered(each))
         prefix = draw(st.sampled_from([b"data:", b"data: "]))
         for part in text.encode("utf-8", "surrogatepass").split(b"\n"):
@@ -235,9 +247,7 @@ def test_any_stream_cut_anywhere_reads_as_the_whole(
     stream = data.draw(streams(openai_event if dialect == "openai" else typed_event))
     cuts = cuts_of(data, stream)
     seen, left = read_stream(stream, dialect)
-    case, hiding = (
-        Case(stream, cuts, dialect=dialect, hide=hide) for hide in (False, True)
-    )
+    case, hiding = (Case(stream, cuts, dialect=dialect, hide=hide) for hide in (False, True))
     read, hidden = drive(lua, [case, hiding])
     assert said(read) == said(hidden) == seen
     if seen["format"] == "sse":
@@ -268,7 +278,9 @@ def test_a_cut_stream_is_never_final_and_its_content_is_counted(
 @given(data=st.data())
 def test_any_body_cut_anywhere_reads_as_the_whole(lua: Gate, data: st.DataObject) -> None:
     dialect, usage = data.draw(
-        st.sampled_from([("openai", openai_usage), ("openai", named_usage), ("anthropic", named_usage)])
+        st.sampled_from(
+            [("openai", openai_usage), ("openai", named_usage), ("anthropic", named_usage)]
+        )
     )
     value = {
         "choices": [{"message": {"content": data.draw(written), "usage": USAGE}}],
@@ -372,9 +384,13 @@ def test_what_cannot_be_read_says_nothing(lua: Gate, body: bytes) -> None:
 
 
 CONTENT = chunk("text")
-START = event({"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}})
+START = event(
+    {"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}
+)
 SAID = event({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hm"}})
-RESPONSE = {"usage": {"input_tokens": 5, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 2}}}
+RESPONSE = {
+    "usage": {"input_tokens": 5, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 2}}
+}
 
 
 @pytest.mark.parametrize(
@@ -422,7 +438,11 @@ RESPONSE = {"usage": {"input_tokens": 5, "output_tokens": 3, "input_tokens_detai
             ],
             {"final": "1", "input": "5", "output": "3", "cached": "2", "content_bytes": "7"},
         ),
-        ("openai", [event({"type": "response.in_progress", "response": RESPONSE})], {"input": None}),
+        (
+            "openai",
+            [event({"type": "response.in_progress", "response": RESPONSE})],
+            {"input": None},
+        ),
         (
             "openai",
             [SAID, event({"type": "response.failed", "response": {"usage": None}})],
@@ -442,12 +462,20 @@ def test_when_a_usage_is_the_whole_answers(
 @pytest.mark.parametrize(
     ("dialect", "usage", "expected"),
     [
-        ("openai", {"prompt_tokens": 8, "total_tokens": 8}, {"input": "8", "output": "0", "final": "1"}),
+        (
+            "openai",
+            {"prompt_tokens": 8, "total_tokens": 8},
+            {"input": "8", "output": "0", "final": "1"},
+        ),
         ("openai", {"prompt_tokens": 8}, {"input": "8", "output": None, "final": None}),
         ("openai", {"total_tokens": 8}, {"input": None, "output": None, "final": None}),
         (
             "openai",
-            {**USAGE, "prompt_tokens_details": {"cached_tokens": 4}, "cache_creation_input_tokens": 2},
+            {
+                **USAGE,
+                "prompt_tokens_details": {"cached_tokens": 4},
+                "cache_creation_input_tokens": 2,
+            },
             {**PRICED, "cached": "4", "cache_write": None},
         ),
         (
@@ -656,7 +684,14 @@ end
 
 
 def test_a_defect_breaks_no_answer_and_is_counted() -> None:
-    body = [chunk("one"), Pause(0.05), chunk("two")[:30], Pause(0.05), chunk("two")[30:], Pause(0.05)]
+    body = [
+        chunk("one"),
+        Pause(0.05),
+        chunk("two")[:30],
+        Pause(0.05),
+        chunk("two")[30:],
+        Pause(0.05),
+    ]
     body += [chunk(None, usage=USAGE), DONE]
     whole = b"".join(step for step in body if isinstance(step, bytes))
     with gate(scripts.inference() + DEFECT) as lua:

@@ -284,6 +284,7 @@ def _not_as_its_basis(row: Row) -> str | None:
 
 def check_budgets(gate: Stack, keys: Sequence[Key], ledger: Sequence[Row]) -> None:
     """No key has spent more than it may, and the counters say what the ledger says."""
+    until(lambda: make(gate, "/v1/key", key=keys[0].secret).status == 200, 20, "a gate that checks")
     for key in keys:
         spent = sum(row["charge_nanousd"] for row in ledger if row["key_id"] == key.id)
         assert key.budget_nanousd is None or spent <= key.budget_nanousd, key

@@ -286,8 +286,8 @@ class Clients:
             self._converse(connection, call, outcome)
         except (OSError, HTTPException):
             self.drop()
-        if outcome.status in {None, 503}:
-            time.sleep(0.05)  # nobody gains by spending all calls on an outage
+        if outcome.status in {None, 503} and call.leave_after is None:
+            time.sleep(0.4)  # nobody gains by spending all calls on an outage
         return outcome
 
     def _connected(self) -> HTTPConnection | None:
