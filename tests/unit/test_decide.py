@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 from support import CATALOG, NOW_US, key_record, request
 
 from authz import endpoints
 from authz.decide import decide, limits, may_call
-from authz.model import Allow, Decision, Deny, Fault, Reason, Request
+from authz.model import Allow, Decision, Deny, Endpoint, Fault, Reason, Request
 from store.counters.model import MinuteLimit
 from store.records import KeyRecord
 
@@ -27,7 +28,7 @@ def denied(key: KeyRecord | None, asked: Request) -> Fault:
 
 
 # In the order in which they answer. Each is what it changes of the key, and of the request.
-RULES = {
+RULES: dict[Reason, tuple[dict[str, Any], dict[str, Any]]] = {
     Reason.API_KEY_REVOKED: ({"revoked_us": NOW_US - 1}, {}),
     Reason.API_KEY_EXPIRED: ({"expires_us": NOW_US}, {}),
     Reason.ENDPOINT_NOT_ALLOWED: ({}, {"endpoint": None}),
@@ -120,7 +121,7 @@ def test_without_a_price_only_a_key_without_a_budget_passes(budget: int) -> None
 
 
 @pytest.mark.parametrize("row", [endpoints.MODELS, endpoints.MODEL, endpoints.KEY])
-def test_what_reads_no_model_is_not_judged_by_its_body(row: endpoints.Endpoint) -> None:
+def test_what_reads_no_model_is_not_judged_by_its_body(row: Endpoint) -> None:
     asked = request(endpoint=row, encoded=True, body=Fault(Reason.MALFORMED_BODY), model=None)
     assert isinstance(judge(key_record(models=[], budget_nanousd=1), asked), Allow)
 

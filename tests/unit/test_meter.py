@@ -72,7 +72,7 @@ def test_a_stream_over_the_wire(metrics: Metrics, tmp_path: Path) -> None:
     first = StreamAccessLogsMessage()
     first.identifier.log_name = "tensorgate"
     with serving(Meter(metrics), tmp_path) as channel:
-        call = channel.stream_unary(
+        call: grpc.StreamUnaryMultiCallable[bytes, StreamAccessLogsResponse] = channel.stream_unary(
             f"/{SERVICE}/StreamAccessLogs",
             request_serializer=None,
             response_deserializer=StreamAccessLogsResponse.FromString,
@@ -101,7 +101,9 @@ def test_a_stream_that_breaks_off_keeps_what_came(
         raise RuntimeError("Envoy is gone")
 
     with serving(Meter(metrics), tmp_path) as channel:
-        call = channel.stream_unary(f"/{SERVICE}/StreamAccessLogs")
+        call: grpc.StreamUnaryMultiCallable[bytes, StreamAccessLogsResponse] = channel.stream_unary(
+            f"/{SERVICE}/StreamAccessLogs"
+        )
         with pytest.raises(grpc.RpcError):
             call(breaks_off(), timeout=10)
     assert counted(metrics.registry) == {"end": 3, "running": 0, "unreadable": 0}

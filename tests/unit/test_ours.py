@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Any
 
 import pytest
-from anthropic.types import ModelInfo
-from openai.types import Model
 from support import CATALOG, NOW_US, key_record
 
 from authz import ours
@@ -62,16 +59,12 @@ def test_a_name_with_slashes_is_found_as_it_stands_or_escaped(wanted: str) -> No
 
 
 @pytest.mark.parametrize("names", [[], ["a"], ["a", "b/c"]])
-def test_the_list_is_read_by_both_kinds_of_client(names: list[str]) -> None:
+def test_a_page_of_models(names: list[str]) -> None:
     page = content(ours.models(names))
     assert page["object"] == "list"
     assert page["has_more"] is False
     assert (page["first_id"], page["last_id"]) == ((names[0], names[-1]) if names else (None, None))
-    assert [Model.model_validate(row, strict=True).id for row in page["data"]] == names
-    for row in page["data"]:
-        theirs = ModelInfo.model_validate(row)
-        assert (theirs.id, theirs.type) == (row["id"], "model")
-        assert datetime.fromisoformat(row["created_at"]).timestamp() == row["created"]
+    assert [row["id"] for row in page["data"]] == names
     assert [content(ours.model(name)) for name in names] == page["data"]
 
 

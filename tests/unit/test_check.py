@@ -1,0 +1,581 @@
+"""The whole walk of a Check: fakes for the two stores, everything else is real."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import combinations, count
+from typing import Any
+
+import pytest
+from support import (
+    CATALOG,
+    DIGESTER,
+    FORM,
+    NOW_US,
+    KeyTable,
+    ManualClock,
+    answer_body,
+    bearer,
+    client_headers,
+    error,
+    is_allowed,
+    key_record,
+    message,
+    metadata,
+    minted,
+    mistyped,
+    status,
+    upstream_headers,
+)
+
+from authz.cache import KeyCache
+from authz.check import Checker, Site
+from authz.metrics import Metrics
+from authz.model import Reason
+from authz.pb.auth_pb2 import CheckResponse
+from authz.wire import TO_REMOVE, Reader
+from store.counters.memory import MemoryCounters
+from store.counters.model import Limit, MinuteLimit, Refused, Standing, Taken
+from store.errors import StoreUnavailableError
+from store.records import DAY_US, MINUTE_US, KeyRecord
+
+KEY, OTHER = minted(1), minted(2)
+LLAMA = "llama-3.1-8b"
+CHAT: Mapping[str, Any] = {"model": LLAMA, "messages": []}
+MINUTE = {
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "ratelimit-policy",
+    "ratelimit",
+}
+
+
+class FakeCounters:
+    """Counters that can be out, for taking and for peeking."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.real = MemoryCounters(clock)
+        self.take_out = self.peek_out = False
+        self.takes = 0
+
+    def take(self, request_id: str, hold_id: str, limits: Sequence[Limit]) -> Taken | Refused:
+        self.takes += 1
+        if self.take_out:
+            raise StoreUnavailableError("the counters do not answer")
+        return self.real.take(request_id, hold_id, limits)
+
+    def peek(self, limits: Sequence[Limit]) -> tuple[int, tuple[Standing, ...]]:
+        if self.peek_out:
+            raise StoreUnavailableError("the counters do not answer")
+        return self.real.peek(limits)
+
+
+@dataclass
+class Gate:
+    """A Checker over a table of keys."""
+
+    record: KeyRecord | None = field(default_factory=key_record)
+    listed: list[str] = field(default_factory=list)
+    clock: ManualClock = field(default_factory=ManualClock)
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.table = KeyTable()
+        if self.record is not None:
+            self.table.rows[DIGESTER.digests(KEY)[0]] = self.record
+        self.counters = FakeCounters(self.clock)
+        self.keys = KeyCache(self.table, self.clock, stale_us=0)
+        self._numbers = count()
+        self.checker = Checker(
+            reader=Reader(FORM, DIGESTER),
+            keys=self.keys,
+            catalog=CATALOG,
+            counters=self.counters,
+            listed=lambda: self.listed,
+            metrics=self.metrics,
+            clock=self.clock,
+            site=Site("https://gate.example", "sk-tg_"),
+        )
+
+    def call(
+        self,
+        path: str = "/v1/chat/completions",
+        body: bytes | Mapping[str, Any] = CHAT,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "POST",
+        request_id: str | None = None,
+    ) -> CheckResponse:
+        """A request with the key, and an id of its own."""
+        sent = bearer(KEY) if headers is None else headers
+        number = f"req-{next(self._numbers)}" if request_id is None else request_id
+        return self.checker.check(message(path, sent, body, method=method, request_id=number))
+
+    def get(self, path: str) -> CheckResponse:
+        return self.call(path, b"", method="GET")
+
+    def used(self, scope: str = "key_1") -> int:
+        (standing,) = self.counters.real.peek((MinuteLimit(scope, 1),))[1]
+        return standing.used
+
+    def counted(self) -> dict[tuple[str, str], float]:
+        """Checks by outcome and reason."""
+        return {
+            (sample.labels["outcome"], sample.labels["reason"]): sample.value
+            for family in self.metrics.checks.collect()
+            for sample in family.samples
+            if sample.name == "tensorgate_checks_total"
+        }
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+def refused(response: CheckResponse, reason: Reason) -> dict[str, str]:
+    """Check the parts that every refusal has, and hand on its headers."""
+    headers = client_headers(response)
+    assert not is_allowed(response)
+    assert error(response)["code"] == headers["x-tensorgate-reason"] == reason
+    assert metadata(response) == {"outcome": "denied", "reason": reason}
+    assert headers["content-type"] == "application/json"
+    return headers
+
+
+# ── What passes ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_passes_is_described_to_the_server_to_the_client_and_to_the_meter(gate: Gate) -> None:
+    response = gate.call()
+    assert is_allowed(response)
+    assert upstream_headers(response) == {
+        "x-tensorgate-key-id": "key_1",
+        "x-tensorgate-alias": "laptop",
+        "x-tensorgate-user": "ann@example.org",
+        "x-tensorgate-model": LLAMA,
+    }
+    assert list(response.ok_response.headers_to_remove) == list(TO_REMOVE)
+    assert client_headers(response) == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "59",
+        "x-ratelimit-reset-requests": "1m0s",
+        "ratelimit-policy": '"rpm";q=60;w=60',
+        "ratelimit": '"rpm";r=59;t=60',
+    }
+    described = metadata(response)
+    assert re.fullmatch(r"[0-9a-f]{32}", described.pop("hold_id"))
+    assert described == {
+        "outcome": "allowed",
+        "reason": "",
+        "key_id": "key_1",
+        "account_id": "acc_1",
+        "model": LLAMA,
+        "endpoint": "chat.completions",
+    }
+    assert gate.counted() == {("allowed", ""): 1}
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses", "/v1/embeddings"])
+def test_other_endpoints_of_openai(gate: Gate, path: str) -> None:
+    response = gate.call(path)
+    assert is_allowed(response)
+    assert metadata(response)["endpoint"] == path.removeprefix("/v1/")
+
+
+@pytest.mark.parametrize("header", ["x-api-key", "api-key", "x-goog-api-key"])
+def test_the_other_three_headers(gate: Gate, header: str) -> None:
+    assert is_allowed(gate.call(headers={header: KEY}))
+
+
+def test_a_message_carries_anthropics_rate_headers(gate: Gate) -> None:
+    response = gate.call("/v1/messages", headers={"x-api-key": KEY})
+    assert is_allowed(response)
+    assert client_headers(response).keys() > MINUTE
+    assert client_headers(response)["anthropic-ratelimit-requests-remaining"] == "59"
+
+
+@pytest.mark.parametrize(
+    ("asked", "canonical"),
+    [("llama", LLAMA), ("claude-haiku-4-5", LLAMA), ("qwen3-coder", "qwen3-coder")],
+)
+def test_the_canonical_name_is_what_the_server_and_the_meter_hear(
+    gate: Gate, asked: str, canonical: str
+) -> None:
+    response = gate.call(body={"model": asked})
+    assert upstream_headers(response)["x-tensorgate-model"] == canonical
+    assert metadata(response)["model"] == canonical
+
+
+def test_an_unpriced_model_passes_for_a_key_without_a_budget(gate: Gate) -> None:
+    assert upstream_headers(gate.call(body={"model": "new"}))["x-tensorgate-model"] == "new"
+
+
+def test_a_repeated_check_takes_once_and_has_the_same_hold(gate: Gate) -> None:
+    first, again = (gate.call(request_id="one") for _ in range(2))
+    assert metadata(first)["hold_id"] == metadata(again)["hold_id"]
+    assert gate.used() == 1
+
+
+def test_requests_without_an_id_are_never_one(gate: Gate) -> None:
+    holds = {metadata(gate.call(request_id=""))["hold_id"] for _ in range(3)}
+    assert len(holds) == 3
+    assert gate.used() == 3
+
+
+def test_a_key_without_an_rpm_has_no_rate_headers() -> None:
+    gate = Gate(key_record(rpm=None))
+    assert [client_headers(gate.call()) for _ in range(3)] == [{}] * 3
+
+
+def test_the_last_fourteen_days_of_a_key(gate: Gate) -> None:
+    assert "x-key-expires" not in client_headers(gate.call())
+    late = Gate(key_record(expires_us=NOW_US + 14 * DAY_US))
+    for response in (late.call(), late.call(body=b""), late.get("/v1/models"), late.get("/no")):
+        assert client_headers(response)["x-key-expires"] == "2026-12-02T11:06:40Z"
+
+
+# ── What is refused ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that would pass, piece by piece, so that several things can be wrong with it."""
+
+    method: str = "POST"
+    path: str = "/v1/chat/completions"
+    query: str = ""
+    headers: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {KEY}"),)
+    model: str = LLAMA
+    members: str = ""
+    tail: str = ""
+    record: KeyRecord | None = field(default_factory=lambda: key_record(rpm=1))
+    taken: int = 0
+
+    def ask(self) -> tuple[Gate, CheckResponse]:
+        gate = Gate(self.record)
+        for number in range(self.taken):
+            gate.counters.real.take(f"before-{number}", "hold", (MinuteLimit("key_1", 1),))
+        body = f'{{"model":{json.dumps(self.model)}{self.members}}}{self.tail}'.encode()
+        return gate, gate.call(self.path + self.query, body, dict(self.headers), method=self.method)
+
+
+Change = Callable[[Call], Call]
+
+
+def of_key(**changes: Any) -> Change:
+    return lambda call: replace(call, record=call.record and replace(call.record, **changes))
+
+
+def piece(**changes: Any) -> Change:
+    return lambda call: replace(call, **changes)
+
+
+def more(**added: Any) -> Change:
+    return lambda call: replace(call, **{n: getattr(call, n) + v for n, v in added.items()})
+
+
+# In the order in which they answer: (status, what of a call it needs for itself, how to cause it).
+ORDER: dict[Reason, tuple[int, set[str], Change]] = {
+    Reason.KEY_IN_URL: (400, set(), more(query="?key=x")),
+    Reason.MISSING_API_KEY: (401, {"credential"}, piece(headers=())),
+    Reason.AMBIGUOUS_CREDENTIALS: (400, {"credential"}, more(headers=(("x-api-key", OTHER),))),
+    Reason.INVALID_API_KEY: (401, {"credential", "record"}, piece(record=None)),
+    Reason.API_KEY_REVOKED: (401, {"record"}, of_key(revoked_us=NOW_US - 1)),
+    Reason.API_KEY_EXPIRED: (401, {"record"}, of_key(expires_us=NOW_US)),
+    Reason.ENDPOINT_NOT_ALLOWED: (403, set(), piece(path="/v1/sleep")),
+    Reason.UNSUPPORTED_ENCODING: (415, set(), more(headers=(("content-encoding", "gzip"),))),
+    Reason.MALFORMED_BODY: (400, set(), more(tail="x")),
+    Reason.AMBIGUOUS_BODY: (400, set(), more(members=',"MODEL":1')),
+    Reason.MODEL_REQUIRED: (400, {"model"}, piece(model="")),
+    Reason.INVALID_PARAMETER: (400, set(), more(members=',"stream":1')),
+    Reason.MODEL_NOT_ALLOWED: (403, set(), of_key(models=frozenset({"other"}))),
+    Reason.MODEL_NOT_PRICED: (
+        403,
+        {"model"},
+        lambda call: of_key(budget_nanousd=1)(replace(call, model="unheard-of")),
+    ),
+    Reason.RATE_LIMIT_EXCEEDED: (429, set(), piece(taken=1)),
+}
+ELSEWHERE = {Reason.AUTHORIZATION_UNAVAILABLE, Reason.NOT_FOUND}
+
+
+def test_the_order_has_every_reason() -> None:
+    assert ORDER.keys() | ELSEWHERE == set(Reason)
+
+
+def test_nothing_is_wrong_with_the_call_itself() -> None:
+    _, response = Call().ask()
+    assert is_allowed(response)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize("reason", ORDER)
+def test_each_refusal(reason: Reason, path: str) -> None:
+    code, _, change = ORDER[reason]
+    gate, response = change(Call(path=path)).ask()
+    refused(response, reason)
+    assert status(response) == code
+    if reason is not Reason.ENDPOINT_NOT_ALLOWED:
+        anthropic = path == "/v1/messages"
+        assert (answer_body(response).get("type") == "error") is anthropic
+    assert gate.counted() == {("denied", reason): 1}
+
+
+PAIRS = [
+    (first, second)
+    for first, second in combinations(ORDER, 2)
+    if not ORDER[first][1] & ORDER[second][1]
+    or {first, second} == {Reason.API_KEY_REVOKED, Reason.API_KEY_EXPIRED}
+]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_of_two_that_apply_the_first_answers(first: Reason, second: Reason) -> None:
+    for changes in ((first, second), (second, first)):
+        call = Call()
+        for reason in changes:
+            call = ORDER[reason][2](call)
+        _, response = call.ask()
+        refused(response, first)
+
+
+@pytest.mark.parametrize("reason", ORDER)
+def test_no_refusal_takes_anything(reason: Reason) -> None:
+    gate, _ = ORDER[reason][2](Call()).ask()
+    assert gate.used() == (1 if reason is Reason.RATE_LIMIT_EXCEEDED else 0)
+    assert gate.used("key_1/listings") == 0
+
+
+DEAD = set(list(ORDER)[: list(ORDER).index(Reason.API_KEY_EXPIRED) + 1])
+
+
+@pytest.mark.parametrize("reason", ORDER)
+def test_a_live_key_hears_how_its_minute_stands(reason: Reason) -> None:
+    _, response = ORDER[reason][2](Call()).ask()
+    headers = client_headers(response)
+    assert (headers.keys() & MINUTE) == (set() if reason in DEAD else MINUTE)
+    if reason not in DEAD:
+        left = "0" if reason is Reason.RATE_LIMIT_EXCEEDED else "1"
+        assert headers["x-ratelimit-remaining-requests"] == left
+
+
+def test_the_words_name_the_key_by_its_hint_and_the_way_out(gate: Gate) -> None:
+    revoked = Gate(key_record(revoked_us=NOW_US))
+    assert error(revoked.call())["message"] == (
+        "This key (sk-tg_…x4Qz) was revoked on 2026-11-18 11:06 UTC. "
+        "Create a new one at https://gate.example/keys."
+    )
+    assert "Bearer sk-tg_…`" in error(gate.call(headers={}))["message"]
+
+
+def test_the_minute_says_when_the_next_call_passes() -> None:
+    gate = Gate(key_record(rpm=2))
+    for _ in range(2):
+        assert is_allowed(gate.call())
+        gate.clock.advance(seconds=0.3)
+    headers = refused(gate.call(), Reason.RATE_LIMIT_EXCEEDED)
+    assert (headers["retry-after"], headers["retry-after-ms"]) == ("60", "59400")
+    gate.clock.advance(seconds=59)
+    assert refused(gate.call(), Reason.RATE_LIMIT_EXCEEDED)["retry-after"] == "1"
+    gate.clock.advance(seconds=1)
+    assert is_allowed(gate.call())
+
+
+def test_two_hundred_at_once_at_fifty_pass_fifty() -> None:
+    gate = Gate(key_record(rpm=50))
+    with ThreadPoolExecutor(16) as pool:
+        codes = list(pool.map(lambda _: status(gate.call()), range(200)))
+    assert (codes.count(200), codes.count(429)) == (50, 150)
+
+
+def test_a_wrong_checksum_asks_no_store(gate: Gate) -> None:
+    refused(gate.call(headers=bearer(mistyped(KEY))), Reason.INVALID_API_KEY)
+    assert gate.table.asked == 0
+
+
+def test_the_malformed_byte_and_the_members_name_reach_the_client(gate: Gate) -> None:
+    said = error(gate.call(body=b'{"model":"m",}'))
+    assert "(byte 13)" in said["message"]
+    assert error(gate.call(body=b'{"model":"m","stream":1}'))["param"] == "stream"
+    assert error(gate.call(body=b"{}"))["param"] == "model"
+
+
+# ── A store is out ───────────────────────────────────────────────────────────────────────────────
+
+
+def unavailable(response: CheckResponse) -> None:
+    headers = refused(response, Reason.AUTHORIZATION_UNAVAILABLE)
+    assert status(response) == 503
+    assert headers["retry-after"] == "1"
+    assert "www-authenticate" not in headers
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/nowhere"])
+@pytest.mark.parametrize("key", [KEY, OTHER], ids=["a key", "an unknown key"])
+def test_sql_out_is_503_and_never_401(gate: Gate, path: str, key: str) -> None:
+    gate.table.out = True
+    unavailable(gate.call(path, headers=bearer(key)))
+    assert gate.counters.takes == 0
+    assert gate.counted() == {("error", "authorization_unavailable"): 1}
+
+
+def test_sql_out_does_not_hide_what_is_wrong_without_it(gate: Gate) -> None:
+    gate.table.out = True
+    refused(gate.call(headers={}), Reason.MISSING_API_KEY)
+    refused(gate.call(headers=bearer(mistyped(KEY))), Reason.INVALID_API_KEY)
+    refused(gate.call("/v1/chat/completions?key=x"), Reason.KEY_IN_URL)
+
+
+def test_counters_out_is_503(gate: Gate) -> None:
+    gate.counters.take_out = gate.counters.peek_out = True
+    for response in (gate.call(), gate.call("/v1/messages"), gate.get("/v1/models")):
+        unavailable(response)
+
+
+def test_counters_out_leaves_a_refusal_as_it_is_without_rate_headers(gate: Gate) -> None:
+    gate.counters.take_out = gate.counters.peek_out = True
+    headers = refused(gate.call("/nowhere"), Reason.ENDPOINT_NOT_ALLOWED)
+    assert not headers.keys() & MINUTE
+
+
+def test_counters_out_after_a_take_is_503_too(gate: Gate) -> None:
+    gate.counters.peek_out = True
+    unavailable(gate.get("/v1/key"))
+
+
+def test_after_an_outage_all_is_as_before(gate: Gate) -> None:
+    gate.table.out = True
+    unavailable(gate.call())
+    gate.table.out = False
+    assert is_allowed(gate.call())
+
+
+# ── What we answer ourselves ─────────────────────────────────────────────────────────────────────
+
+
+def own(response: CheckResponse) -> Any:
+    assert status(response) == 200
+    assert not is_allowed(response)
+    assert metadata(response) == {"outcome": "answered", "reason": ""}
+    assert client_headers(response)["content-type"] == "application/json"
+    return answer_body(response)
+
+
+def test_the_models_of_a_key() -> None:
+    gate = Gate(key_record(models=[LLAMA, "qwen3"]), listed=["qwen3", "qwen4", "claude-x"])
+    page = own(gate.get("/v1/models"))
+    assert [row["id"] for row in page["data"]] == ["claude-x", LLAMA, "qwen3"]
+    assert gate.counted() == {("answered", ""): 1}
+
+
+@pytest.mark.parametrize("path", ["org/deep/model", "org%2Fdeep%2Fmodel", LLAMA, "listed:latest"])
+def test_one_model_with_slashes_too(path: str) -> None:
+    gate = Gate(listed=["listed:latest"])
+    assert own(gate.get(f"/v1/models/{path}"))["id"] == path.replace("%2F", "/")
+
+
+@pytest.mark.parametrize("name", ["nothing", "qwen*", "org/deep", "default"])
+def test_a_model_that_is_not_there_is_404_and_takes_nothing(gate: Gate, name: str) -> None:
+    headers = refused(gate.get(f"/v1/models/{name}"), Reason.NOT_FOUND)
+    assert headers["x-ratelimit-remaining-requests"] == "600"
+    assert gate.used("key_1/listings") == 0
+
+
+def test_a_model_of_others_is_404_as_one_that_is_nowhere() -> None:
+    gate = Gate(key_record(models=["other"]))
+    theirs, nowhere = (gate.get(f"/v1/models/{name}") for name in (LLAMA, "nowhere"))
+    refused(theirs, Reason.NOT_FOUND)
+    assert error(theirs)["message"] == error(nowhere)["message"]
+
+
+def test_a_key_about_itself_sees_its_inference_minute(gate: Gate) -> None:
+    for _ in range(3):
+        gate.call()
+    said = own(gate.get("/v1/key"))
+    assert (said["id"], said["alias"], said["rpm"]) == ("key_1", "laptop", 60)
+    assert said["requests_remaining"] == 57
+    assert KEY not in json.dumps(said)
+
+
+def test_listings_and_token_counting_take_from_a_minute_of_their_own() -> None:
+    gate = Gate(key_record(rpm=1))
+    assert is_allowed(gate.call())
+    for path in ("/v1/models", "/v1/key", f"/v1/models/{LLAMA}"):
+        assert own(gate.get(path))
+    for _ in range(7):
+        assert is_allowed(gate.call("/v1/messages/count_tokens"))
+    refused(gate.get("/v1/models"), Reason.RATE_LIMIT_EXCEEDED)
+    refused(gate.call("/v1/messages/count_tokens"), Reason.RATE_LIMIT_EXCEEDED)
+    refused(gate.call(), Reason.RATE_LIMIT_EXCEEDED)
+    assert (gate.used(), gate.used("key_1/listings")) == (1, 10)
+    gate.clock.advance(us=MINUTE_US)
+    assert own(gate.get("/v1/models"))
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/key", f"/v1/models/{LLAMA}"])
+def test_what_we_answer_needs_a_live_key(path: str) -> None:
+    refused(Gate(None).get(path), Reason.INVALID_API_KEY)
+    refused(Gate(key_record(revoked_us=1)).get(path), Reason.API_KEY_REVOKED)
+
+
+# ── Secrets ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def uses(key: str) -> list[tuple[str, bytes, dict[str, str], str]]:
+    """A key, used rightly and wrongly in every way: (path, body, headers, method)."""
+    chat, body = "/v1/chat/completions", json.dumps(CHAT).encode()
+    good = bearer(key)
+    return [
+        *[(chat, body, {name: key}, "POST") for name in ("x-api-key", "api-key", "cookie")],
+        (chat, body, good, "POST"),
+        (chat, body, {"authorization": key}, "POST"),
+        (chat, body, {"authorization": f"Basic {key}"}, "POST"),
+        (chat, body, {"authorization": f"Bearer {key},{key}"}, "POST"),
+        (chat, body, good | {"x-api-key": key + "x"}, "POST"),
+        (chat, body, good | {"content-encoding": key}, "POST"),
+        (f"{chat}?key={key}", body, good, "POST"),
+        (f"{chat}?model={key}", body, good, "POST"),
+        (f"{chat}/{key}", body, good, "POST"),
+        (f"/{key}", body, good, "GET"),
+        (f"/v1/models/{key}", b"", good, "GET"),
+        (chat, key.encode(), good, "POST"),
+        (chat, json.dumps({"model": key}).encode(), good, "POST"),
+        (chat, json.dumps({"model": "m", key: 1, key.upper(): 1}).encode(), good, "POST"),
+        (chat, f'{{"model":"m","{key}":1,"{key}":2}}'.encode(), good, "POST"),
+        (chat, json.dumps({"model": "m", "stream": key}).encode(), good, "POST"),
+    ]
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER, mistyped(KEY)], ids=["known", "unknown", "mistyped"])
+@pytest.mark.parametrize("record", [key_record(), key_record(models=["x"], rpm=1)])
+def test_no_plaintext_comes_out_of_the_gate(
+    key: str, record: KeyRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(record)
+    for path, body, headers, method in uses(key):
+        response = gate.call(path, body, headers, method=method)
+        assert key not in str(response)
+        assert key.encode() not in response.SerializeToString()
+    assert caplog.text == ""
+    assert key not in repr(gate.keys.__dict__) + repr(gate.counters.real.__dict__)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\x00", b"[" * 100_000, b'{"model":"\\ud800"}', b"\xff" * 9]
+)
+@pytest.mark.parametrize(
+    "path", ["", "*", "?", "/v1/messages?%zz=%ff", "/v1/models/%00", "/" * 999]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "", "\x7f"])
+def test_nothing_that_a_client_sends_raises(
+    gate: Gate, path: str, body: bytes, method: str
+) -> None:
+    response = gate.call(path, body, method=method)
+    assert status(response) in {200, 400, 403, 404}
+    assert CheckResponse.FromString(response.SerializeToString()) == response
