@@ -13,7 +13,7 @@ import msgspec
 from authz import endpoints, ours
 from authz.bound import FREE, MAX_NANOUSD, Bound, bound
 from authz.cache import KeyCache
-from authz.decide import decide, limits
+from authz.decide import decide, is_live, limits
 from authz.denial import Answer, Headers, deny
 from authz.headers import standing_headers
 from authz.metrics import Metrics
@@ -94,12 +94,14 @@ class Checker:
     ) -> CheckResponse:
         """The walk of one request. `is_active` tells whether Envoy still waits for the answer."""
         started = perf_counter()
-        request = self.reader.read(message)
+        request = self.reader.head(message)
         now_us = self.clock()
         key: KeyRecord | None = None
         try:
             if not isinstance(request.digests, Fault):
                 key = self.keys.get(request.digests)
+            if key is not None and is_live(key, now_us):
+                request = self.reader.with_body(request, message)
             plan = None if key is None else self.catalog.plans.get(key.plan)
             offer = None if request.model is None else self.catalog.resolve(request.model)
             match decide(key, request, offer, plan, now_us):
@@ -226,8 +228,7 @@ class Checker:
     ) -> CheckResponse:
         """A refusal before `take`. For a live key it says how the limits stand."""
         client: Headers = ()
-        live = key is not None and key.revoked_us is None and key.expires_us > now_us
-        if key is not None and live:
+        if key is not None and is_live(key, now_us):
             plan = self.catalog.plans.get(key.plan)
             try:
                 counted_us, standings = self.counters.peek(

@@ -52,6 +52,11 @@ def decide(  # noqa: C901, PLR0911  a list of rules, one return each
     return Allow(limits(key, request.endpoint, plan))
 
 
+def is_live(key: KeyRecord, now_us: int) -> bool:
+    """Whether the key counts at all."""
+    return key.revoked_us is None and key.expires_us > now_us
+
+
 def may_call(key: KeyRecord, model: str | None, offer: Offer | None) -> bool:
     """Whether the key's allowlist has the model: by the name that the catalog gives it."""
     if key.models is None:

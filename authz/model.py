@@ -170,6 +170,29 @@ class Request:
     stream: bool = False
     ask: Ask | None = None
 
+    def reading(
+        self, model: str | None, ask: Ask | None, fault: Fault | None, *, stream: bool
+    ) -> Request:
+        """This request with what its body says. Spelled out: `replace` takes four times as long."""
+        return Request(
+            self.id,
+            self.method,
+            self.path,
+            self.dialect,
+            self.digests,
+            self.endpoint,
+            self.encoded,
+            fault,
+            self.body_bytes,
+            model,
+            stream,
+            ask,
+        )
+
+    def unreadable(self, fault: Fault) -> Request:
+        """This request with a body that cannot be read."""
+        return self.reading(None, None, fault, stream=False)
+
 
 @dataclass(frozen=True, slots=True)
 class Allow:

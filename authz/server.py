@@ -30,6 +30,7 @@ from authz.lease import Lease
 from authz.listings import Listings
 from authz.meter import Meter
 from authz.metrics import Metrics
+from authz.observe import ObservedKeys
 from authz.pb import auth_pb2_grpc, health_pb2, health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
 from authz.settings import AuthzSettings
@@ -167,7 +168,7 @@ def _keys(settings: AuthzSettings, metrics: Metrics, stack: ExitStack) -> tuple[
     engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
     stack.callback(engine.dispose)
     check_current(engine)
-    repository = stack.enter_context(KeyRepository(engine))
+    repository = ObservedKeys(stack.enter_context(KeyRepository(engine)), metrics)
     cache = KeyCache(
         repository,
         steady_clock(),

@@ -20,6 +20,7 @@ from time import monotonic, sleep
 from typing import Final, Protocol
 
 from authz.metrics import Metrics
+from authz.observe import SQL, observed
 from store.errors import StoreError
 from store.records import Basis, Charge, Hold, LedgerRow
 
@@ -153,7 +154,8 @@ class Settler:
     def _book(self, ends: list[tuple[Hold, Charge]]) -> bool:
         """Book a group and settle it. False if it is to be tried again."""
         try:
-            rows = self._books.book(ends)
+            with observed(self._metrics, SQL, "book"):
+                rows = self._books.book(ends)
         except StoreError as fault:
             if not self._failures:
                 _log.warning("the ledger cannot be written, %d ends wait: %s", len(ends), fault)

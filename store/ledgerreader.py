@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Engine, exists, func, select
+from sqlalchemy import ColumnElement, Engine, RowMapping, exists, func, select
 
+from store.errors import StoreUnavailableError
 from store.ledger import read_row
 from store.records import SECOND_US, Basis, LedgerRow, window_at
 from store.schema import accounts, driver_errors, holds, keys, ledger, read_options
@@ -98,7 +99,19 @@ class LedgerReader:
             return int(connection.execute(asked).scalar_one())
 
     def rows(self, wanted: Wanted = ALL) -> Iterator[LedgerRow]:
-        """Rows in the order of booking. Those that are booked while this runs may be among them."""
+        """Rows in the order of booking. Those that are booked while this runs may be among them.
+
+        Raises StoreUnavailableError at a row that is none of ours (see `verify`, which names it).
+        """
+        for found in self._found(wanted):
+            if _misshapen(found):
+                raise StoreUnavailableError(
+                    f"Row {found['seq']} of the ledger was not written by Tensorgate. "
+                    "`tensorgate ledger verify` says what is wrong with it."
+                )
+            yield read_row(found)
+
+    def _found(self, wanted: Wanted) -> Iterator[RowMapping]:
         last = 0
         while True:
             asked = (
@@ -110,7 +123,7 @@ class LedgerReader:
             with driver_errors(), self._engine.connect() as held:
                 connection = held.execution_options(**read_options(self._engine))
                 batch = connection.execute(asked).mappings().all()
-            yield from map(read_row, batch)
+            yield from batch
             if len(batch) < BATCH:
                 return
             last = batch[-1]["seq"]
@@ -124,13 +137,18 @@ class LedgerReader:
         created = self._created()
         rows = charged = 0
         faults = self._duplicates()
-        for row in self.rows():
+        for found in self._found(ALL):
             rows += 1
-            charged += row.charge_nanousd
-            if len(faults) < MAX_FAULTS:
-                faults += [
-                    f"Row of hold {row.hold_id}: {fault}." for fault in _faults(row, created)
-                ]
+            misshapen = _misshapen(found)
+            if misshapen:
+                faults.append(f"Row {found['seq']} has no such {misshapen} as a row can have.")
+            else:
+                row = read_row(found)
+                charged += row.charge_nanousd
+                if len(faults) < MAX_FAULTS:
+                    faults += [
+                        f"Row of hold {row.hold_id}: {fault}." for fault in _faults(row, created)
+                    ]
             if not rows % BATCH:
                 progress(rows)
         progress(rows)
@@ -187,6 +205,29 @@ _BY_BASIS: Final[dict[Basis, tuple[Callable[[LedgerRow], bool], str]]] = {
     ),
     Basis.METERED: (lambda _: True, ""),
 }
+
+
+_TEXTS: Final = frozenset(
+    {"hold_id", "request_id", "account_id", "key_id", "user", "alias", "model", "endpoint"}
+)
+_OPTIONAL: Final[dict[str, type]] = {"team": str, "account_window": int}
+_BASES: Final = frozenset(Basis)
+
+
+def _misshapen(found: RowMapping) -> str:
+    """The first column with what we never write (SQLite keeps any type in any), or nothing."""
+    for name, value in found.items():
+        if name == "basis":
+            good = value in _BASES
+        elif name in _TEXTS:
+            good = isinstance(value, str)
+        elif name in _OPTIONAL:
+            good = value is None or isinstance(value, _OPTIONAL[name])
+        else:
+            good = isinstance(value, int) and value >= 0
+        if not good:
+            return str(name)
+    return ""
 
 
 def _faults(row: LedgerRow, created: dict[str, int]) -> Iterator[str]:

@@ -381,6 +381,31 @@ def test_rows_that_do_not_add_up_are_named(books: Desk) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("basis", "'paid'"),
+        ("charge_nanousd", "'abc'"),
+        ("charge_nanousd", "-5"),
+        ("settled_us", "1.5"),
+        ("account_window", "'x'"),
+        ("model", "x'ff00'"),
+    ],
+)
+def test_a_row_that_is_none_of_ours_is_named(books: Desk, column: str, value: str) -> None:
+    """SQLite keeps any type in any column."""
+    books.book(hold())
+    books.book(hold())
+    books.execute(f"UPDATE ledger SET {column} = {value} WHERE seq = 2")
+    found = books.verified()
+    assert found["faults"] == [f"Row 2 has no such {column} as a row can have."]
+    assert (found["rows"], found["charged_nanousd"]) == (2, 40)
+    ran = books("export")
+    assert ran.status == 1
+    assert ran.err.startswith("error: Row 2 of the ledger was not written by Tensorgate. ")
+    assert len(ran.out.splitlines()) == 1
+
+
 def test_two_rows_of_a_request_and_a_booked_hold_that_is_open(books: Desk) -> None:
     first, second = hold(), hold()
     books.book(first)

@@ -103,8 +103,8 @@ def test_rows_are_the_admitted_calls_and_no_others(gate: Stack) -> None:
 def test_it_is_in_order_while_calls_run(gate: Stack, upstream: Recorder) -> None:
     key = gate.mint(models="recorder", budget_usd=5)
     with ThreadPoolExecutor(6) as threads:
+        upstream.forget()
         with upstream.held():
-            upstream.forget()
             held = [threads.submit(call, gate, key=key["key"]) for _ in range(2)]
             upstream.wait_for(2)
             told = verify(gate)

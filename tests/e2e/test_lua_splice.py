@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lua_support import MIB, Case, Gate, drive, gate
 from peers.ports import free_port
-from peers.recorder import Pause, Reply, Until, json_reply
+from peers.recorder import Pause, Reply, Step, Until, json_reply
 
 from tensorgate.envoy import scripts
 
@@ -54,7 +54,10 @@ def edited(body: bytes, edits: Edits) -> bytes:
     return body
 
 
-BODY = '{"messages":[{"content":"Grüße 👋 \\"max_tokens\\": null"}], "max_tokens": null,\n"stream":true,"stream_options":{"include_usage":false}}'.encode()
+BODY = (
+    '{"messages":[{"content":"Grüße 👋 \\"max_tokens\\": null"}], "max_tokens": null,\n'
+    '"stream":true,"stream_options":{"include_usage":false}}'
+).encode()
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,7 @@ def test_nothing_else_is_taken_out(lua: Gate, kept: bytes) -> None:
 
 
 def test_a_stream_that_cannot_be_read_passes_as_it_came(lua: Gate) -> None:
-    body = [token("a"), b"data: {nothing}\n", Pause(0.02), b"\n", USAGE, DONE]
+    body: list[Step] = [token("a"), b"data: {nothing}\n", Pause(0.02), b"\n", USAGE, DONE]
     lua.upstream.answer = Reply(headers=SSE, body=body)
     lua.decision = HIDE
     answer = lua.call()
@@ -301,7 +304,12 @@ def test_a_json_answer_is_left_alone(lua: Gate) -> None:
 
 def test_only_an_unfinished_event_waits(lua: Gate) -> None:
     more = threading.Event()
-    body = [token("a") + token("b") + b'data: {"ch', Until(more), b'oices":[]}\n\n', DONE]
+    body: list[Step] = [
+        token("a") + token("b") + b'data: {"ch',
+        Until(more),
+        b'oices":[]}\n\n',
+        DONE,
+    ]
     lua.upstream.answer = Reply(headers=SSE, body=body)
     lua.decision = HIDE
     with lua.opened() as response:
