@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from statehelp import CATALOG, FakeClock, new_state, service_on
+from statehelp import CATALOG, FakeClock, new_state, repository_on, service_on
 
 from admin.passwords import password_matches
 from admin.service import AdminService, Minted

@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 import yaml
-from load.mixed import CATALOG, Call, Key, Outcome
+from load.mixed import CATALOG, SHARED_NANOUSD, Call, Key, Outcome
 from peers.book import ENDPOINTS, Book, End, Entry, Order, whole_body
 from peers.client import call as make
 from peers.stack import Stack
@@ -291,3 +291,6 @@ def check_budgets(gate: Stack, keys: Sequence[Key], ledger: Sequence[Row]) -> No
         said = make(gate, "/v1/key", key=key.secret).json()
         assert int(Fraction(str(said["spent_usd"])) * 10**9) == spent, (key, said, spent)
         assert said["held_usd"] == 0, (key, said)
+    for user in {key.user for key in keys if key.plan == "shared"}:
+        spent = sum(row["charge_nanousd"] for row in ledger if row["user"] == user)
+        assert spent <= SHARED_NANOUSD, user

@@ -48,6 +48,9 @@ default_plan: test
 """
 """No `default`: other models have no price. Prices with which rounding shows."""
 
+SHARED_NANOUSD: Final = 10**8
+"""What an account of the plan `shared` may spend."""
+
 DEADLINE_SECONDS: Final = 4
 QUICK_DEADLINES: Final = {
     "TENSORGATE_HOLD_DEADLINE_SECONDS": str(DEADLINE_SECONDS),

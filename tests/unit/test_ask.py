@@ -268,7 +268,7 @@ def as_server_gets(raw: bytes, found: Ask, tokens: int = 4096) -> Any:
     return json.loads(edited(raw, all_edits(found, tokens)), object_pairs_hook=no_twins)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(layouts())
 @example((b'{"x":{"max_tokens":null},"model":"llama","max_tokens" : null}', {}))
 @example((b'{"max_tokens":null,"model":"llama","x":{"max_tokens":null}}', {}))
@@ -739,6 +739,8 @@ def test_only_responses_have_what_the_server_keeps() -> None:
 
 # -- hostile shapes
 
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
 
 @settings(max_examples=300, deadline=None)
 @given(
@@ -746,7 +748,7 @@ def test_only_responses_have_what_the_server_keeps() -> None:
     st.dictionaries(
         st.one_of(st.sampled_from(sorted(ask.MEMBERS)), st.text(max_size=3)),
         st.recursive(
-            st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4)),
+            st.one_of(st.none(), st.booleans(), st.integers(), FINITE, st.text(max_size=4)),
             lambda inner: st.one_of(
                 st.lists(inner, max_size=3),
                 st.dictionaries(
@@ -762,22 +764,13 @@ def test_only_responses_have_what_the_server_keeps() -> None:
 def test_whatever_stands_in_it_the_answer_is_an_ask_or_a_fault(
     shape: Shape, members: dict[str, Any]
 ) -> None:
-    raw = json.dumps({"model": "llama"} | members, allow_nan=False, default=str).encode() \
-        if not _has_nan(members) else b'{"model":"llama"}'
+    raw = json.dumps({"model": "llama"} | members).encode()
     found = read_json(raw, shape)
     assert isinstance(found, Body | Fault)
     if isinstance(found, Body) and found.ask is not None:
         edited(raw, all_edits(found.ask, 1))
         assert found.ask.prompts >= 1
         assert found.ask.repeats >= 1
-
-
-def _has_nan(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_has_nan(each) for each in value.values())
-    if isinstance(value, list):
-        return any(_has_nan(each) for each in value)
-    return isinstance(value, float) and (value != value or abs(value) == float("inf"))
 
 
 def test_a_body_of_a_model_alone() -> None:

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import grpc
 import pytest
+from moneysupport import Settled
 from prometheus_client import CollectorRegistry
+from support import ManualClock
 
 from authz.meter import SERVICE, Meter
 from authz.metrics import Metrics
 from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
+from authz.usage import Ending
+from store.counters.memory import MemoryCounters
 
 CAPTURED = sorted(Path(__file__).parents[1].glob("contract/data/log-*.binpb"))
 
@@ -24,6 +28,12 @@ CAPTURED = sorted(Path(__file__).parents[1].glob("contract/data/log-*.binpb"))
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
+
+
+def meter_of(metrics: Metrics) -> Meter:
+    """A Meter over counters without any hold."""
+    clock = ManualClock()
+    return Meter(MemoryCounters(clock), Settled(), metrics, clock)  # type: ignore[arg-type]
 
 
 def counted(registry: CollectorRegistry) -> dict[str, float]:
@@ -35,8 +45,9 @@ def counted(registry: CollectorRegistry) -> dict[str, float]:
     }
 
 
-def entry(*, running: bool = False, path: str = "/") -> bytes:
+def entry(*, running: bool = False, path: str = "/", request_id: str = "") -> bytes:
     made = HTTPAccessLogEntry()
+    made.common_properties.stream_id = request_id
     made.request.path = path
     made.common_properties.intermediate_log_entry = running
     return made.SerializeToString()
@@ -71,7 +82,7 @@ def send(meter: Meter, *messages: bytes) -> None:
 def test_a_stream_over_the_wire(metrics: Metrics, tmp_path: Path) -> None:
     first = StreamAccessLogsMessage()
     first.identifier.log_name = "tensorgate"
-    with serving(Meter(metrics), tmp_path) as channel:
+    with serving(meter_of(metrics), tmp_path) as channel:
         call: grpc.StreamUnaryMultiCallable[bytes, StreamAccessLogsResponse] = channel.stream_unary(
             f"/{SERVICE}/StreamAccessLogs",
             request_serializer=None,
@@ -100,7 +111,7 @@ def test_a_stream_that_breaks_off_keeps_what_came(
             time.sleep(0.002)
         raise RuntimeError("Envoy is gone")
 
-    with serving(Meter(metrics), tmp_path) as channel:
+    with serving(meter_of(metrics), tmp_path) as channel:
         call: grpc.StreamUnaryMultiCallable[bytes, StreamAccessLogsResponse] = channel.stream_unary(
             f"/{SERVICE}/StreamAccessLogs"
         )
@@ -112,27 +123,27 @@ def test_a_stream_that_breaks_off_keeps_what_came(
 
 @pytest.mark.parametrize("broken", [b"\xff", b"\x08", b"\x0a\x05abc", entry()[:-1]])
 def test_a_broken_entry_costs_itself(metrics: Metrics, broken: bytes) -> None:
-    send(Meter(metrics), batch(entry(), broken, entry(running=True)), batch(entry()))
+    send(meter_of(metrics), batch(entry(), broken, entry(running=True)), batch(entry()))
     assert counted(metrics.registry) == {"end": 2, "running": 1, "unreadable": 1}
 
 
 def test_a_broken_message_costs_itself(metrics: Metrics) -> None:
-    send(Meter(metrics), b"\xff\xff", batch(entry()), b"\x12\x7f", batch(entry()))
+    send(meter_of(metrics), b"\xff\xff", batch(entry()), b"\x12\x7f", batch(entry()))
     assert counted(metrics.registry) == {"end": 2, "running": 0, "unreadable": 2}
 
 
 def test_whatever_goes_wrong_with_an_entry_the_next_one_is_read(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    meter, record = Meter(metrics), Meter.record
+    meter, record = meter_of(metrics), Meter.record
 
-    def fails_once(self: Meter, read: HTTPAccessLogEntry) -> None:
-        if read.request.path == "/bad?key=secret":
-            raise KeyError(read.common_properties.upstream_cluster)
-        record(self, read)
+    def fails_once(self: Meter, ending: Ending) -> None:
+        if ending.request_id == "bad":
+            raise KeyError(ending.outcome)
+        record(self, ending)
 
     monkeypatch.setattr(Meter, "record", fails_once)
-    send(meter, batch(entry(path="/bad?key=secret"), entry(), entry()))
+    send(meter, batch(entry(path="/?key=secret", request_id="bad"), entry(), entry()))
     assert counted(metrics.registry) == {"end": 2, "running": 0, "unreadable": 1}
     assert "could not be read" in caplog.text
     assert "secret" not in caplog.text
@@ -142,6 +153,6 @@ def test_whatever_goes_wrong_with_an_entry_the_next_one_is_read(
 def test_what_envoy_really_sent(metrics: Metrics, path: Path) -> None:
     raw = path.read_bytes()
     assert len(StreamAccessLogsMessage.FromString(raw).http_logs.log_entry) == 1
-    send(Meter(metrics), raw)
+    send(meter_of(metrics), raw)
     running = path.stem == "log-streamed-0"  # a heartbeat of the stream that log-streamed-1 ends
     assert counted(metrics.registry) == {"end": not running, "running": running, "unreadable": 0}
