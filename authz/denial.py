@@ -61,6 +61,10 @@ _ROWS: Final[Mapping[Reason, _Row]] = {
     Reason.NOT_FOUND: _Row(404),
 }
 
+STOP: Final = ("x-should-retry", "false")
+FINAL: Final = frozenset({400, 401, 403, 404, 415})
+"""Refusals that no time heals. Some clients repeat a 401 for minutes unless they are told."""
+
 _OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error"}
 _ANTHROPIC_TYPES: Final = {
     401: "authentication_error",
@@ -79,6 +83,8 @@ def deny(occasion: Occasion) -> Answer:
     headers = [("content-type", "application/json"), (REASON_HEADER, reason.value)]
     if row.challenge is not None:
         headers.append(("www-authenticate", row.challenge))
+    if row.status in FINAL:
+        headers.append(STOP)
     headers.extend(_retry(occasion))
     return Answer(row.status, tuple(headers), _body(occasion, row))
 
@@ -91,7 +97,7 @@ def _retry(occasion: Occasion) -> Headers:
     retry_us = occasion.refused.retry_us
     if occasion.fault.reason is Reason.BUDGET_EXCEEDED:
         # Together, always: alone the one makes SDKs sleep for days, the other makes them hammer.
-        return (("retry-after", str(-(-retry_us // SECOND_US))), ("x-should-retry", "false"))
+        return (("retry-after", str(-(-retry_us // SECOND_US))), STOP)
     if occasion.fault.reason is Reason.BUDGET_HELD:
         return (("retry-after", str(-(-retry_us // SECOND_US))),)
     return (

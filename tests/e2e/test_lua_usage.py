@@ -202,6 +202,7 @@ def test_what_a_model_writes_is_never_read_as_usage(lua: Gate, hostile: str) -> 
         b'{"usage":{"prompt_tokens":1,"completion_tokens":[2]}}',
         b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}{}',
         b'{"usage":{"prompt_tokens":1,"completion_tokens":2},}',
+        b'{"a":[},"usage":{"prompt_tokens":1,"completion_tokens":2}}',
         b'{"a":[}],"usage":{"prompt_tokens":1,"completion_tokens":2}}',
         b'{"a":nul,"usage":{"prompt_tokens":1,"completion_tokens":2}}',
         b'[{"usage":{"prompt_tokens":1,"completion_tokens":2}}]',

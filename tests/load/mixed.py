@@ -272,6 +272,7 @@ class Clients:
         self._patience = patience
         self._threads = local()
         self._opened: list[HTTPConnection] = []
+        self._gone = False
 
     def close(self) -> None:
         """Close what the threads left open."""
@@ -295,7 +296,7 @@ class Clients:
 
     def _connected(self) -> HTTPConnection | None:
         deadline = time.monotonic() + self._patience
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._gone:
             connection = self._connection()
             try:
                 if connection.sock is None:
@@ -304,6 +305,7 @@ class Clients:
                 time.sleep(0.05)
             else:
                 return connection
+        self._gone = True
         return None
 
     def _connection(self) -> HTTPConnection:
@@ -374,7 +376,7 @@ def drive(
 ) -> list[Outcome]:
     """Make the calls, so many at a time, and `meanwhile` something else, once.
 
-    A call waits `patience` seconds for a listener, then it is not made.
+    Where nobody listens for `patience` seconds, what is left is not called.
     """
     with (
         closing(Clients(address, patience=patience)) as clients,
