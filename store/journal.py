@@ -138,7 +138,7 @@ class Journal:
             if self._stop.is_set():
                 return
             self._stop.set()
-        self._wake.set()
+            self._wake.set()
         self._syncer.join()
         self._sync()
         with self._lock:
@@ -202,6 +202,8 @@ class Journal:
             if self._stop.wait(SYNC_SECONDS):  # more records join the group
                 return
             with self._lock:
+                if self._stop.is_set():  # asked again: clearing must not undo what close() set
+                    return
                 self._dirty = False
                 self._wake.clear()
                 dead = self._size - self._live

@@ -269,7 +269,7 @@ function passed_over(self, s, at)
       end
       kinds[depth] = c
     elseif c == OBJECT_END or c == ARRAY_END then
-      if false then
+      if kinds[depth] ~= c - 2 then
         return fail(self, "unbalanced")
       end
       depth = depth - 1

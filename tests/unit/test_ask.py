@@ -268,7 +268,7 @@ def as_server_gets(raw: bytes, found: Ask, tokens: int = 4096) -> Any:
     return json.loads(edited(raw, all_edits(found, tokens)), object_pairs_hook=no_twins)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(layouts())
 @example((b'{"x":{"max_tokens":null},"model":"llama","max_tokens" : null}', {}))
 @example((b'{"max_tokens":null,"model":"llama","x":{"max_tokens":null}}', {}))
@@ -742,7 +742,7 @@ def test_only_responses_have_what_the_server_keeps() -> None:
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.sampled_from(list(GENERATING.values()) + [EMBEDDINGS]),
     st.dictionaries(

@@ -11,6 +11,7 @@ from itertools import combinations, count
 from typing import Any
 
 import pytest
+from moneysupport import Settled, SpentNothing
 from support import (
     CATALOG,
     DIGESTER,
@@ -32,6 +33,7 @@ from support import (
     upstream_headers,
 )
 
+from authz import wire
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.metrics import Metrics
@@ -39,9 +41,18 @@ from authz.model import Reason
 from authz.pb.auth_pb2 import CheckResponse
 from authz.wire import TO_REMOVE, Reader
 from store.counters.memory import MemoryCounters
-from store.counters.model import Limit, MinuteLimit, Refused, Standing, Taken
+from store.counters.model import (
+    Ended,
+    Limit,
+    MinuteLimit,
+    MoneyLimit,
+    Refused,
+    Standing,
+    Standings,
+    Taken,
+)
 from store.errors import StoreUnavailableError
-from store.records import DAY_US, MINUTE_US, KeyRecord
+from store.records import DAY_US, MINUTE_US, Hold, KeyRecord, Price
 
 KEY, OTHER = minted(1), minted(2)
 LLAMA = "llama-3.1-8b"
@@ -56,23 +67,53 @@ MINUTE = {
 
 
 class FakeCounters:
-    """Counters that can be out, for taking and for peeking."""
+    """Counters that can be out, for taking and for peeking. Nobody has spent anything before."""
 
     def __init__(self, clock: ManualClock) -> None:
-        self.real = MemoryCounters(clock)
+        self.journal: list[Hold] = []
+        self.real = MemoryCounters(clock, self.journal.append)
+        self._seeded = SpentNothing(self.real)
         self.take_out = self.peek_out = False
         self.takes = 0
 
-    def take(self, request_id: str, hold_id: str, limits: Sequence[Limit]) -> Taken | Refused:
+    def take(
+        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+    ) -> Taken | Refused | Ended:
         self.takes += 1
         if self.take_out:
             raise StoreUnavailableError("the counters do not answer")
-        return self.real.take(request_id, hold_id, limits)
+        return self._seeded.take(request_id, draft, limits)
 
-    def peek(self, limits: Sequence[Limit]) -> tuple[int, tuple[Standing, ...]]:
+    def peek(self, limits: Sequence[Limit], account_id: str | None = None) -> tuple[int, Standings]:
         if self.peek_out:
             raise StoreUnavailableError("the counters do not answer")
-        return self.real.peek(limits)
+        return self._seeded.peek(limits, account_id)
+
+    def hold(self, nanousd: int, *, settled: bool = False) -> None:
+        """Another call of `key_1` holds, or has cost, so much."""
+        number = f"earlier-{len(self.journal)}"
+        draft = Hold(
+            id=number,
+            request_id=number,
+            account_id="acc_1",
+            key_id="key_1",
+            user="ann@example.org",
+            team=None,
+            alias="laptop",
+            model=LLAMA,
+            endpoint="chat.completions",
+            nanousd=nanousd,
+            price=Price(),
+            tokens_per_byte="1",
+            input_bound=0,
+            output_bound=0,
+            minute=None,
+        )
+        money = MoneyLimit("key_1", key_record().created_us, None)
+        taken = self._seeded.take(number, draft, (money,))
+        assert isinstance(taken, Taken)
+        if settled:
+            assert self.real.settle(draft, nanousd)
 
 
 @dataclass
@@ -89,6 +130,7 @@ class Gate:
         if self.record is not None:
             self.table.rows[DIGESTER.digests(KEY)[0]] = self.record
         self.counters = FakeCounters(self.clock)
+        self.settled = Settled()
         self.keys = KeyCache(self.table, self.clock, stale_us=0)
         self._numbers = count()
         self.checker = Checker(
@@ -96,10 +138,12 @@ class Gate:
             keys=self.keys,
             catalog=CATALOG,
             counters=self.counters,
+            give_back=self.counters.real.give_back,
+            settler=self.settled,  # type: ignore[arg-type]
             listed=lambda: self.listed,
             metrics=self.metrics,
             clock=self.clock,
-            site=Site("https://gate.example", "sk-tg_"),
+            site=Site("https://gate.example", "sk-tg_", stream_seconds=600),
         )
 
     def call(
@@ -120,7 +164,8 @@ class Gate:
         return self.call(path, b"", method="GET")
 
     def used(self, scope: str = "key_1") -> int:
-        (standing,) = self.counters.real.peek((MinuteLimit(scope, 1),))[1]
+        _, (standing,) = self.counters.peek((MinuteLimit(scope, 1),))
+        assert isinstance(standing, Standing)
         return standing.used
 
     def counted(self) -> dict[tuple[str, str], float]:
@@ -256,11 +301,17 @@ class Call:
     tail: str = ""
     record: KeyRecord | None = field(default_factory=lambda: key_record(rpm=1))
     taken: int = 0
+    held: int = 0
+    spent: int = 0
 
     def ask(self) -> tuple[Gate, CheckResponse]:
         gate = Gate(self.record)
         for number in range(self.taken):
-            gate.counters.real.take(f"before-{number}", "hold", (MinuteLimit("key_1", 1),))
+            gate.counters.take(f"before-{number}", None, (MinuteLimit("key_1", 1),))
+        if self.held:
+            gate.counters.hold(self.held)
+        if self.spent:
+            gate.counters.hold(self.spent, settled=True)
         body = f'{{"model":{json.dumps(self.model)}{self.members}}}{self.tail}'.encode()
         return gate, gate.call(self.path + self.query, body, dict(self.headers), method=self.method)
 
