@@ -128,9 +128,9 @@ class Journal:
         with self._lock:
             taken = self._takes.get(hold_id)
             if taken is not None:
-                self._append(_line(b"D" + hold_id.encode()))
                 del self._takes[hold_id]
                 self._live -= len(taken) + len(self._ends.pop(hold_id, b""))
+                self._append(_line(b"D" + hold_id.encode()))
 
     def close(self) -> None:
         """Sync and let go of the file."""
@@ -207,9 +207,10 @@ class Journal:
                 self._dirty = False
                 self._wake.clear()
                 dead = self._size - self._live
-                due = dead > max(self._compact_bytes, self._live) or self._fault is not None
-            self._sync()
-            if due and monotonic() >= self._rewrite_after:
+                due = dead > max(self._compact_bytes, self._live)
+            if self._fault is None:
+                self._sync()
+            if (due or self._fault is not None) and monotonic() >= self._rewrite_after:
                 self._rewrite()
 
     def _sync(self) -> None:

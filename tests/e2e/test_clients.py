@@ -9,6 +9,7 @@ unless said); `separators` are those of the tool's JSON where they are not the c
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,6 +67,15 @@ def test_every_tool_has_its_shapes() -> None:
         assert recorded["requests"]
 
 
+def without_ours(body: bytes) -> bytes:
+    """A body without what the gate puts in front: a bound of the output, a stream's usage."""
+    ours = (
+        rb'"max_(?:output_)?tokens":4096,'
+        rb'|"stream_options":\{"include_usage":true\},'
+    )
+    return re.sub(rb"^\{(?:" + ours + rb")+", b"{", body)
+
+
 @pytest.mark.parametrize("shape", shapes())
 def test_a_tool_is_understood(
     stack: Stack, recorder: Recorder, key: str, shape: dict[str, Any]
@@ -81,7 +91,7 @@ def test_a_tool_is_understood(
         return
     (arrived,) = recorder.requests
     assert (arrived.method, arrived.target) == (shape["method"], shape["path"])
-    assert arrived.body == body
+    assert without_ours(arrived.body) == body
     for name, value in headers.items():
         if name in KEPT_BACK:
             assert not arrived.values(name), name

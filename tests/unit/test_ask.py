@@ -404,7 +404,9 @@ def test_what_servers_could_read_in_two_ways(raw: bytes) -> None:
 
 
 def test_many_places_take_no_long_time() -> None:
-    raw = b'{"model":"llama","x":[%s{}],"max\\u005ftokens":null}' % (b'{"max_tokens":null},' * 50_000)
+    raw = b'{"model":"llama","x":[%s{}],"max\\u005ftokens":null}' % (
+        b'{"max_tokens":null},' * 50_000
+    )
     started = time.perf_counter()
     assert isinstance(read(raw, CHAT), Fault)
     assert time.perf_counter() - started < 2
@@ -588,7 +590,10 @@ def said(*parts: Any) -> dict[str, Any]:
 
 OTHER_PARTS: dict[str, tuple[Shape, dict[str, Any]]] = {
     "an image": (CHAT, said({"type": "image_url", "image_url": {"url": "https://x.example/i"}})),
-    "an image in line": (CHAT, said({"type": "image_url", "image_url": {"url": "data:image/png;"}})),
+    "an image in line": (
+        CHAT,
+        said({"type": "image_url", "image_url": {"url": "data:image/png;"}}),
+    ),
     "audio": (CHAT, said({"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}})),
     "video": (CHAT, said({"type": "video_url", "video_url": {"url": "https://x.example/v"}})),
     "a file": (CHAT, said({"type": "file", "file": {"file_id": "file-1"}})),
@@ -624,11 +629,7 @@ OTHER_PARTS: dict[str, tuple[Shape, dict[str, Any]]] = {
     "messages that are an object": (CHAT, {"messages": {"role": "user"}}),
     "too deep to follow": (
         MESSAGES,
-        {
-            "messages": json.loads(
-                '[{"content":' * 6 + '[{"type":"image","source":1}]' + "}]" * 6
-            )
-        },
+        {"messages": json.loads('[{"content":' * 6 + '[{"type":"image","source":1}]' + "}]" * 6)},
     ),
     "an image of Anthropic's": (
         MESSAGES,
@@ -727,7 +728,9 @@ def test_an_item_that_the_server_keeps_is_stored_context(item: dict[str, Any]) -
     assert (found.stored, found.text_only) == ("input", False)
 
 
-@pytest.mark.parametrize(("value", "unbounded"), [(True, "background"), (False, None), (None, None)])
+@pytest.mark.parametrize(
+    ("value", "unbounded"), [(True, "background"), (False, None), (None, None)]
+)
 def test_background(value: bool | None, unbounded: str | None) -> None:
     assert ask_of(RESPONSES, input="hi", background=value).unbounded == unbounded
 

@@ -123,9 +123,7 @@ def test_one_prompt_and_its_answer_share_the_context() -> None:
 
 
 def test_each_answer_shares_the_context_with_the_prompt() -> None:
-    row = model(
-        Price(input=3_000_000, output=1_000_000), context_tokens=1000, overhead_tokens=0
-    )
+    row = model(Price(input=3_000_000, output=1_000_000), context_tokens=1000, overhead_tokens=0)
     # four answers cost more than the input that they would have to make room for
     assert bound_of(Ask(output=400, repeats=4), row, 900).nanousd == 600 * 3 + 400 * 4
 
@@ -198,9 +196,14 @@ def rows(draw: st.DrawFn) -> Model:
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[Shape, dict[str, Any]]:
     shape = draw(st.sampled_from(SHAPES))
-    members: dict[str, Any] = {
-        name: draw(COUNTS) for name in draw(st.sets(st.sampled_from([*shape.bounds, *shape.also])))
-    } if shape.bounds else {}
+    members: dict[str, Any] = (
+        {
+            name: draw(COUNTS)
+            for name in draw(st.sets(st.sampled_from([*shape.bounds, *shape.also])))
+        }
+        if shape.bounds
+        else {}
+    )
     if shape.repeats:
         members |= {name: draw(FEW) for name in draw(st.sets(st.sampled_from(shape.repeats)))}
     if shape.many:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations, count
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from moneysupport import Settled, SpentNothing
@@ -34,10 +34,11 @@ from support import (
 )
 
 from authz import wire
+from authz.body import Body, read_json
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.metrics import Metrics
-from authz.model import Reason
+from authz.model import Fault, Reason, Shape
 from authz.pb.auth_pb2 import CheckResponse
 from authz.wire import TO_REMOVE, Reader
 from store.counters.memory import MemoryCounters
@@ -52,7 +53,7 @@ from store.counters.model import (
     Taken,
 )
 from store.errors import StoreUnavailableError
-from store.records import DAY_US, MINUTE_US, Hold, KeyRecord, Price
+from store.records import DAY_US, MINUTE_US, Hold, KeyRecord, Price, Window
 
 KEY, OTHER = minted(1), minted(2)
 LLAMA = "llama-3.1-8b"
@@ -64,6 +65,9 @@ MINUTE = {
     "ratelimit-policy",
     "ratelimit",
 }
+BUDGET = {"x-budget-limit-usd", "x-budget-remaining-usd", "x-budget-reset"}
+WHOLE_CONTEXT = 131_072 * 80  # nano-USD, of a call without any bound: all of it could be output
+HOLD_HEADER = {"x-tensorgate-hold-usd": "0.01048576"}
 
 
 class FakeCounters:
@@ -212,7 +216,7 @@ def test_what_passes_is_described_to_the_server_to_the_client_and_to_the_meter(g
         "x-ratelimit-reset-requests": "1m0s",
         "ratelimit-policy": '"rpm";q=60;w=60',
         "ratelimit": '"rpm";r=59;t=60',
-    }
+    } | HOLD_HEADER
     described = metadata(response)
     assert re.fullmatch(r"[0-9a-f]{32}", described.pop("hold_id"))
     assert described == {
@@ -222,8 +226,35 @@ def test_what_passes_is_described_to_the_server_to_the_client_and_to_the_meter(g
         "account_id": "acc_1",
         "model": LLAMA,
         "endpoint": "chat.completions",
+        "dialect": "openai",
     }
     assert gate.counted() == {("allowed", ""): 1}
+
+
+def test_what_passes_has_a_hold_with_all_that_its_settlement_needs(gate: Gate) -> None:
+    response = gate.call(body=CHAT | {"stream": True}, request_id="one")
+    (hold,) = gate.counters.journal
+    assert gate.counters.real.open_holds() == [hold]
+    assert hold == Hold(
+        id=metadata(response)["hold_id"],
+        request_id="one",
+        account_id="acc_1",
+        key_id="key_1",
+        user="ann@example.org",
+        team=None,
+        alias="laptop",
+        model=LLAMA,
+        endpoint="chat.completions",
+        nanousd=WHOLE_CONTEXT,
+        price=Price(input=50_000_000, cached_input=50_000_000, output=80_000_000),
+        tokens_per_byte="1",
+        input_bound=len(json.dumps(CHAT | {"stream": True})) + 1024,
+        output_bound=131_072,
+        minute="key_1",
+        windows=(Window("key_1", 0),),
+        admitted_us=NOW_US,
+    )
+    assert gate.settled.ends == []
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses", "/v1/embeddings"])
@@ -231,6 +262,7 @@ def test_other_endpoints_of_openai(gate: Gate, path: str) -> None:
     response = gate.call(path)
     assert is_allowed(response)
     assert metadata(response)["endpoint"] == path.removeprefix("/v1/")
+    assert metadata(response)["hold_id"] == gate.counters.journal[0].id
 
 
 @pytest.mark.parametrize("header", ["x-api-key", "api-key", "x-goog-api-key"])
@@ -243,6 +275,7 @@ def test_a_message_carries_anthropics_rate_headers(gate: Gate) -> None:
     assert is_allowed(response)
     assert client_headers(response).keys() > MINUTE
     assert client_headers(response)["anthropic-ratelimit-requests-remaining"] == "59"
+    assert metadata(response)["dialect"] == "anthropic"
 
 
 @pytest.mark.parametrize(
@@ -259,23 +292,27 @@ def test_the_canonical_name_is_what_the_server_and_the_meter_hear(
 
 def test_an_unpriced_model_passes_for_a_key_without_a_budget(gate: Gate) -> None:
     assert upstream_headers(gate.call(body={"model": "new"}))["x-tensorgate-model"] == "new"
+    (hold,) = gate.counters.journal
+    assert (hold.model, hold.nanousd, hold.price) == ("new", 0, Price())
 
 
 def test_a_repeated_check_takes_once_and_has_the_same_hold(gate: Gate) -> None:
     first, again = (gate.call(request_id="one") for _ in range(2))
     assert metadata(first)["hold_id"] == metadata(again)["hold_id"]
     assert gate.used() == 1
+    assert len(gate.counters.journal) == 1
 
 
 def test_requests_without_an_id_are_never_one(gate: Gate) -> None:
     holds = {metadata(gate.call(request_id=""))["hold_id"] for _ in range(3)}
     assert len(holds) == 3
     assert gate.used() == 3
+    assert {hold.id for hold in gate.counters.journal} == holds
 
 
 def test_a_key_without_an_rpm_has_no_rate_headers() -> None:
     gate = Gate(key_record(rpm=None))
-    assert [client_headers(gate.call()) for _ in range(3)] == [{}] * 3
+    assert [client_headers(gate.call()) for _ in range(3)] == [HOLD_HEADER] * 3
 
 
 def test_the_last_fourteen_days_of_a_key(gate: Gate) -> None:
@@ -327,6 +364,15 @@ def piece(**changes: Any) -> Change:
     return lambda call: replace(call, **changes)
 
 
+def together(*changes: Change) -> Change:
+    def all_of_them(call: Call) -> Call:
+        for change in changes:
+            call = change(call)
+        return call
+
+    return all_of_them
+
+
 def more(**added: Any) -> Change:
     return lambda call: replace(call, **{n: getattr(call, n) + v for n, v in added.items()})
 
@@ -345,14 +391,32 @@ ORDER: dict[Reason, tuple[int, set[str], Change]] = {
     Reason.AMBIGUOUS_BODY: (400, set(), more(members=',"MODEL":1')),
     Reason.MODEL_REQUIRED: (400, {"model"}, piece(model="")),
     Reason.INVALID_PARAMETER: (400, set(), more(members=',"stream":1')),
+    Reason.PARAMETER_NOT_ALLOWED: (403, set(), more(members=',"conversation":"c"')),
+    Reason.UNBOUNDED_NOT_ALLOWED: (
+        403,
+        set(),
+        together(of_key(budget_nanousd=10**9), more(members=',"background":true')),
+    ),
     Reason.MODEL_NOT_ALLOWED: (403, set(), of_key(models=frozenset({"other"}))),
     Reason.MODEL_NOT_PRICED: (
         403,
         {"model"},
-        lambda call: of_key(budget_nanousd=1)(replace(call, model="unheard-of")),
+        together(of_key(budget_nanousd=1), piece(model="unheard-of")),
     ),
     Reason.RATE_LIMIT_EXCEEDED: (429, set(), piece(taken=1)),
+    Reason.BUDGET_EXCEEDED: (
+        429,
+        set(),
+        together(of_key(budget_nanousd=WHOLE_CONTEXT), piece(spent=1)),
+    ),
+    Reason.BUDGET_HELD: (
+        429,
+        set(),
+        together(of_key(budget_nanousd=WHOLE_CONTEXT), piece(held=1)),
+    ),
 }
+CHAT_PATH, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
+ONLY_RESPONSES = {Reason.PARAMETER_NOT_ALLOWED, Reason.UNBOUNDED_NOT_ALLOWED}
 ELSEWHERE = {Reason.AUTHORIZATION_UNAVAILABLE, Reason.NOT_FOUND}
 
 
@@ -360,13 +424,28 @@ def test_the_order_has_every_reason() -> None:
     assert ORDER.keys() | ELSEWHERE == set(Reason)
 
 
-def test_nothing_is_wrong_with_the_call_itself() -> None:
-    _, response = Call().ask()
+def spoiled(*reasons: Reason) -> Call:
+    """The call with these things wrong with it, one after the other."""
+    path = RESPONSES if ONLY_RESPONSES.intersection(reasons) else CHAT_PATH
+    return together(*(ORDER[reason][2] for reason in reasons))(Call(path=path))
+
+
+@pytest.mark.parametrize("path", [CHAT_PATH, MESSAGES, RESPONSES])
+@pytest.mark.parametrize("budget", [None, WHOLE_CONTEXT])
+def test_nothing_is_wrong_with_the_call_itself(path: str, budget: int | None) -> None:
+    _, response = of_key(budget_nanousd=budget)(Call(path=path)).ask()
     assert is_allowed(response)
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
-@pytest.mark.parametrize("reason", ORDER)
+@pytest.mark.parametrize(
+    ("reason", "path"),
+    [
+        (reason, path)
+        for reason in ORDER
+        for path in (CHAT_PATH, MESSAGES, RESPONSES)
+        if path == RESPONSES or reason not in ONLY_RESPONSES
+    ],
+)
 def test_each_refusal(reason: Reason, path: str) -> None:
     code, _, change = ORDER[reason]
     gate, response = change(Call(path=path)).ask()
@@ -389,31 +468,86 @@ PAIRS = [
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_of_two_that_apply_the_first_answers(first: Reason, second: Reason) -> None:
     for changes in ((first, second), (second, first)):
-        call = Call()
-        for reason in changes:
-            call = ORDER[reason][2](call)
-        _, response = call.ask()
+        _, response = spoiled(*changes).ask()
         refused(response, first)
 
 
 @pytest.mark.parametrize("reason", ORDER)
 def test_no_refusal_takes_anything(reason: Reason) -> None:
-    gate, _ = ORDER[reason][2](Call()).ask()
-    assert gate.used() == (1 if reason is Reason.RATE_LIMIT_EXCEEDED else 0)
+    call = spoiled(reason)
+    gate, _ = call.ask()
+    assert gate.used() == call.taken
     assert gate.used("key_1/listings") == 0
+    assert [hold.nanousd for hold in gate.counters.real.open_holds()] == [call.held] * bool(
+        call.held
+    )
+    assert len(gate.counters.journal) == bool(call.held) + bool(call.spent)
+    assert gate.settled.ends == []
 
 
 DEAD = set(list(ORDER)[: list(ORDER).index(Reason.API_KEY_EXPIRED) + 1])
 
 
 @pytest.mark.parametrize("reason", ORDER)
-def test_a_live_key_hears_how_its_minute_stands(reason: Reason) -> None:
-    _, response = ORDER[reason][2](Call()).ask()
+def test_a_live_key_hears_how_its_limits_stand(reason: Reason) -> None:
+    call = spoiled(reason)
+    _, response = call.ask()
     headers = client_headers(response)
     assert (headers.keys() & MINUTE) == (set() if reason in DEAD else MINUTE)
+    capped = call.record is not None and call.record.budget_nanousd is not None
+    assert (headers.keys() & BUDGET) == (BUDGET if capped else set())
+    assert "x-tensorgate-hold-usd" not in headers
     if reason not in DEAD:
         left = "0" if reason is Reason.RATE_LIMIT_EXCEEDED else "1"
         assert headers["x-ratelimit-remaining-requests"] == left
+
+
+DEAD_KEYS = {
+    Reason.INVALID_API_KEY: None,
+    Reason.API_KEY_REVOKED: key_record(revoked_us=NOW_US),
+    Reason.API_KEY_EXPIRED: key_record(expires_us=NOW_US),
+}
+
+
+def must_not_be_called(*_: object) -> NoReturn:
+    raise AssertionError("the body was read")
+
+
+@pytest.mark.parametrize("reason", DEAD_KEYS)
+@pytest.mark.parametrize("body", [b'{"model":', b"\xff", json.dumps(CHAT).encode()])
+def test_a_body_is_not_read_for_a_key_that_does_not_count(
+    reason: Reason, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "read_json", must_not_be_called)
+    refused(Gate(DEAD_KEYS[reason]).call(body=body), reason)
+
+
+def test_a_body_is_not_read_without_a_key_nor_while_nobody_knows_of_it(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "read_json", must_not_be_called)
+    broken = b'{"model":'
+    twice = bearer(KEY) | {"x-api-key": OTHER}
+    refused(gate.call(CHAT_PATH + "?key=x", broken), Reason.KEY_IN_URL)
+    refused(gate.call(body=broken, headers={}), Reason.MISSING_API_KEY)
+    refused(gate.call(body=broken, headers=twice), Reason.AMBIGUOUS_CREDENTIALS)
+    refused(gate.call(body=broken, headers=bearer(mistyped(KEY))), Reason.INVALID_API_KEY)
+    refused(gate.call("/nowhere", broken), Reason.ENDPOINT_NOT_ALLOWED)
+    gate.table.out = True
+    unavailable(gate.call(body=broken))
+
+
+def test_the_body_of_a_live_key_is_read_once(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def counting(raw: bytes, shape: Shape | None) -> Body | Fault:
+        asked.append(raw)
+        return read_json(raw, shape)
+
+    monkeypatch.setattr(wire, "read_json", counting)
+    refused(gate.call(body=b'{"model":'), Reason.MALFORMED_BODY)
+    assert is_allowed(gate.call())
+    assert asked == [b'{"model":', json.dumps(CHAT).encode()]
 
 
 def test_the_words_name_the_key_by_its_hint_and_the_way_out(gate: Gate) -> None:
@@ -551,6 +685,7 @@ def test_a_key_about_itself_sees_its_inference_minute(gate: Gate) -> None:
     said = own(gate.get("/v1/key"))
     assert (said["id"], said["alias"], said["rpm"]) == ("key_1", "laptop", 60)
     assert said["requests_remaining"] == 57
+    assert (said["spent_usd"], said["held_usd"]) == (0, 3 * WHOLE_CONTEXT / 1e9)
     assert KEY not in json.dumps(said)
 
 
@@ -560,11 +695,14 @@ def test_listings_and_token_counting_take_from_a_minute_of_their_own() -> None:
     for path in ("/v1/models", "/v1/key", f"/v1/models/{LLAMA}"):
         assert own(gate.get(path))
     for _ in range(7):
-        assert is_allowed(gate.call("/v1/messages/count_tokens"))
+        counted = gate.call("/v1/messages/count_tokens")
+        assert is_allowed(counted)
+        assert "hold_id" not in metadata(counted)
     refused(gate.get("/v1/models"), Reason.RATE_LIMIT_EXCEEDED)
     refused(gate.call("/v1/messages/count_tokens"), Reason.RATE_LIMIT_EXCEEDED)
     refused(gate.call(), Reason.RATE_LIMIT_EXCEEDED)
     assert (gate.used(), gate.used("key_1/listings")) == (1, 10)
+    assert len(gate.counters.journal) == 1
     gate.clock.advance(us=MINUTE_US)
     assert own(gate.get("/v1/models"))
 
@@ -614,7 +752,10 @@ def test_no_plaintext_comes_out_of_the_gate(
         assert key not in str(response)
         assert key.encode() not in response.SerializeToString()
     assert caplog.text == ""
-    assert key not in repr(gate.keys.__dict__) + repr(gate.counters.real.__dict__)
+    counters = gate.counters
+    assert key not in repr(gate.keys.__dict__) + repr(counters.real.__dict__)
+    assert key not in repr(counters.journal) + repr(counters.real.open_holds())
+    assert key not in repr(gate.settled)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,9 @@ class Rig:
         """Entries by what became of them."""
         name = "tensorgate_access_log_entries_total"
         value = self.metrics.registry.get_sample_value
-        return {each: value(name, {"result": each}) or 0 for each in ("end", "running", "unreadable")}
+        return {
+            each: value(name, {"result": each}) or 0 for each in ("end", "running", "unreadable")
+        }
 
 
 @pytest.fixture

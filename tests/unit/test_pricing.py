@@ -261,7 +261,10 @@ BEGUN = {"format": "sse", "events": "2", "content_bytes": "9"}
             Basis.RELEASED,
             lambda: entry(ALLOWED, status=0, sent=False, details="downstream_remote_disconnect"),
         ),
-        (Basis.RELEASED, lambda: entry(ALLOWED, status=503, sent=False, details="no_healthy_upstream")),
+        (
+            Basis.RELEASED,
+            lambda: entry(ALLOWED, status=503, sent=False, details="no_healthy_upstream"),
+        ),
         (Basis.RELEASED, lambda: entry(ALLOWED, status=500)),
         (
             Basis.RELEASED,

@@ -223,9 +223,7 @@ def test_nothing_is_lost_while_sql_is_out(rig: Rig, monkeypatch: pytest.MonkeyPa
     assert rig.value("settlements_total", basis="metered") == 300
 
 
-def test_it_backs_off_however_many_ends_come(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_backs_off_however_many_ends_come(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle, "RETRY_SECONDS", (0.05, 0.3))
     rig.stores.out.set()
     started = time.monotonic()

@@ -69,9 +69,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def duties(world: World, metrics: Metrics) -> Iterator[Upkeep]:
-    made = Upkeep(
-        world, world.copy_holds, world.sweep, world.drift, metrics, deadline_seconds=0.08
-    )
+    made = Upkeep(world, world.copy_holds, world.sweep, world.drift, metrics, deadline_seconds=0.08)
     yield made
     made.stop()
 

@@ -153,7 +153,9 @@ def test_only_an_error_of_the_servers_own_is_one(details: str, got: bool, failed
     assert ending.failed is failed
 
 
-@pytest.mark.parametrize(("status", "failed"), [(200, False), (302, False), (399, False), (400, True)])
+@pytest.mark.parametrize(
+    ("status", "failed"), [(200, False), (302, False), (399, False), (400, True)]
+)
 def test_which_statuses_are_errors(status: int, failed: bool) -> None:
     assert read_ending(entry(ALLOWED, status=status)).failed is failed
 
