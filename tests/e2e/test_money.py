@@ -246,7 +246,7 @@ def test_what_has_no_bound_is_refused(
     stack: Stack, recorder: Recorder, spent: dict[str, Any], case: str
 ) -> None:
     path, parameter, status = PARAMETERS[case]
-    content = {"input": "hi"} if path == "/v1/responses" else {"messages": []}
+    content: dict[str, Any] = {"input": "hi"} if path == "/v1/responses" else {"messages": []}
     body = json.dumps({"model": "recorder", **content, **parameter}).encode()
     answer = call(stack, path, key=spent["key"], body=body)
     expected = {

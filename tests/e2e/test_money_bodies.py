@@ -1,4 +1,4 @@
-"""What we write into a call's body and take out of its answer; all else is byte for byte as it was."""
+"""What is written into a call's body and taken out of its answer; all else stays byte for byte."""
 
 from __future__ import annotations
 

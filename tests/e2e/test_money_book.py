@@ -10,19 +10,21 @@ import io
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
-from load.audit import Audit, admitted_ids, all_booked, check_budgets, rows, until
+from load.audit import Audit, admitted_ids, all_booked, check_budgets, check_filters, rows, until
 from load.latency import compare
 from load.mixed import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, SHARED_NANOUSD, Key, draw, drive
 from moneygate import BODY, booked, hold_of, metric
 from peers.book import Book, Order, order_member
 from peers.client import CHAT, MESSAGES, call
-from peers.recorder import Recorder, chat_completion, json_reply
+from peers.recorder import Pause, Recorder, chat_completion, json_reply
 from peers.stack import Stack, StartStack
 
 SEED: Final = 20_260_711
@@ -75,9 +77,10 @@ def test_the_ledger_is_the_book(gate: Stack, book: Book) -> None:
     assert counted["held"] > 5, counted
     assert counted["released"] > 20, counted
     check_budgets(gate, keys, ledger)
+    check_filters(gate)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_no_end_is_booked_twice_or_lost(start_stack: StartStack, how: signal.Signals) -> None:
     """authz ends under load, by force or as it is asked to; `up` starts it again."""
     server, book = Recorder(), Book()
@@ -116,7 +119,10 @@ def test_the_ledger_is_exported_and_verified(gate: Stack, recorder: Recorder) ->
     verified = gate.run("ledger", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert gate.cli("ledger", "verify")["rows"] == len(expected)
-    assert metric(gate, "tensorgate_drift_nanousd") == 0
+    for basis, count in Counter(str(row["basis"]) for row in expected).items():
+        assert metric(gate, f'tensorgate_settlements_total{{basis="{basis}"}}') == count
+    for none in ("drift_nanousd", "late_settlements_total", "settlements_dropped_total"):
+        assert metric(gate, f"tensorgate_{none}") == 0
 
 
 COLUMNS: Final = [
@@ -193,6 +199,17 @@ def test_a_model_without_a_price_is_for_keys_without_a_budget(
     [row] = booked(gate, key)
     assert (row["model"], row["charge_nanousd"]) == ("unheard-of", 0)
     assert row["request_id"] == answer.headers["x-request-id"]
+
+
+def test_seconds_are_charged_from_admission_to_end(gate: Stack, recorder: Recorder) -> None:
+    recorder.answer = replace(json_reply(chat_completion()), before=(Pause(0.4),))
+    key = gate.mint(budget_usd=5)
+    answer = call(gate, key=key["key"], body=BODY.replace(b"recorder", b"timed"))
+    assert (answer.status, hold_of(answer)) == (200, 3600 * 10**6)  # an hour's, the longest call
+    assert call(gate, key=key["key"], body=BODY.replace(b"recorder", b"timed")).status == 200
+    [row, _] = booked(gate, key, 2)
+    assert row["basis"] == "metered"
+    assert 400_000 <= row["charge_nanousd"] < 1_000_000
 
 
 def test_the_same_prompt_costs_the_same_in_both_dialects(gate: Stack, book: Book) -> None:

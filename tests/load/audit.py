@@ -7,12 +7,15 @@ no code is shared with the gate but the reading of rows.
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -280,6 +283,28 @@ def _not_as_its_basis(row: Row) -> str | None:
             return None if charge == hold else "held, and not charged as held"
         case _:
             return None if 0 <= charge <= hold else "charged above its hold"
+
+
+class _Admin(HTTPConnection):
+    """HTTP to Envoy's admin socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("envoy", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+def check_filters(gate: Stack) -> None:
+    """No script of Envoy's has failed, and it has run."""
+    with closing(_Admin(gate.runtime / "envoy-admin.sock")) as admin:
+        admin.request("GET", "/stats?filter=lua")
+        lines = admin.getresponse().read().decode().splitlines()
+    stats = dict(line.rsplit(": ", 1) for line in lines)
+    assert [name for name, count in stats.items() if "errors" in name and int(count)] == []
+    assert int(stats["http.gate.lua.inference.executions"]) > 0
 
 
 def check_budgets(gate: Stack, keys: Sequence[Key], ledger: Sequence[Row]) -> None:

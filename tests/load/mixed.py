@@ -36,6 +36,7 @@ models:
     max_output_tokens: 1024
     aliases: ["claude-*"]
   free: {price: {input: 0, output: 0}, context_tokens: 131072, max_output_tokens: 512}
+  timed: {price: {per_second: 0.001}, context_tokens: 8192, max_output_tokens: 512}
   vectors: {price: {input: 0.0200001}, context_tokens: 8192}
   recorder:
     price: {input: 0.5, output: 1.5}

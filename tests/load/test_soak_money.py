@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from load.audit import Audit, admitted_ids, all_booked, check_budgets, reader, rows, until
+from load.audit import (
+    Audit,
+    Tariff,
+    admitted_ids,
+    all_booked,
+    check_budgets,
+    check_filters,
+    reader,
+    rows,
+    until,
+)
 from load.latency import compare
 from load.mixed import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw, drive
-from peers.book import Book
+from peers.book import Book, End, Order, order_member
+from peers.client import Answer, call
 from peers.recorder import Recorder
 from peers.stack import Stack
 
@@ -72,6 +85,7 @@ def test_the_ledger_is_the_book(gate: Stack, book: Book) -> None:
     counted = Audit(outcomes, book, ledger).run()
     report("the ledger is the book", began, CALLS, counted)
     check_budgets(gate, keys, ledger)
+    check_filters(gate)
 
 
 def strikes(
@@ -147,6 +161,43 @@ def test_a_stop_of_the_whole_gate_loses_nothing(gate: Stack, book: Book, whom: s
         assert found.verify().open_holds == 0
     counted = Audit(outcomes, book, ledger, outage=whom != "up").run()
     report(f"SIGTERM to {whom}", began, len(outcomes), counted)
+
+
+def test_calls_that_outlast_deadlines_are_not_swept(gate: Stack, book: Book) -> None:
+    """A stream, and an answer that is long in coming: heartbeats keep their holds alive."""
+    key = gate.mint(budget_usd=5)["key"]
+    seconds = 2.5 * DEADLINE_SECONDS
+    slow = Order(1, input=9, output=20, gap=seconds / 25)
+    late = Order(2, input=9, output=20, end=End.STALL, gap=seconds)
+
+    def make(order: Order, stream: bool) -> Answer:
+        asked = {"model": "dear", "stream": stream, "messages": []}
+        body = json.dumps(asked | order_member(order)).encode()
+        return call(gate, key=key, body=body, timeout=60)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(make, (slow, late), (True, False)))
+    ids = [answer.headers["x-request-id"] for answer in answers]
+    ledger = all_booked(gate, ids, seconds=5)
+    assert {row["basis"] for row in ledger} == {"metered"}
+    assert {row["charge_nanousd"] for row in ledger} == {Tariff().nanousd("dear", slow, 20)}
+
+
+def test_an_end_is_in_the_ledger_within_a_second(gate: Stack, book: Book) -> None:
+    key = gate.mint(budget_usd=5)["key"]
+    lags = []
+    with reader(gate) as ledger:
+        for number in range(50):
+            body = json.dumps({"model": "dear", "messages": []} | order_member(Order(number, 9, 9)))
+            call(gate, key=key, body=body.encode())
+            ended = time.monotonic()
+            until(lambda: ledger.count() > number, 5, "its row")  # noqa: B023  waits here
+            lags.append(time.monotonic() - ended)
+            time.sleep(0.013)  # so that ends fall anywhere between two flushes of Envoy's log
+    print(
+        f"\nfrom an answer's end to its row: median {sorted(lags)[25]:.3f} s, most {max(lags):.3f} s"
+    )
+    assert max(lags) < 1
 
 
 def test_what_the_gate_adds_to_streams(tmp_path: Path) -> None:
