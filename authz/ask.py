@@ -51,6 +51,7 @@ _ITEM_MEMBERS: Final = frozenset(
 """What may stand in them. Any other member might be an image for some server, whatever `type` is,
 unless it is null, a boolean or a number."""
 
+_Small = int | float | None
 _CLIENT_TOOLS: Final = frozenset({"function", "custom", "local_shell"})
 _READ_MEMBERS: Final = frozenset({"type", "content", "output"})
 _TOOL_MEMBERS: Final = frozenset({"type"})
@@ -283,16 +284,19 @@ def _walk(value: Any, depth: int = 0) -> None:
         names = _names(item, _READ_MEMBERS)
         if "type" in names and item["type"] not in _TEXTS:
             raise _NotUnderstoodError
-        if any(n not in _ITEM_MEMBERS and not _says_nothing(item[n]) for n in names):
+        if not _ITEM_MEMBERS.issuperset(names):
+            _small(item, names)
+        if "content" in names:
+            _walk(item["content"], depth + 1)
+        if "output" in names:
+            _walk(item["output"], depth + 1)
+
+
+def _small(item: Any, names: tuple[str, ...]) -> None:
+    """Raises where a member that we do not know has a value that could name some input."""
+    for name in names:
+        if name not in _ITEM_MEMBERS and not isinstance(item[name], _Small):
             raise _NotUnderstoodError
-        for inner in ("content", "output"):
-            if inner in names:
-                _walk(item[inner], depth + 1)
-
-
-def _says_nothing(value: Any) -> bool:
-    """Whether a value is too small to name any input."""
-    return value is None or isinstance(value, bool | int | float)
 
 
 def _stored(has: Mapping[str, Any], shape: Shape) -> str | None:

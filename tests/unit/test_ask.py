@@ -283,7 +283,7 @@ def test_exactly_the_bound_and_the_usage_are_changed(case: tuple[bytes, dict[str
     expected = dict(meant)
     if meant.get("max_tokens") is None:
         expected["max_tokens"] = 4096
-    if meant["stream"] if "stream" in meant else False:
+    if meant.get("stream"):
         expected["stream_options"] = (meant.get("stream_options") or {}) | {"include_usage": True}
     assert as_server_gets(raw, found) == expected
     wanted = (meant.get("stream_options") or {}).get("include_usage") is True
@@ -747,7 +747,7 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 @settings(max_examples=120, deadline=None)
 @given(
-    st.sampled_from(list(GENERATING.values()) + [EMBEDDINGS]),
+    st.sampled_from([*GENERATING.values(), EMBEDDINGS]),
     st.dictionaries(
         st.one_of(st.sampled_from(sorted(ask.MEMBERS)), st.text(max_size=3)),
         st.recursive(

@@ -1,4 +1,4 @@
-"""One Check and money, from top to bottom: what is held, what is refused in which order and words."""
+"""One Check and money: what is held, what is refused in which order, and in which words."""
 
 from __future__ import annotations
 
@@ -213,8 +213,10 @@ def test_a_key_without_any_budget_is_counted_all_the_same() -> None:
 
 @pytest.mark.parametrize("name", ["previous_response_id", "conversation", "prompt"])
 def test_what_the_server_keeps_is_refused_by_name(name: str) -> None:
-    for key in ({}, {"budget_nanousd": None}):
-        response = Gate(**key).call(RESPONSES, input="hi", **{name: "id_1"})
+    keys: list[dict[str, Any]] = [{}, {"budget_nanousd": None}]
+    for key in keys:
+        members: dict[str, Any] = {"input": "hi", name: "id_1"}
+        response = Gate(**key).call(RESPONSES, **members)
         assert (status(response), code(response)) == (403, "parameter_not_allowed")
         assert error(response)["param"] == name
         assert 'error="insufficient_scope"' in client_headers(response)["www-authenticate"]
@@ -222,7 +224,7 @@ def test_what_the_server_keeps_is_refused_by_name(name: str) -> None:
 
 def test_where_the_catalog_allows_it_the_context_is_held() -> None:
     gate = Gate()
-    given = {"model": "keeps", "input": "hi", "max_output_tokens": 10}
+    given: dict[str, Any] = {"model": "keeps", "input": "hi", "max_output_tokens": 10}
     assert is_allowed(gate.call(RESPONSES, previous_response_id="resp_1", **given))
     assert gate.hold.input_bound == 1000
     assert code(gate.call(RESPONSES, previous_response_id="r", input="hi")) == (
@@ -376,8 +378,8 @@ def test_refusals_of_money_are_two_sentences_at_most_in_both_dialects(path: str)
     spent, held = Gate(), Gate(budget_nanousd=3_000_000)
     spent.spend(USD)
     held.call(max_tokens=1000)
-    for gate, members in ((spent, {"max_tokens": 5}), (held, {"max_tokens": 1000})):
-        response = gate.call(path, **members)
+    for gate, tokens in ((spent, 5), (held, 1000)):
+        response = gate.call(path, max_tokens=tokens)
         words = said(response)
         assert len(re.findall(r"\.(?= [A-Z]|$)", words)) <= 2
         assert gate.key not in words

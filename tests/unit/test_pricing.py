@@ -19,7 +19,8 @@ PRICE = Price(input=3_000_000, cached_input=300_000, cache_write=3_750_000, outp
 
 
 def hold(nanousd: int = 100_000, price: Price = PRICE, **changes: Any) -> Hold:
-    given = {"input_bound": 1200, "output_bound": 400, "tokens_per_byte": "1"} | changes
+    plain = {"input_bound": 1200, "output_bound": 400, "tokens_per_byte": "1"}
+    given: dict[str, Any] = plain | changes
     return made_hold(nanousd, price=price, **given)
 
 
@@ -42,7 +43,7 @@ def cut(**changes: Any) -> Ending:
 def test_a_whole_usage_is_metered() -> None:
     of = hold()
     assert charge(of, whole(10, 20, 4, 5), NOW) == Charge(
-        of.id, Basis.METERED, 200, 10, 20, 4, 5, 10 * 3 + 20 * 0.3 + 4 * 3.75 + 5 * 15, NOW
+        of.id, Basis.METERED, 200, 10, 20, 4, 5, 10 * 3 + 6 + 15 + 5 * 15, NOW
     )
 
 

@@ -155,12 +155,14 @@ def test_end_never_waits_for_sql(rig: Rig) -> None:
     until(lambda: len(rig.stores.settled) == 50)
 
 
-def test_ends_are_booked_in_groups(rig: Rig) -> None:
-    for hold in rig.holds(100):
+def test_ends_are_booked_in_groups(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "GROUP_SECONDS", 0.2)
+    for hold in rig.holds(20):
         rig.settler.end(hold, made_charge(hold))
-    until(lambda: len(rig.stores.settled) == 100)
-    assert len(rig.stores.groups) <= 5
-    assert sum(rig.stores.groups) == 100
+        time.sleep(0.002)
+    until(lambda: len(rig.stores.settled) == 20)
+    assert len(rig.stores.groups) <= 3
+    assert sum(rig.stores.groups) == 20
 
 
 def test_a_group_has_an_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The duties beside the path: copying, sweeping, comparing; and that none of them ends the others."""
+"""The duties beside the path: copying, sweeping, comparing; none of them ends the others."""
 
 from __future__ import annotations
 

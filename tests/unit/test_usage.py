@@ -1,4 +1,4 @@
-"""From Envoy's log entry to how a request ended: hostile entries, dialects, what can be relied on."""
+"""From Envoy's log entry to how a request ended: hostile entries, dialects, what is relied on."""
 
 from __future__ import annotations
 
