@@ -231,7 +231,7 @@ def _content(has: Mapping[str, Any], shape: Shape) -> tuple[int, bool]:
     try:
         if shape.many:
             _only_text(content)
-        else:
+        elif shape.content not in _TALK:
             _walk(content)
         for name in _TALK:
             _walk(has.get(name))

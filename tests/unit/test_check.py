@@ -311,6 +311,7 @@ def test_requests_without_an_id_are_never_one(gate: Gate) -> None:
     assert len(holds) == 3
     assert gate.used() == 3
     assert {hold.id for hold in gate.counters.journal} == holds
+    assert len({hold.request_id for hold in gate.counters.journal}) == 3
 
 
 def test_a_key_without_an_rpm_has_no_rate_headers() -> None:

@@ -410,14 +410,6 @@ def test_a_refusal_before_money_says_how_money_stands() -> None:
 # -- repetitions, and Checks that nobody waits for
 
 
-def test_a_repeated_check_is_given_the_same_hold() -> None:
-    gate = Gate()
-    first = gate.call(request_id="req-x", max_tokens=5)
-    again = gate.call(request_id="req-x", max_tokens=5)
-    assert metadata(first)["hold_id"] == metadata(again)["hold_id"]
-    assert len(gate.journal) == 1
-
-
 def test_a_check_that_repeats_what_has_ended_is_not_served() -> None:
     gate = Gate()
     gate.call(request_id="req-x", max_tokens=5)
@@ -425,16 +417,6 @@ def test_a_check_that_repeats_what_has_ended_is_not_served() -> None:
     response = gate.call(request_id="req-x", max_tokens=5)
     assert (status(response), code(response)) == (503, "authorization_unavailable")
     assert client_headers(response)["retry-after"] == "1"
-
-
-def test_requests_without_an_id_are_never_one() -> None:
-    gate = Gate()
-    for _ in range(2):
-        sent = gate.message(max_tokens=5)
-        sent.attributes.request.http.headers["x-request-id"] = ""
-        assert is_allowed(gate.checker.check(sent))
-    first, second = gate.journal
-    assert first.request_id != second.request_id
 
 
 def test_a_check_that_nobody_waits_for_gives_its_hold_back() -> None:
