@@ -36,9 +36,18 @@ ledger_app.callback(invoke_without_command=True)(help_when_alone)
 def _opened() -> Iterator[tuple[StoreSettings, Engine]]:
     """The settings of the environment, and their database."""
     from store.schema import open_state  # noqa: PLC0415  see the module's head
-    from store.settings import StoreSettings, load  # noqa: PLC0415  see the module's head
+    from store.settings import (  # noqa: PLC0415  see the module's head
+        DATABASE_NAME,
+        StoreSettings,
+        load,
+    )
 
     settings = load(StoreSettings)
+    if settings.database_url is None and not (settings.state / DATABASE_NAME).exists():
+        raise InputError(
+            f"There is no gate's state in {settings.state}. Name its folder with TENSORGATE_STATE.",
+            code="no_state",
+        )
     engine = open_state(settings)
     try:
         yield settings, engine

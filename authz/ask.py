@@ -24,6 +24,7 @@ CONTEXT: Final = frozenset(
     {
         *("web_search_options", "mcp_servers", "audio", "prompt_id", "container"),
         *("image_data", "multi_modal_data", "prompt_embeds"),
+        *("chat_template", "chat_template_kwargs", "documents"),  # the prompt is made by them
     }
 )
 """Members that bring input which does not stand in the body as text, whatever their value."""
@@ -59,6 +60,10 @@ _MAX_NESTING: Final = 4  # messages, parts, results, their parts
 _OPTION_MEMBERS: Final = frozenset({"include_usage"})
 _MAX_PLACES: Final = 16
 _WHOLE: Final = re.compile(rb"\[[-0-9,]++\]")
+
+
+_MAX_VISITS: Final = 20_000
+_MAX_INNER_MEMBERS: Final = 64  # simdjson finds a member by looking at all of them
 
 
 class _NotUnderstoodError(Exception):
@@ -224,20 +229,36 @@ def _in_place(
 # -- what stands in the content
 
 
+class _Visits:
+    """How many things of a body were looked at: reading must not cost more than the body."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = _MAX_VISITS
+
+    def count(self) -> None:
+        """One more. Raises when there were too many: the context is held then."""
+        self.left -= 1
+        if self.left < 0:
+            raise _NotUnderstoodError
+
+
 def _content(has: Mapping[str, Any], shape: Shape) -> tuple[int, bool]:
     """How many prompts there are, and whether all input is text that stands in the body."""
     content = has.get(shape.content)
     prompts = _prompts(content) + _prompts(has.get("prompt_embeds")) if shape.many else 1
+    visits = _Visits()
     try:
         if shape.many:
-            _only_text(content)
+            _only_text(content, visits)
         elif shape.content not in _TALK:
-            _walk(content)
+            _walk(content, visits)
         for name in _TALK:
-            _walk(has.get(name))
+            _walk(has.get(name), visits)
         if any(has.get(name) is not None for name in CONTEXT):
             return max(prompts, 1), False
-        _tools(has.get("tools"))
+        _tools(has.get("tools"), visits)
     except _NotUnderstoodError:
         return max(prompts, 1), False
     return max(prompts, 1), True
@@ -257,7 +278,7 @@ def _tokens(value: Any) -> bool:
     )
 
 
-def _only_text(value: Any, depth: int = 0) -> None:
+def _only_text(value: Any, visits: _Visits, depth: int = 0) -> None:
     """Text, tokens, or lists of them. Raises where there is something else."""
     if value is None or isinstance(value, str):
         return
@@ -266,20 +287,22 @@ def _only_text(value: Any, depth: int = 0) -> None:
     if _tokens(value):
         return
     for item in value:
+        visits.count()
         if isinstance(item, bool) or not isinstance(item, int | str):
-            _only_text(item, depth + 1)
+            _only_text(item, visits, depth + 1)
 
 
-def _walk(value: Any, depth: int = 0) -> None:
+def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
     """Messages, parts and what is inside them. Raises where something is not text."""
     if value is None or isinstance(value, str):
         return
     if not isinstance(value, simdjson.Array) or depth > _MAX_NESTING:
         raise _NotUnderstoodError
     for item in value:
+        visits.count()
         if isinstance(item, str):
             continue
-        if not isinstance(item, simdjson.Object):
+        if not isinstance(item, simdjson.Object) or len(item) > _MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
         names = _names(item, _READ_MEMBERS)
         if "type" in names and item["type"] not in _TEXTS:
@@ -287,9 +310,9 @@ def _walk(value: Any, depth: int = 0) -> None:
         if not _ITEM_MEMBERS.issuperset(names):
             _small(item, names)
         if "content" in names:
-            _walk(item["content"], depth + 1)
+            _walk(item["content"], visits, depth + 1)
         if "output" in names:
-            _walk(item["output"], depth + 1)
+            _walk(item["output"], visits, depth + 1)
 
 
 def _small(item: Any, names: tuple[str, ...]) -> None:
@@ -303,9 +326,15 @@ def _stored(has: Mapping[str, Any], shape: Shape) -> str | None:
     """The member that brings in what the server keeps, if there is one."""
     content = has.get(shape.content)
     if shape.stored and isinstance(content, simdjson.Array):
-        for item in content:
-            if isinstance(item, simdjson.Object) and _is_reference(item):
+        for item in islice(content, _MAX_VISITS):
+            if (
+                isinstance(item, simdjson.Object)
+                and len(item) <= _MAX_INNER_MEMBERS
+                and _is_reference(item)
+            ):
                 return shape.content
+        if len(content) > _MAX_VISITS:
+            return shape.content
     return _set(has, shape.stored)
 
 
@@ -313,17 +342,20 @@ def _is_reference(item: Any) -> bool:
     """Whether an item is only the name of one that the server keeps; its type may be left out."""
     names = _names(item, _READ_MEMBERS)
     kind = item["type"] if "type" in names else None
-    return kind == "item_reference" or (kind is None and "id" in names and "content" not in names)
+    return kind == "item_reference" or (
+        kind is None and "id" in names and ("content" not in names or item["content"] is None)
+    )
 
 
-def _tools(tools: Any) -> None:
+def _tools(tools: Any, visits: _Visits) -> None:
     """Tools that the client runs are text; those that the server runs bring input of their own."""
     if tools is None:
         return
     if not isinstance(tools, simdjson.Array):
         raise _NotUnderstoodError
     for tool in tools:
-        if not isinstance(tool, simdjson.Object):
+        visits.count()
+        if not isinstance(tool, simdjson.Object) or len(tool) > _MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
         names = _names(tool, _TOOL_MEMBERS)
         if "type" in names and tool["type"] not in _CLIENT_TOOLS:

@@ -26,6 +26,7 @@ class AuthzSettings(StoreSettings):
     stream_seconds: Annotated[int, Field(ge=1, le=86_400)] = DEFAULT_STREAM_SECONDS
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 32
     workers: int = 1
+    redis_url: str | None = Field(default=None, repr=False)
 
     @field_validator("runtime")
     @classmethod
@@ -58,6 +59,12 @@ class AuthzSettings(StoreSettings):
                 "or calls that still run would be swept"
             )
         return self
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_not_counted_in(cls, value: str | None) -> None:
+        if value is not None:
+            raise ValueError("this version counts in process and would not use it; unset it")
 
     @property
     def metrics_address(self) -> tuple[str, int]:

@@ -6,6 +6,7 @@ as dynamic metadata (strings: Envoy keeps numbers as doubles) what the settlemen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +31,7 @@ _STATUS_UNAUTHENTICATED: Final = 401
 
 TO_REMOVE: Final = (
     *CREDENTIAL_HEADERS,
+    "proxy-authorization",
     "cookie",
     "x-http-method-override",
     "x-original-url",
@@ -89,7 +91,8 @@ def _other_model(query: str, model: str) -> Fault | None:
     """A `?model=` beats the body in some servers, so one that disagrees is refused."""
     for part in query.replace(";", "&").split("&"):
         name, _, value = part.partition("=")
-        if unquote_plus(name).lower() == "model" and unquote_plus(value) != model:
+        asked = re.split(r"[\[.\0]", unquote_plus(name).strip(), maxsplit=1)[0].lower()
+        if asked == "model" and unquote_plus(value) != model:
             return Fault(Reason.AMBIGUOUS_BODY, "the query names another model", param="model")
     return None
 

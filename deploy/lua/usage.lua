@@ -50,6 +50,7 @@ end
 
 local CONTENT = {measured = true}
 local CALL = {fields = {name = CONTENT, arguments = CONTENT}}
+local CUSTOM = {fields = {name = CONTENT, input = CONTENT}}
 local PARTS = {measured = true, items = {fields = {text = CONTENT}}}
 
 local BODY = {fields = {usage = usage("usage")}}
@@ -65,7 +66,8 @@ local EVENT = {fields = {
       reasoning_content = CONTENT,
       reasoning = CONTENT,
       refusal = CONTENT,
-      tool_calls = {items = {fields = {["function"] = CALL}}},
+      thinking = CONTENT,
+      tool_calls = {items = {fields = {["function"] = CALL, custom = CUSTOM}}},
       function_call = CALL,
       audio = {fields = {data = CONTENT, transcript = CONTENT}},
     }},

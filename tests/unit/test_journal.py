@@ -164,6 +164,9 @@ def test_ends_of_holds_that_are_not_open_are_not_kept(journal: Journal, path: Pa
     assert contents(path) == Contents((), (), path.stat().st_size)
     orphan = journals._line(b"E" + pack_charge(charge(opened)))
     assert read(HEADER + orphan, path).ends == ()
+    taken = journals._line(b"T" + pack_hold(opened))
+    second = journals._line(b"E" + pack_charge(charge(opened, 99)))
+    assert read(HEADER + taken + orphan + second, path).ends == (charge(opened),)
 
 
 def test_the_file_is_private_also_if_it_was_not(path: Path) -> None:

@@ -236,6 +236,7 @@ def test_what_never_reaches_the_model_server() -> None:
         "x-api-key",
         "api-key",
         "x-goog-api-key",
+        "proxy-authorization",
         "cookie",
         "x-http-method-override",
         "x-original-url",
