@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from enum import StrEnum
 
 from store.records import Account, KeyRecord
 from store.text import rfc3339, usd, usd_json, utc
+
+
+class RowFormat(StrEnum):
+    """How many rows of one kind are written for programs."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
 
 
 def models_text(models: frozenset[str] | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from admin.passwords import hash_password, make_password
 from store import keyformat
 from store.catalog import Catalog
 from store.clock import Clock, wall_us
+from store.control import nudge
 from store.errors import InputError, NotFoundError
 from store.keys import KeyRepository
 from store.keywriter import Writer
@@ -58,7 +59,10 @@ class Updated:
 
 
 class AdminService:
-    """Use cases over one repository. `actor` is who asks, for the audit log."""
+    """Use cases over one repository. `actor` is who asks, for the audit log.
+
+    `changed` is called after each change of an account that exists, or of its keys.
+    """
 
     def __init__(
         self,
@@ -67,8 +71,10 @@ class AdminService:
         *,
         actor: str,
         clock: Clock = wall_us,
+        changed: Callable[[], object] = lambda: None,
     ) -> None:
         self._repository = repository
+        self._changed = changed
         self._settings = settings
         self._actor = actor
         self._clock = clock
@@ -300,15 +306,19 @@ class AdminService:
             if account is None:
                 raise _no_account(name)
             yield writer, account
+        self._changed()
 
 
 @contextmanager
 def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminService]:
-    """The use cases on the settings' database, closed at the end. See store.schema.open_state."""
+    """The use cases on the settings' database, closed at the end. See store.schema.open_state.
+
+    An authz that runs on the state is told of each change, so that it holds at once.
+    """
     engine = open_state(settings)
     try:
         with KeyRepository(engine) as repository:
-            yield AdminService(repository, settings, actor=actor)
+            yield AdminService(repository, settings, actor=actor, changed=lambda: nudge(settings))
     finally:
         engine.dispose()
 

@@ -22,7 +22,8 @@ from typing import Any, Final
 import msgspec
 import simdjson
 
-from authz.model import Fault, Reason
+from authz.ask import MEMBERS, read_ask
+from authz.model import Ask, Fault, Reason, Shape
 
 MAX_MODEL_CHARS: Final = 256
 MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them
@@ -46,12 +47,13 @@ _TOKEN: Final = re.compile(
 
 # What mending leaves behind, as it reads in a string.
 _MENDED_SURROGATE: Final = "\N{REPLACEMENT CHARACTER}"
-_MENDED_INTEGER: Final = "1" + 18 * " "
+_INT64_MAX: Final = b"9223372036854775807"  # more than any bound may be
+_MENDED_INTEGER: Final = _INT64_MAX.decode()
 
 _FAULT_OFFSET: Final = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)")
 _NAMED_ONE_LATE: Final = frozenset({"trailing characters", "invalid character in unicode escape"})
 
-_MEMBERS: Final = frozenset({"model", "stream"})
+_MEMBERS: Final = MEMBERS | {"model", "stream"}
 
 _KEPT_NAMES: Final = 1024
 _KEPT_NAMES_CHARS: Final = 512
@@ -62,22 +64,24 @@ _locator = msgspec.json.Decoder(msgspec.Raw)
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What is read of a body: the model's name as it stands, and whether a stream is asked."""
+    """What is read of a body: the model's name as it stands, a stream or not, what it asks for."""
 
     model: str
     stream: bool
+    ask: Ask | None = None
 
 
-def read_json(raw: bytes) -> Body | Fault:
-    """Read a JSON object's `model` and `stream`, or say what is wrong with it."""
-    mended = False
+def read_json(raw: bytes, shape: Shape | None = None) -> Body | Fault:
+    """Read a JSON object's `model`, `stream` and what it asks for, or say what is wrong with it."""
+    mended, mend = False, raw
     try:
         document = _parser(len(raw)).parse(raw)
     except (ValueError, RuntimeError):
         _parsers.kept = None
-        mend = _mend(raw)
-        if isinstance(mend, Fault):
-            return mend
+        reading = _mend(raw)
+        if isinstance(reading, Fault):
+            return reading
+        mend = reading
         try:
             document, mended = simdjson.Parser().parse(mend), True
         except (ValueError, RuntimeError):
@@ -86,10 +90,10 @@ def read_json(raw: bytes) -> Body | Fault:
         return _fault("it starts with a byte order mark; send UTF-8 without one", 0)
     if not isinstance(document, simdjson.Object):
         return _fault("it is not a JSON object", 0)
-    return _read_members(document, mended)
+    return _read_members(document, mended, mend, shape)
 
 
-def _read_members(document: Any, mended: bool) -> Body | Fault:
+def _read_members(document: Any, mended: bool, raw: bytes, shape: Shape | None) -> Body | Fault:
     fault = _ambiguity(document, mended)
     if fault is not None:
         return fault
@@ -100,7 +104,8 @@ def _read_members(document: Any, mended: bool) -> Body | Fault:
         return Fault(Reason.MODEL_REQUIRED, param="model")
     if stream is not None and not isinstance(stream, bool):
         return Fault(Reason.INVALID_PARAMETER, "it must be true or false", param="stream")
-    return Body(model, stream is True)
+    ask = None if shape is None else read_ask(document, raw, shape)
+    return ask if isinstance(ask, Fault) else Body(model, stream is True, ask)
 
 
 def is_model_name(name: str) -> bool:
@@ -170,7 +175,7 @@ def _mend(raw: bytes) -> bytes | Fault:
                 return _fault("it holds too many lone surrogate escapes", match.start())
     for match in _DIGITS.finditer(raw):
         if _is_integer(raw, match.start(), match.end()):
-            mended[match.start() : match.end()] = b"1".ljust(match.end() - match.start())
+            mended[match.start() : match.end()] = _INT64_MAX.ljust(match.end() - match.start())
             mends += 1
             if mends == _MAX_MENDS:
                 return _fault("it holds too many integers beyond 64 bits", match.start())

@@ -1,4 +1,4 @@
-"""One Check, from top to bottom: read, find the key, decide, take, answer."""
+"""One Check, from top to bottom: read, find the key, decide, bound, take, answer."""
 
 from __future__ import annotations
 
@@ -8,69 +8,112 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final, Protocol, assert_never
 
+import msgspec
+
 from authz import endpoints, ours
+from authz.bound import FREE, MAX_NANOUSD, Bound, bound
 from authz.cache import KeyCache
-from authz.decide import decide, limits
+from authz.decide import decide, is_live, limits
 from authz.denial import Answer, Headers, deny
 from authz.headers import standing_headers
 from authz.metrics import Metrics
 from authz.model import Allow, Deny, Endpoint, Fault, Lane, Reason, Request
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
+from authz.pricing import released
+from authz.settle import Settler
 from authz.wire import Reader, allowed, answered
 from authz.words import Occasion
-from store.catalog import Catalog, Offer
+from store.catalog import Catalog, Offer, Plan
 from store.clock import Clock
-from store.counters.model import Limit, Refused, Standing, Taken
+from store.counters.model import Ended, Limit, MinuteLimit, Refused, Standings, Taken
 from store.errors import StoreError
-from store.records import KeyRecord
+from store.records import Hold, KeyRecord, Price
+from store.text import usd, usd_plain
 
 _UNAVAILABLE: Final = Fault(Reason.AUTHORIZATION_UNAVAILABLE)
+_NO_PRICE: Final = Price()
 
 
 class Counters(Protocol):
     """The verbs that a Check needs of the counters; each is one atomic step."""
 
-    def take(self, request_id: str, hold_id: str, limits: Sequence[Limit]) -> Taken | Refused: ...
+    def take(
+        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+    ) -> Taken | Refused | Ended: ...
 
-    def peek(self, limits: Sequence[Limit]) -> tuple[int, tuple[Standing, ...]]: ...
+    def peek(
+        self, limits: Sequence[Limit], account_id: str | None = None
+    ) -> tuple[int, Standings]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What refusals may name of this installation."""
+    """What refusals may name of this installation, and how long a request may run."""
 
     dashboard: str | None
     prefix: str
+    stream_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that may pass, with what its taking needs."""
+
+    request: Request
+    endpoint: Endpoint
+    key: KeyRecord
+    offer: Offer | None
+    plan: Plan | None
+    most: Bound
+
+    @property
+    def model(self) -> str:
+        return self.request.model or "" if self.offer is None else self.offer.name
 
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """Answers Checks. Thread-safe as far as its parts are. Never raises for what a client sent."""
+    """Answers Checks. Thread-safe as far as its parts are. Never raises for what a client sent.
+
+    `give_back` is told of a hold whose Check nobody waits for any more; True if it was the last.
+    """
 
     reader: Reader
     keys: KeyCache
     catalog: Catalog
     counters: Counters
+    give_back: Callable[[str], bool]
+    settler: Settler
     listed: Callable[[], Sequence[str]]
     metrics: Metrics
     clock: Clock
     site: Site
 
-    def check(self, message: CheckRequest) -> CheckResponse:
-        """The walk of one request."""
+    def check(
+        self, message: CheckRequest, is_active: Callable[[], bool] = lambda: True
+    ) -> CheckResponse:
+        """The walk of one request. `is_active` tells whether Envoy still waits for the answer."""
         started = perf_counter()
-        request = self.reader.read(message)
+        request = self.reader.head(message)
         now_us = self.clock()
         key: KeyRecord | None = None
         try:
             if not isinstance(request.digests, Fault):
                 key = self.keys.get(request.digests)
+            if key is not None and is_live(key, now_us):
+                request = self.reader.with_body(request, message)
+            plan = None if key is None else self.catalog.plans.get(key.plan)
             offer = None if request.model is None else self.catalog.resolve(request.model)
-            match decide(key, request, offer, now_us):
+            match decide(key, request, offer, plan, now_us):
                 case Deny(fault):
                     response = self._deny(fault, request, key, now_us)
                 case Allow(taking) if key is not None and request.endpoint is not None:
-                    response = self._serve(request, request.endpoint, key, offer, taking, now_us)
+                    most = self._bound(request, offer)
+                    asked = _Asked(request, request.endpoint, key, offer, plan, most)
+                    if most.nanousd <= MAX_NANOUSD:
+                        response = self._serve(asked, taking, now_us, is_active)
+                    else:
+                        response = self._deny(_beyond(asked), request, key, now_us)
                 case Allow():
                     raise AssertionError("a request was allowed without a key or an endpoint")
                 case _ as never:
@@ -80,72 +123,117 @@ class Checker:
         self.metrics.check_seconds.observe(perf_counter() - started)
         return response
 
-    def _serve(  # noqa: PLR0917  one caller, right above
+    def _serve(
         self,
-        request: Request,
-        endpoint: Endpoint,
-        key: KeyRecord,
-        offer: Offer | None,
+        asked: _Asked,
         taking: tuple[Limit, ...],
         now_us: int,
+        is_active: Callable[[], bool],
     ) -> CheckResponse:
         """Take, then pass the request on or answer it. A model that is not there takes nothing."""
+        request, endpoint, key = asked.request, asked.endpoint, asked.key
         wanted = ""
         if endpoint is endpoints.MODEL:
-            asked = request.path.removeprefix(endpoints.MODEL_PREFIX)
-            found = ours.find_model(key, self.catalog, self.listed(), asked)
+            path = request.path.removeprefix(endpoints.MODEL_PREFIX)
+            found = ours.find_model(key, self.catalog, self.listed(), path)
             if found is None:
                 return self._deny(Fault(Reason.NOT_FOUND), request, key, now_us)
             wanted = found
         hold_id = secrets.token_hex(16)
         # Without an id there is nothing that could be repeated: no two such requests are one.
-        took = self.counters.take(request.id or hold_id, hold_id, taking)
+        request_id = request.id or hold_id
+        draft = None
+        if endpoint.lane is Lane.INFERENCE:
+            draft = _draft(asked, hold_id, request_id, taking)
+        took = self.counters.take(request_id, draft, taking)
+        if isinstance(took, Ended):
+            return self._deny(_UNAVAILABLE, request, None, now_us)
         client = standing_headers(request.dialect, key, took.standings, took.now_us)
         if isinstance(took, Refused):
-            occasion = self._occasion(Fault(Reason.RATE_LIMIT_EXCEEDED), request, key, took)
-            return self._refuse(occasion, client)
+            return self._refuse(self._over(asked, took), client)
         if endpoint.lane is Lane.OURS:
-            answer = self._own_answer(endpoint, key, wanted)
-            self.metrics.checks.labels("answered", "").inc()
+            answer = self._own_answer(asked, wanted)
+            self.metrics.answered.inc()
             return answered(answer, client, {"outcome": "answered", "reason": ""})
-        self.metrics.checks.labels("allowed", "").inc()
-        model = offer.name if offer is not None else request.model or ""
-        return allowed(
-            (
-                ("x-tensorgate-key-id", key.id),
-                ("x-tensorgate-alias", key.alias),
-                ("x-tensorgate-user", key.user),
-                ("x-tensorgate-model", model),
-            ),
-            client,
-            {
-                "outcome": "allowed",
-                "reason": "",
-                "hold_id": took.hold_id,
-                "key_id": key.id,
-                "account_id": key.account_id,
-                "model": model,
-                "endpoint": endpoint.name,
-            },
+        if took.hold is not None and not is_active():
+            self._give_back(took.hold, took.now_us)
+            return self._deny(_UNAVAILABLE, request, None, now_us)
+        self.metrics.allowed.inc()
+        if took.hold is not None:
+            client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
+        return allowed(self._upstream(asked), client, _metadata(asked, took.hold))
+
+    def _bound(self, request: Request, offer: Offer | None) -> Bound:
+        """The most that the call can cost; nothing where it holds no money or has no price."""
+        ask, shape = request.ask, None if request.endpoint is None else request.endpoint.shape
+        if ask is None or shape is None:
+            return FREE
+        if offer is None:
+            return Bound(0, 0, 0, () if ask.usage_edit is None else (ask.usage_edit,))
+        return bound(
+            ask,
+            offer.model,
+            request.body_bytes,
+            has_output=bool(shape.bounds),
+            seconds=self.site.stream_seconds,
         )
 
-    def _own_answer(self, endpoint: Endpoint, key: KeyRecord, wanted: str) -> Answer:
-        if endpoint is endpoints.MODEL:
+    def _upstream(self, asked: _Asked) -> Headers:
+        """Headers for the model server, and for Envoy on the way to it."""
+        key, offer = asked.key, asked.offer
+        headers = (
+            ("x-tensorgate-key-id", key.id),
+            ("x-tensorgate-alias", key.alias),
+            ("x-tensorgate-user", key.user),
+            ("x-tensorgate-model", asked.model),
+        )
+        if offer is None or not offer.model.price.per_second:
+            return headers
+        return (
+            *headers,
+            ("x-envoy-upstream-rq-timeout-ms", str(self.site.stream_seconds * 1000)),
+        )
+
+    def _give_back(self, hold: Hold, now_us: int) -> None:
+        """Envoy gave this Check up. If no other Check has the hold, it ends."""
+        if self.give_back(hold.id):
+            self.settler.end(hold, released(hold, 0, now_us))
+
+    def _own_answer(self, asked: _Asked, wanted: str) -> Answer:
+        key = asked.key
+        if asked.endpoint is endpoints.MODEL:
             return ours.model(wanted)
-        if endpoint is endpoints.MODELS:
+        if asked.endpoint is endpoints.MODELS:
             return ours.models(ours.callable_names(key, self.catalog, self.listed()))
-        _, standings = self.counters.peek(limits(key, None))
+        _, standings = self.counters.peek(limits(key, None, asked.plan), key.account_id)
         return ours.key(key, standings)
+
+    def _over(self, asked: _Asked, took: Refused) -> Occasion:
+        """A limit has no room."""
+        if isinstance(took.limit, MinuteLimit):
+            reason = Reason.RATE_LIMIT_EXCEEDED
+        else:
+            reason = Reason.BUDGET_HELD if took.held else Reason.BUDGET_EXCEEDED
+        most, ask, shape = asked.most, asked.request.ask, asked.endpoint.shape
+        named = None
+        if ask is not None and shape is not None and shape.bounds and most.output_tokens:
+            answers = ask.prompts * ask.repeats
+            named = (ask.bound_name or shape.bounds[0], ask.output or most.output_tokens // answers)
+        return self._occasion(
+            Fault(reason), asked.request, asked.key, took, hold_nanousd=most.nanousd, bound=named
+        )
 
     def _deny(
         self, fault: Fault, request: Request, key: KeyRecord | None, now_us: int
     ) -> CheckResponse:
-        """A refusal before `take`. For a live key it says how the minute stands."""
+        """A refusal before `take`. For a live key it says how the limits stand."""
         client: Headers = ()
-        live = key is not None and key.revoked_us is None and key.expires_us > now_us
-        if key is not None and live:
+        if key is not None and is_live(key, now_us):
+            plan = self.catalog.plans.get(key.plan)
             try:
-                counted_us, standings = self.counters.peek(limits(key, request.endpoint))
+                counted_us, standings = self.counters.peek(
+                    limits(key, request.endpoint, plan), key.account_id
+                )
             except StoreError:
                 standings, counted_us = (), now_us
             client = standing_headers(request.dialect, key, standings, counted_us)
@@ -163,12 +251,73 @@ class Checker:
         request: Request,
         key: KeyRecord | None,
         refused: Refused | None = None,
+        *,
+        hold_nanousd: int = 0,
+        bound: tuple[str, int] | None = None,
     ) -> Occasion:
         return Occasion(
             fault,
             request,
             key,
             refused,
+            hold_nanousd,
+            bound,
             dashboard=self.site.dashboard,
             prefix=self.site.prefix,
         )
+
+
+def _beyond(asked: _Asked) -> Fault:
+    """What is wrong with a call that could cost more than `MAX_NANOUSD`."""
+    ask, shape = asked.request.ask, asked.endpoint.shape
+    many = ask is not None and shape is not None and ask.repeats > 1
+    name = "n" if many or shape is None else shape.content
+    detail = f"with it the call could cost more than {usd(MAX_NANOUSD)}"
+    return Fault(Reason.INVALID_PARAMETER, detail, param=name)
+
+
+def _draft(asked: _Asked, hold_id: str, request_id: str, taking: Sequence[Limit]) -> Hold:
+    key, offer, most = asked.key, asked.offer, asked.most
+    minute = next((limit.scope for limit in taking if isinstance(limit, MinuteLimit)), None)
+    return Hold(
+        hold_id,
+        request_id,
+        key.account_id,
+        key.id,
+        key.user,
+        key.team,
+        key.alias,
+        asked.model,
+        asked.endpoint.name,
+        most.nanousd,
+        _NO_PRICE if offer is None else offer.model.price,
+        "1" if offer is None else offer.model.tokens_per_byte_text,
+        most.input_tokens,
+        most.output_tokens,
+        minute,
+    )
+
+
+def _metadata(asked: _Asked, hold: Hold | None) -> dict[str, str]:
+    """What Envoy's filters and the settlement need of the decision."""
+    request, most = asked.request, asked.most
+    metadata = {
+        "outcome": "allowed",
+        "reason": "",
+        "key_id": asked.key.id,
+        "account_id": asked.key.account_id,
+        "model": asked.model,
+        "endpoint": asked.endpoint.name,
+        "dialect": request.dialect.value,
+    }
+    if hold is not None:
+        metadata["hold_id"] = hold.id
+    if request.stream:
+        metadata["stream"] = "1"
+    if most.edits:
+        metadata["edits"] = msgspec.json.encode(
+            [(edit.offset, edit.removed, edit.text) for edit in most.edits]
+        ).decode()
+        if request.ask is not None and request.ask.usage_edit is not None:
+            metadata["hide_usage"] = "1"
+    return metadata

@@ -9,20 +9,21 @@ from __future__ import annotations
 from typing import Final
 
 from authz.model import Allow, Decision, Deny, Endpoint, Fault, Lane, Reason, Request
-from store.catalog import Offer
-from store.counters.model import Limit, MinuteLimit
+from store.catalog import Offer, Plan
+from store.counters.model import Limit, MinuteLimit, MoneyLimit
 from store.records import KeyRecord
 
 LISTING_FACTOR: Final = 10  # listings and token counting cost the server little
 
 
 def decide(  # noqa: C901, PLR0911  a list of rules, one return each
-    key: KeyRecord | None, request: Request, offer: Offer | None, now_us: int
+    key: KeyRecord | None, request: Request, offer: Offer | None, plan: Plan | None, now_us: int
 ) -> Decision:
     """What is to become of a request.
 
     `key` is None where no record has one of the request's digests; `offer` is what the
-    catalog says of the request's model, None where it names none or nothing prices it.
+    catalog says of the request's model, None where it names none or nothing prices it; `plan`
+    is the key's, None where the catalog has lost it.
     """
     if isinstance(request.digests, Fault):
         return Deny(request.digests)
@@ -39,11 +40,21 @@ def decide(  # noqa: C901, PLR0911  a list of rules, one return each
             return Deny(Fault(Reason.UNSUPPORTED_ENCODING))
         if request.body is not None:
             return Deny(request.body)
+        ask = request.ask
+        if ask is not None and ask.stored and not (offer and offer.model.stored_context):
+            return Deny(Fault(Reason.PARAMETER_NOT_ALLOWED, param=ask.stored))
+        if ask is not None and ask.unbounded and has_budget(key, plan):
+            return Deny(Fault(Reason.UNBOUNDED_NOT_ALLOWED, param=ask.unbounded))
         if not may_call(key, request.model, offer):
             return Deny(Fault(Reason.MODEL_NOT_ALLOWED, param="model"))
-        if offer is None and key.budget_nanousd is not None:
+        if offer is None and has_budget(key, plan):
             return Deny(Fault(Reason.MODEL_NOT_PRICED, param="model"))
-    return Allow(limits(key, request.endpoint))
+    return Allow(limits(key, request.endpoint, plan))
+
+
+def is_live(key: KeyRecord, now_us: int) -> bool:
+    """Whether the key counts at all."""
+    return key.revoked_us is None and key.expires_us > now_us
 
 
 def may_call(key: KeyRecord, model: str | None, offer: Offer | None) -> bool:
@@ -53,10 +64,27 @@ def may_call(key: KeyRecord, model: str | None, offer: Offer | None) -> bool:
     return (model if offer is None else offer.name) in key.models
 
 
-def limits(key: KeyRecord, endpoint: Endpoint | None) -> tuple[Limit, ...]:
-    """The limits that a call of this endpoint takes from, in the order in which they answer."""
-    if key.rpm is None:
-        return ()
-    if endpoint is None or endpoint.lane is Lane.INFERENCE:
-        return (MinuteLimit(key.id, key.rpm),)
-    return (MinuteLimit(f"{key.id}/listings", key.rpm * LISTING_FACTOR),)
+def has_budget(key: KeyRecord, plan: Plan | None) -> bool:
+    """Whether the key's or its account's spending has a ceiling."""
+    account = None if plan is None else plan.account_budget_nanousd
+    return key.budget_nanousd is not None or account is not None
+
+
+def limits(key: KeyRecord, endpoint: Endpoint | None, plan: Plan | None) -> tuple[Limit, ...]:
+    """The limits that a call of this endpoint takes from, in the order in which they answer.
+
+    Without an endpoint: those of an inference call.
+    """
+    found: list[Limit] = []
+    holds_money = endpoint is None or endpoint.lane is Lane.INFERENCE
+    if key.rpm is not None and holds_money:
+        found.append(MinuteLimit(key.id, key.rpm))
+    elif key.rpm is not None:
+        found.append(MinuteLimit(f"{key.id}/listings", key.rpm * LISTING_FACTOR))
+    if holds_money:
+        ceiling = "hold" if plan is None else plan.ceiling
+        found.append(MoneyLimit(key.id, key.created_us, key.budget_nanousd, ceiling))
+        if plan is not None and plan.account_budget_nanousd is not None:
+            budget = plan.account_budget_nanousd
+            found.append(MoneyLimit(key.account_id, key.account_created_us, budget, ceiling))
+    return tuple(found)

@@ -52,10 +52,18 @@ _ROWS: Final[Mapping[Reason, _Row]] = {
     Reason.ENDPOINT_NOT_ALLOWED: _Row(403, challenge=_SCOPE),
     Reason.MODEL_NOT_PRICED: _Row(403, challenge=_SCOPE),
     Reason.UNSUPPORTED_ENCODING: _Row(415),
+    Reason.PARAMETER_NOT_ALLOWED: _Row(403, challenge=_SCOPE),
+    Reason.UNBOUNDED_NOT_ALLOWED: _Row(403, challenge=_SCOPE),
     Reason.RATE_LIMIT_EXCEEDED: _Row(429, openai_type="requests"),
+    Reason.BUDGET_HELD: _Row(429, openai_type="requests"),
+    Reason.BUDGET_EXCEEDED: _Row(429, openai_type="insufficient_quota"),
     Reason.AUTHORIZATION_UNAVAILABLE: _Row(503),
     Reason.NOT_FOUND: _Row(404),
 }
+
+STOP: Final = ("x-should-retry", "false")
+FINAL: Final = frozenset({400, 401, 403, 404, 415})
+"""Refusals that no time heals. Some clients repeat a 401 for minutes unless they are told."""
 
 _OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error"}
 _ANTHROPIC_TYPES: Final = {
@@ -75,6 +83,8 @@ def deny(occasion: Occasion) -> Answer:
     headers = [("content-type", "application/json"), (REASON_HEADER, reason.value)]
     if row.challenge is not None:
         headers.append(("www-authenticate", row.challenge))
+    if row.status in FINAL:
+        headers.append(STOP)
     headers.extend(_retry(occasion))
     return Answer(row.status, tuple(headers), _body(occasion, row))
 
@@ -85,6 +95,11 @@ def _retry(occasion: Occasion) -> Headers:
     if occasion.refused is None:
         return ()
     retry_us = occasion.refused.retry_us
+    if occasion.fault.reason is Reason.BUDGET_EXCEEDED:
+        # Together, always: alone the one makes SDKs sleep for days, the other makes them hammer.
+        return (("retry-after", str(-(-retry_us // SECOND_US))), STOP)
+    if occasion.fault.reason is Reason.BUDGET_HELD:
+        return (("retry-after", str(-(-retry_us // SECOND_US))),)
     return (
         ("retry-after", str(max(1, -(-retry_us // SECOND_US)))),
         ("retry-after-ms", str(max(1, -(-retry_us // 1000)))),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from authz import ask
 from authz.model import Dialect, Endpoint, Lane
 
 _ANTHROPIC_PREFIX: Final = "/v1/messages"
@@ -20,11 +21,20 @@ KEY: Final = Endpoint("key", "GET", "/v1/key", Lane.OURS, reads_model=False)
 _TABLE: Final = {
     (row.method, row.path): row
     for row in (
-        Endpoint("chat.completions", "POST", "/v1/chat/completions", Lane.INFERENCE),
-        Endpoint("completions", "POST", "/v1/completions", Lane.INFERENCE),
-        Endpoint("responses", "POST", "/v1/responses", Lane.INFERENCE),
-        Endpoint("embeddings", "POST", "/v1/embeddings", Lane.INFERENCE),
-        Endpoint("messages", "POST", "/v1/messages", Lane.INFERENCE, Dialect.ANTHROPIC),
+        Endpoint(
+            "chat.completions", "POST", "/v1/chat/completions", Lane.INFERENCE, shape=ask.CHAT
+        ),
+        Endpoint("completions", "POST", "/v1/completions", Lane.INFERENCE, shape=ask.COMPLETIONS),
+        Endpoint("responses", "POST", "/v1/responses", Lane.INFERENCE, shape=ask.RESPONSES),
+        Endpoint("embeddings", "POST", "/v1/embeddings", Lane.INFERENCE, shape=ask.EMBEDDINGS),
+        Endpoint(
+            "messages",
+            "POST",
+            "/v1/messages",
+            Lane.INFERENCE,
+            Dialect.ANTHROPIC,
+            shape=ask.MESSAGES,
+        ),
         Endpoint(
             "messages.count_tokens",
             "POST",

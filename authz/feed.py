@@ -7,7 +7,7 @@ With SQLite there is nobody who could push, so the numbered rows of `changes` ar
 from __future__ import annotations
 
 import logging
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Final, Protocol
 
 from authz.cache import KeyCache
@@ -29,12 +29,13 @@ class ChangeSource(Protocol):
 
 
 class Feed:
-    """Follows the changes and applies them to a cache, in a thread of its own."""
+    """Follows the changes and applies them to a cache, in a thread of its own. Thread-safe."""
 
     def __init__(self, source: ChangeSource, cache: KeyCache) -> None:
         self._source = source
         self._cache = cache
         self._seq: int | None = None
+        self._lock = Lock()  # of `_seq`: whoever changed something may have it polled at once
         self._stopped = Event()
         self._thread = Thread(target=self._run, name="feed", daemon=True)
         self._failing = False
@@ -52,17 +53,18 @@ class Feed:
 
     def poll(self) -> None:
         """Apply what changed since the last poll, then beat. Raises StoreError."""
-        if self._seq is None:
-            self._seq = self._source.last_change()
-            self._cache.suspect_all()
-        while changes := self._source.changes_since(self._seq):
-            for change in changes:
-                if everything_changed(change):
-                    self._cache.suspect_all()
-                else:
-                    self._cache.apply(change)
-            self._seq = changes[-1].seq
-        self._cache.beat()
+        with self._lock:
+            if self._seq is None:
+                self._seq = self._source.last_change()
+                self._cache.suspect_all()
+            while changes := self._source.changes_since(self._seq):
+                for change in changes:
+                    if everything_changed(change):
+                        self._cache.suspect_all()
+                    else:
+                        self._cache.apply(change)
+                self._seq = changes[-1].seq
+            self._cache.beat()
 
     def _run(self) -> None:
         while not self._stopped.wait(POLL_SECONDS):

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Final
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, Thread
+from time import monotonic
+from typing import Final, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -16,20 +19,47 @@ from google.protobuf.message import DecodeError
 from authz.metrics import Metrics
 from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
+from authz.pricing import charge, released
+from authz.settle import Settler
+from authz.usage import Ending, read_ending
+from store.clock import Clock
+from store.records import Hold
 
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
-METADATA: Final = "envoy.filters.http.ext_authz"
+
+DRAIN_POLL_SECONDS: Final = 0.2
 
 _log = logging.getLogger(__name__)
 
 
-class Meter:
-    """Receives entries. Thread-safe."""
+class MeteredHolds(Protocol):
+    """The counters, as metering needs them."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def hold(self, hold_id: str) -> Hold | None: ...
+
+    def by_request(self, request_id: str) -> Hold | None: ...
+
+    def beat(self, hold_id: str) -> bool: ...
+
+    def abandon(self, request_id: str) -> Hold | None: ...
+
+
+class Meter:
+    """Receives entries and ends the holds that they speak of. Thread-safe."""
+
+    def __init__(
+        self, counters: MeteredHolds, settler: Settler, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._counters = counters
+        self._settler = settler
+        self._clock = clock
         self._ended = metrics.log_entries.labels("end")
         self._running = metrics.log_entries.labels("running")
         self._unreadable = metrics.log_entries.labels("unreadable")
+        self._late = metrics.late_settlements
+        self._lock = Lock()
+        self._unbroken_since = monotonic()
+        self._draining = Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The gRPC method, taking raw messages: decoding is ours to survive."""
@@ -39,24 +69,83 @@ class Meter:
         )
         return grpc.method_handlers_generic_handler(SERVICE, {"StreamAccessLogs": method})
 
+    def unbroken_seconds(self) -> float:
+        """For how long no stream has broken: what came in that time came to us."""
+        return monotonic() - self._unbroken_since
+
+    def drain(self) -> None:
+        """End every stream as soon as nothing more comes on it."""
+        self._draining.set()
+
     def _stream(
         self, messages: Iterator[bytes], _context: grpc.ServicerContext
     ) -> StreamAccessLogsResponse:
-        for raw in messages:
-            try:
-                message = StreamAccessLogsMessage.FromString(raw)
-            except DecodeError:
-                self._unreadable.inc()
-                continue
-            for entry in message.http_logs.log_entry:
+        received: SimpleQueue[bytes | None] = SimpleQueue()
+        Thread(target=_pump, args=(messages, received), name="log stream", daemon=True).start()
+        try:
+            while True:
                 try:
-                    self.record(HTTPAccessLogEntry.FromString(entry))
-                except Exception:  # noqa: BLE001  see below
-                    # Whatever it is, the entries behind it must not be lost with it.
-                    self._unreadable.inc()
-                    _log.exception("an access-log entry could not be read")
+                    raw = received.get(timeout=DRAIN_POLL_SECONDS)
+                except Empty:
+                    if self._draining.is_set():
+                        break  # a proper end: Envoy goes on with another stream
+                    continue
+                if raw is None:
+                    break
+                self._receive(raw)
+        finally:
+            with self._lock:
+                self._unbroken_since = monotonic()
         return StreamAccessLogsResponse()
 
-    def record(self, entry: HTTPAccessLogEntry) -> None:
+    def _receive(self, raw: bytes) -> None:
+        try:
+            entries = StreamAccessLogsMessage.FromString(raw).http_logs.log_entry
+        except DecodeError:
+            self._unreadable.inc()
+            return
+        for entry in entries:
+            try:
+                self.record(read_ending(HTTPAccessLogEntry.FromString(entry)))
+            except Exception:  # noqa: BLE001  see below
+                # Whatever it is, the entries behind it must not be lost with it.
+                self._unreadable.inc()
+                _log.exception("an access-log entry could not be read")
+
+    def record(self, ending: Ending) -> None:
         """One entry: of a request that ended, or of one that still runs."""
-        (self._running if entry.common_properties.intermediate_log_entry else self._ended).inc()
+        if ending.running:
+            self._running.inc()
+            if ending.hold_id is not None:
+                self._counters.beat(ending.hold_id)
+            return
+        self._ended.inc()
+        if ending.hold_id is not None:
+            hold = self._counters.hold(ending.hold_id)
+            if hold is None:
+                self._late.inc()
+            else:
+                self._settler.end(hold, charge(hold, ending, self._clock()))
+        elif not ending.reached and self._may_hold(ending):
+            hold = self._counters.abandon(ending.request_id)
+            if hold is not None:
+                self._settler.end(hold, released(hold, ending.status, self._clock()))
+
+    def _may_hold(self, ending: Ending) -> bool:
+        """Whether a request that no server got may have a hold, or may still get one.
+
+        Without a decision, one may be on its way that Envoy does not wait for any more. With one,
+        an earlier Check of the request may have taken a hold, and its answer was lost.
+        """
+        return not ending.outcome or self._counters.by_request(ending.request_id) is not None
+
+
+def _pump(messages: Iterator[bytes], received: SimpleQueue[bytes | None]) -> None:
+    """Pass messages on; None is the end, however it came."""
+    try:
+        for raw in messages:
+            received.put(raw)
+    except Exception:  # noqa: BLE001  grpc raises whatever ends a stream; it is over then
+        _log.debug("a log stream broke")
+    finally:
+        received.put(None)

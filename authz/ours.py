@@ -8,10 +8,10 @@ from urllib.parse import unquote
 
 import msgspec
 
-from authz.decide import may_call
+from authz.decide import has_budget, may_call
 from authz.denial import Answer
 from store.catalog import Catalog
-from store.counters.model import Standing
+from store.counters.model import MoneyStanding, Standing, Standings
 from store.records import KeyRecord
 from store.text import rfc3339, usd_json
 
@@ -34,7 +34,7 @@ def find_model(key: KeyRecord, catalog: Catalog, listed: Iterable[str], wanted: 
 
 def _may_list(key: KeyRecord, catalog: Catalog, name: str) -> bool:
     offer = catalog.resolve(name)
-    priced = offer is not None or key.budget_nanousd is None
+    priced = offer is not None or not has_budget(key, catalog.plans.get(key.plan))
     return priced and may_call(key, name, offer)
 
 
@@ -56,9 +56,11 @@ def model(name: str) -> Answer:
     return _answer(_model(name))
 
 
-def key(record: KeyRecord, standings: Sequence[Standing]) -> Answer:
-    """A key about itself, never about a sibling."""
-    minute = standings[0] if standings else None
+def key(record: KeyRecord, standings: Standings) -> Answer:
+    """A key about itself, never about a sibling. `standings` are those of its inference calls."""
+    minute = next((each for each in standings if isinstance(each, Standing)), None)
+    money = [each for each in standings if isinstance(each, MoneyStanding)]
+    own = next((each for each in money if each.limit.scope == record.id), None)
     return _answer(
         {
             "object": "key",
@@ -69,6 +71,9 @@ def key(record: KeyRecord, standings: Sequence[Standing]) -> Answer:
             "rpm": record.rpm,
             "requests_remaining": None if minute is None else minute.remaining,
             "budget_usd": usd_json(record.budget_nanousd),
+            "spent_usd": None if own is None else usd_json(own.spent_nanousd),
+            "held_usd": None if own is None else usd_json(own.held_nanousd),
+            "budget_reset": None if own is None else rfc3339(own.resets_us),
             "created_at": rfc3339(record.created_us),
             "expires_at": rfc3339(record.expires_us),
         }

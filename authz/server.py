@@ -1,4 +1,4 @@
-"""The process: three gRPC servers on unix sockets, /metrics, and an orderly start and stop.
+"""The process: three gRPC servers on unix sockets, the control socket, /metrics, start and stop.
 
 Checks, access-log streams and health each have a server and threads of their own: a stream
 keeps its thread for life, and one slow moment of the checks must not look like death.
@@ -21,20 +21,23 @@ from typing import Final
 import grpc
 from prometheus_client import start_http_server
 
+from authz.books import Books, open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
+from authz.control import Responder, methods, serving
 from authz.feed import Feed
 from authz.lease import Lease
 from authz.listings import Listings
 from authz.meter import Meter
 from authz.metrics import Metrics
+from authz.observe import ObservedKeys
 from authz.pb import auth_pb2_grpc, health_pb2, health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
 from authz.settings import AuthzSettings
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM, Catalog
 from store.clock import steady_clock, wall_us
-from store.counters.memory import MemoryCounters
+from store.control import SOCKET_NAME
 from store.errors import TensorgateError
 from store.keys import KeyRepository
 from store.records import SECOND_US
@@ -74,9 +77,9 @@ class Authorization(auth_pb2_grpc.AuthorizationServicer):
         self._checker = checker
 
     def Check(  # noqa: N802  gRPC's name
-        self, request: CheckRequest, _context: grpc.ServicerContext
+        self, request: CheckRequest, context: grpc.ServicerContext
     ) -> CheckResponse:
-        return self._checker.check(request)
+        return self._checker.check(request, context.is_active)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +124,14 @@ def serve(settings: AuthzSettings) -> None:
     with ExitStack() as stack:
         stack.callback(lease.release)
         metrics = Metrics()
-        checker = _checker(settings, catalog, metrics, stack)
+        books = stack.enter_context(open_books(settings, catalog, metrics))
+        cache, feed = _keys(settings, metrics, stack)
+        checker = _checker(settings, catalog, metrics, books, cache=cache, stack=stack)
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+        responder = Responder(settings.state, methods(books, feed))
+        stack.enter_context(serving(settings.runtime / SOCKET_NAME, responder))
         health = Health()
-        with _servers(settings, checker, Meter(metrics), health):
+        with _servers(settings, checker, books.meter, health):
             host, port = settings.metrics_address
             http, thread = start_http_server(port, host, metrics.registry)
             stack.callback(thread.join)
@@ -136,6 +143,7 @@ def serve(settings: AuthzSettings) -> None:
             health.serving = False
             _log.info("draining")
             Event().wait(DRAIN_SECONDS)
+            books.meter.drain()
     _log.info("stopped")
 
 
@@ -155,13 +163,12 @@ def _acquire(lease: Lease, stopping: Event) -> bool:
     return True
 
 
-def _checker(
-    settings: AuthzSettings, catalog: Catalog, metrics: Metrics, stack: ExitStack
-) -> Checker:
+def _keys(settings: AuthzSettings, metrics: Metrics, stack: ExitStack) -> tuple[KeyCache, Feed]:
+    """The cache of keys, and the feed that keeps it fresh."""
     engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
     stack.callback(engine.dispose)
     check_current(engine)
-    repository = stack.enter_context(KeyRepository(engine))
+    repository = ObservedKeys(stack.enter_context(KeyRepository(engine)), metrics)
     cache = KeyCache(
         repository,
         steady_clock(),
@@ -172,6 +179,18 @@ def _checker(
     feed = Feed(repository, cache)
     stack.callback(feed.stop)
     feed.start()
+    return cache, feed
+
+
+def _checker(
+    settings: AuthzSettings,
+    catalog: Catalog,
+    metrics: Metrics,
+    books: Books,
+    *,
+    cache: KeyCache,
+    stack: ExitStack,
+) -> Checker:
     listings = Listings(settings.runtime / "upstreams.sock", (DEFAULT_UPSTREAM, *catalog.upstreams))
     stack.callback(listings.stop)
     listings.start()
@@ -179,11 +198,13 @@ def _checker(
         reader=Reader(settings.key_form(), settings.digester()),
         keys=cache,
         catalog=catalog,
-        counters=MemoryCounters(steady_clock()),
+        counters=books.seeded,
+        give_back=books.counters.give_back,
+        settler=books.settler,
         listed=listings,
         metrics=metrics,
         clock=wall_us,
-        site=Site(settings.dashboard_url, settings.key_prefixes[0]),
+        site=Site(settings.dashboard_url, settings.key_prefixes[0], settings.stream_seconds),
     )
 
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from store.settings import StoreSettings
 
 MAX_SOCKET_PATH_BYTES: Final = 107
 _LONGEST_SOCKET: Final = "envoy-admin.sock"
 _MAX_PORT: Final = 65535
+DEFAULT_STREAM_SECONDS: Final = 3600
 
 
 class AuthzSettings(StoreSettings):
     """What `tensorgate authz` reads from the environment."""
 
-    runtime: Path = Path("/run/tensorgate")
     metrics_listen: str = "127.0.0.1:9464"
     key_stale_seconds: Annotated[float, Field(ge=0, le=300)] = 5
     key_cache_size: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    hold_deadline_seconds: Annotated[float, Field(ge=1, le=3600)] = 60
+    heartbeat_seconds: Annotated[float, Field(ge=0.25, le=900)] = 15
+    stream_seconds: Annotated[int, Field(ge=1, le=86_400)] = DEFAULT_STREAM_SECONDS
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 32
     workers: int = 1
+    redis_url: str | None = Field(default=None, repr=False)
 
     @field_validator("runtime")
     @classmethod
@@ -46,6 +50,21 @@ class AuthzSettings(StoreSettings):
         if value != 1:
             raise ValueError("counters are in process, so there is exactly 1 worker")
         return value
+
+    @model_validator(mode="after")
+    def _hears_before_it_sweeps(self) -> Self:
+        if self.heartbeat_seconds > self.hold_deadline_seconds / 4:
+            raise ValueError(
+                "HEARTBEAT_SECONDS must be at most a quarter of HOLD_DEADLINE_SECONDS, "
+                "or calls that still run would be swept"
+            )
+        return self
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_not_counted_in(cls, value: str | None) -> None:
+        if value is not None:
+            raise ValueError("this version counts in process and would not use it; unset it")
 
     @property
     def metrics_address(self) -> tuple[str, int]:

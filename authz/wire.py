@@ -6,6 +6,7 @@ as dynamic metadata (strings: Envoy keeps numbers as doubles) what the settlemen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +31,7 @@ _STATUS_UNAUTHENTICATED: Final = 401
 
 TO_REMOVE: Final = (
     *CREDENTIAL_HEADERS,
+    "proxy-authorization",
     "cookie",
     "x-http-method-override",
     "x-original-url",
@@ -45,43 +47,52 @@ class Reader:
     digester: Digester
 
     def read(self, message: CheckRequest) -> Request:
-        """Read one request. Nothing of the plaintext key leaves this call."""
+        """Read one request, whole."""
+        return self.with_body(self.head(message), message)
+
+    def head(self, message: CheckRequest) -> Request:
+        """Read all but the body. Nothing of the plaintext key leaves this call."""
         http = message.attributes.request.http
         headers = http.headers
-        path, _, query = http.path.partition("?")
-        endpoint = endpoints.find(http.method, path)
+        path, _, _ = http.path.partition("?")
         digests = read_credential(headers, http.path, self.form, self.digester)
         in_url = isinstance(digests, Fault) and digests.reason is Reason.KEY_IN_URL
-        model, stream, body = None, False, None
-        if endpoint is not None and endpoint.reads_model and not isinstance(digests, Fault):
-            reading = read_json(http.raw_body)
-            if isinstance(reading, Fault):
-                body = reading
-            elif holds_key(reading.model, self.form):
-                body = Fault(Reason.MODEL_REQUIRED, param="model")
-            else:
-                model, stream = reading.model, reading.stream
-                body = _other_model(query, model) if query else None
         return Request(
             id=headers.get("x-request-id", ""),
             method=http.method,
             path="" if in_url else path,
             dialect=endpoints.dialect_of(path),
             digests=digests,
-            endpoint=endpoint,
+            endpoint=endpoints.find(http.method, path),
             encoded=bool(headers.get("content-encoding", "")),
-            body=body,
             body_bytes=len(http.raw_body),
-            model=model,
-            stream=stream,
         )
+
+    def with_body(self, request: Request, message: CheckRequest) -> Request:
+        """Read the body too, where the endpoint reads one.
+
+        Apart from `head` because it costs: whoever has no key of ours gets no body parsed.
+        """
+        endpoint = request.endpoint
+        if endpoint is None or not endpoint.reads_model or isinstance(request.digests, Fault):
+            return request
+        http = message.attributes.request.http
+        reading = read_json(http.raw_body, endpoint.shape)
+        if isinstance(reading, Fault):
+            return request.unreadable(reading)
+        if holds_key(reading.model, self.form):
+            return request.unreadable(Fault(Reason.MODEL_REQUIRED, param="model"))
+        _, _, query = http.path.partition("?")
+        fault = _other_model(query, reading.model) if query else None
+        return request.reading(reading.model, reading.ask, fault, stream=reading.stream)
 
 
 def _other_model(query: str, model: str) -> Fault | None:
     """A `?model=` beats the body in some servers, so one that disagrees is refused."""
     for part in query.replace(";", "&").split("&"):
         name, _, value = part.partition("=")
-        if unquote_plus(name).lower() == "model" and unquote_plus(value) != model:
+        asked = re.split(r"[\[.\0]", unquote_plus(name).strip(), maxsplit=1)[0].lower()
+        if asked == "model" and unquote_plus(value) != model:
             return Fault(Reason.AMBIGUOUS_BODY, "the query names another model", param="model")
     return None
 

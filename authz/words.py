@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from authz import endpoints
 from authz.model import Fault, Reason, Request
-from store.counters.model import Refused
+from store.counters.model import MinuteLimit, MoneyStanding, Refused
 from store.keyformat import BODY_CHARS, CHECKSUM_CHARS, DEFAULT_PREFIX
 from store.records import SECOND_US, KeyRecord
-from store.text import utc
+from store.text import usd, usd_rounded, utc
 
 _SHOWN_MODELS: Final = 8
 _SHOWN_CALL_CHARS: Final = 120
@@ -21,12 +22,18 @@ _SHOWN_CALL_CHARS: Final = 120
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """All that a sentence may speak of. `dashboard` is its address, if there is one."""
+    """All that a sentence may speak of.
+
+    `hold_nanousd` is the most that the call could cost, `bound` the member that bounds its output
+    and the bound; `dashboard` is its address, if there is one.
+    """
 
     fault: Fault
     request: Request
     key: KeyRecord | None = None
     refused: Refused | None = None
+    hold_nanousd: int = 0
+    bound: tuple[str, int] | None = None
     dashboard: str | None = None
     prefix: str = DEFAULT_PREFIX
 
@@ -74,9 +81,18 @@ def _endpoint(o: Occasion) -> str:
     if len(called) > _SHOWN_CALL_CHARS:
         called = called[:_SHOWN_CALL_CHARS] + "…"
     shown = "".join(c if c.isprintable() else "?" for c in called)
+    return f"Keys cannot call `{shown}` here. {_right_path(o.request)}"
+
+
+def _right_path(request: Request) -> str:
+    """What to do about a path: mostly, a base URL has one `/v1` too many or too few."""
+    if endpoints.find(request.method, f"/v1{request.path}"):
+        return "Let the base URL in your client end in `/v1`."
+    if endpoints.find(request.method, request.path.removeprefix("/v1")):
+        return "Let the base URL in your client end before `/v1`."
     return (
-        f"Keys cannot call `{shown}` here. Check the method and the path: "
-        "they are compared letter by letter, and a slash at the end counts."
+        "Check the method and the path: they are compared letter by letter, "
+        "and a slash at the end counts."
     )
 
 
@@ -93,13 +109,60 @@ def _ambiguous_body(o: Occasion) -> str:
 
 
 def _rate_limit(o: Occasion) -> str:
-    if o.refused is None:
+    if o.refused is None or not isinstance(o.refused.limit, MinuteLimit):
         return "This key's limit of requests a minute is reached. Try again in a minute."
     count = o.refused.limit.max_requests
     noun = "request" if count == 1 else "requests"
     return (
         f"{count} {noun} in the last 60 seconds is this key's limit. "
         f"The next one passes in {seconds(o.refused.retry_us)}."
+    )
+
+
+def _money(o: Occasion) -> MoneyStanding | None:
+    """How the money limit stands that is in the way."""
+    if o.refused is None:
+        return None
+    money = (each for each in o.refused.standings if isinstance(each, MoneyStanding))
+    return next((each for each in money if each.limit == o.refused.limit), None)
+
+
+def _budget(o: Occasion, standing: MoneyStanding) -> str:
+    whose = "" if _is_keys_own(o, standing) else "this account's "
+    return f"{whose}{usd(standing.limit.budget_nanousd or 0)}"
+
+
+def _is_keys_own(o: Occasion, standing: MoneyStanding) -> bool:
+    return o.key is not None and standing.limit.scope == o.key.id
+
+
+def _less(o: Occasion) -> str:
+    return "Send a shorter prompt" if o.bound is None else f"Lower `{o.bound[0]}` ({o.bound[1]})"
+
+
+def _budget_exceeded(o: Occasion) -> str:
+    standing = _money(o)
+    if standing is None:
+        return "The budget of this key or its account is spent. Ask for a larger one."
+    left = max(0, (standing.limit.budget_nanousd or 0) - standing.spent_nanousd)
+    more = "ask whoever runs this gate for a larger budget"
+    if o.dashboard is not None and _is_keys_own(o, standing):
+        more = f"raise the budget at {o.dashboard}/keys"
+    return (
+        f"This call could cost up to {usd_rounded(o.hold_nanousd, up=True)}, and "
+        f"{usd_rounded(left, up=False)} of {_budget(o, standing)} is left until "
+        f"{utc(standing.resets_us)}. {_less(o)} or {more}."
+    )
+
+
+def _budget_held(o: Occasion) -> str:
+    standing = _money(o)
+    if standing is None:
+        return "Calls in flight hold what is left of the budget. Try again in 2 s."
+    return (
+        f"This call could cost up to {usd_rounded(o.hold_nanousd, up=True)}, and calls in flight "
+        f"hold {usd_rounded(standing.held_nanousd, up=True)} of {_budget(o, standing)}. "
+        "Try again when one of them has ended."
     )
 
 
@@ -138,6 +201,16 @@ _WORDS: Final[Mapping[Reason, Callable[[Occasion], str]]] = {
         "The body is compressed, and what cannot be read is not passed on. Send it uncompressed."
     ),
     Reason.RATE_LIMIT_EXCEEDED: _rate_limit,
+    Reason.BUDGET_HELD: _budget_held,
+    Reason.BUDGET_EXCEEDED: _budget_exceeded,
+    Reason.PARAMETER_NOT_ALLOWED: lambda o: (
+        f"`{o.fault.param}` is not allowed here: what the server keeps has no bound, and other "
+        "keys could read it. Send the whole conversation instead."
+    ),
+    Reason.UNBOUNDED_NOT_ALLOWED: lambda o: (
+        f"`{o.fault.param}` lets the work outlive the request, and this key has a budget. "
+        "Leave it out."
+    ),
     Reason.AUTHORIZATION_UNAVAILABLE: lambda _: (
         "The gate cannot check keys right now, so nothing was passed on. Try again in a second."
     ),

@@ -15,28 +15,17 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import ValidationError
 
 from store.catalogfile import CatalogFile, ModelEntry, PriceEntry, read_with_lines
 from store.errors import ConfigError
 from store.records import NANOUSD
+from store.records import Price as Price  # noqa: PLC0414  a price is looked for here too
 
 MILLION: Final = 1_000_000
 DEFAULT_UPSTREAM: Final = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Nano-USD: per million tokens of each kind, per request, per wall second."""
-
-    input: int = 0
-    cached_input: int = 0
-    cache_write: int = 0
-    output: int = 0
-    per_request: int = 0
-    per_second: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +37,7 @@ class Model:
     context_tokens: int
     max_output_tokens: int | None
     tokens_per_byte: Decimal
+    tokens_per_byte_text: str
     overhead_tokens: int
     continuous_usage: bool
     controls: frozenset[str]
@@ -66,13 +56,18 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Caps for minting and updating, and the account's own budget. None is no cap."""
+    """Caps for minting and updating, and the account's own budget. None is no cap.
+
+    `ceiling` says when money is enough: "hold", the most that a call can cost still fits;
+    "start", anything is left (then what is in flight may overrun the budget).
+    """
 
     name: str
     max_keys: int | None
     max_budget_nanousd: int | None
     max_rpm: int | None
     account_budget_nanousd: int | None
+    ceiling: Literal["hold", "start"] = "hold"
 
 
 def is_pattern(name: str) -> bool:
@@ -166,6 +161,7 @@ class Catalog:
                 max_budget_nanousd=_nanousd(row.max_budget_usd),
                 max_rpm=row.max_rpm,
                 account_budget_nanousd=_nanousd(row.account_budget_usd),
+                ceiling=row.ceiling,
             )
             for name, row in entry.plans.items()
         }
@@ -206,6 +202,7 @@ def _model(name: str, row: ModelEntry) -> Model:
         context_tokens=row.context_tokens,
         max_output_tokens=row.max_output_tokens,
         tokens_per_byte=row.tokens_per_byte,
+        tokens_per_byte_text=str(row.tokens_per_byte),
         overhead_tokens=row.overhead_tokens,
         continuous_usage=row.continuous_usage,
         controls=frozenset(row.controls),

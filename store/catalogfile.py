@@ -10,7 +10,7 @@ import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -107,6 +107,7 @@ class PlanEntry(_Entry):
     max_budget_usd: Usd | None = None
     max_rpm: Positive | None = None
     account_budget_usd: Usd | None = None
+    ceiling: Literal["hold", "start"] = "hold"
 
 
 class CatalogFile(_Entry):

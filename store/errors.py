@@ -7,6 +7,8 @@ TensorgateError
 │   └── ConfigError       settings, catalog or pepper file; `str()` lists every fault
 └── StoreError            a store cannot do its part now
     ├── StoreUnavailableError  no answer, or not in time: fail closed, try again
+    │   └── NotRunningError    there is no authz to ask on this state
+    ├── JournalDamagedError    the journal of holds has a hole in its middle; names the byte
     └── SchemaMismatchError    the database is not at the revision that this code was made for
 
 Texts are written for the person who reads them in a terminal: what is wrong, then what to do.
@@ -53,6 +55,14 @@ class StoreError(TensorgateError):
 
 class StoreUnavailableError(StoreError):
     """No answer, or none in time. The caller fails closed."""
+
+
+class NotRunningError(StoreUnavailableError):
+    """No authz serves this state, so there is nobody to ask."""
+
+
+class JournalDamagedError(StoreError):
+    """The journal of holds cannot be read beyond a byte, and what follows is not a torn tail."""
 
 
 class SchemaMismatchError(StoreError):

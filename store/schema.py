@@ -44,7 +44,7 @@ from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 DEFAULT_TIMEOUT_SECONDS: Final = 2.0
@@ -134,6 +134,59 @@ audit = Table(  # append only: triggers of the migration refuse UPDATE and DELET
 )
 
 
+# FROZEN FORMAT, append only: triggers of the migration refuse UPDATE and DELETE. A new column has
+# a default that is right for the rows that are there. `seq` is the order of booking.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("seq", _Serial, primary_key=True),
+    Column("hold_id", String(64), nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("account_id", String(32), nullable=False),
+    Column("key_id", String(32), nullable=False),
+    Column("user", String(254), nullable=False),
+    Column("team", String(64)),
+    Column("alias", String(63), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("basis", String(16), nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("charge_nanousd", BigInteger, nullable=False),
+    Column("hold_nanousd", BigInteger, nullable=False),
+    Column("key_window", Integer, nullable=False),
+    Column("account_window", Integer),  # NULL where the account had no money limit
+    Column("admitted_us", BigInteger, nullable=False),
+    Column("settled_us", BigInteger, nullable=False),
+    UniqueConstraint("hold_id"),
+    # the first two hold all that a sum of a window needs, so it never reads a row
+    Index("ix_ledger_key_window", "key_id", "key_window", "charge_nanousd"),
+    Index("ix_ledger_account_window", "account_id", "account_window", "charge_nanousd"),
+    Index("ix_ledger_account_admitted", "account_id", "admitted_us"),
+    Index("ix_ledger_settled_us", "settled_us"),
+    sqlite_autoincrement=True,
+)
+
+holds = Table(  # a copy of what is open, for others to read; a hold leaves it as its row is booked
+    "holds",
+    metadata,
+    Column("hold_id", String(64), primary_key=True),
+    Column("request_id", Text, nullable=False),
+    Column("account_id", String(32), nullable=False),
+    Column("key_id", String(32), nullable=False),
+    Column("key_window", Integer, nullable=False),
+    Column("account_window", Integer),
+    Column("nanousd", BigInteger, nullable=False),
+    Column("admitted_us", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),  # all of it: store.holdformat
+    Index("ix_holds_request_id", "request_id"),
+    Index("ix_holds_account_id", "account_id"),
+)
+
+
 @contextmanager
 def driver_errors() -> Iterator[None]:
     """Wrap whatever a driver raises into StoreUnavailableError: the edge of this package."""
@@ -203,10 +256,13 @@ def _prepare_sqlite(engine: Engine, timeout_seconds: float) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("tensorgate_writes"):
+        options = connection.get_execution_options()
+        if options.get("tensorgate_writes"):
             # IMMEDIATE takes the writer's lock before the first read: two mints cannot both
             # count the keys that there are, and no transaction fails half-way for the lock.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+        elif options.get("tensorgate_snapshot"):
+            connection.exec_driver_sql("BEGIN")
 
 
 def _set_pragmas(connection: sqlite3.Connection) -> None:
@@ -233,6 +289,13 @@ def sqlite_path(engine: Engine) -> Path:
 def read_options(engine: Engine) -> Mapping[str, Any]:
     """Execution options for a connection that is held for reading: no snapshot may linger."""
     return {} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+
+
+def snapshot_options(engine: Engine) -> Mapping[str, Any]:
+    """Execution options for several reads that must all see the same moment."""
+    if engine.dialect.name == "sqlite":
+        return {"tensorgate_snapshot": True}
+    return {"isolation_level": "REPEATABLE READ"}
 
 
 def write_options(engine: Engine) -> Mapping[str, Any]:

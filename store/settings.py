@@ -16,6 +16,7 @@ from store.errors import ConfigError
 from store.keyformat import DEFAULT_PREFIX, Digester, KeyForm, Pepper, read_peppers
 
 PREFIX = "TENSORGATE_"
+DATABASE_NAME = "tensorgate.db"
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -33,6 +34,7 @@ class StoreSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore")
 
     state: Path = Path(".tensorgate")
+    runtime: Path = Path("/run/tensorgate")
     database_url: str | None = Field(default=None, repr=False)
     catalog: Path = Path("catalog.yaml")
     pepper_file: Path | None = None
@@ -67,7 +69,7 @@ class StoreSettings(BaseSettings):
     @property
     def sql_url(self) -> str:
         """The database as an SQLAlchemy URL; without one, SQLite in the state folder."""
-        return self.database_url or f"sqlite:///{(self.state / 'tensorgate.db').absolute()}"
+        return self.database_url or f"sqlite:///{(self.state / DATABASE_NAME).absolute()}"
 
     def key_form(self) -> KeyForm:
         """Which strings are keys here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 from store.records import NANOUSD, SECOND_US
@@ -18,6 +19,19 @@ def usd(nanousd: int) -> str:
     return f"${whole:,}.{decimals}"
 
 
+def usd_plain(nanousd: int) -> str:
+    """`5`, `0.25`: exact, for headers."""
+    whole, nano = divmod(nanousd, NANOUSD)
+    return f"{whole}.{nano:09d}".rstrip("0").rstrip(".")
+
+
+def usd_rounded(nanousd: int, *, up: bool) -> str:
+    """`$1.08`, to the cent from a dollar on, to a hundredth of a cent below it."""
+    quantum = NANOUSD // 100 if nanousd >= NANOUSD else NANOUSD // 10_000
+    rounded = -(-nanousd // quantum) if up else nanousd // quantum
+    return usd(rounded * quantum)
+
+
 def usd_json(nanousd: int | None) -> int | float | str | None:
     """USD as a JSON number, as text where a double could not hold it exactly, None for none."""
     if nanousd is None:
@@ -30,7 +44,12 @@ def usd_json(nanousd: int | None) -> int | float | str | None:
 
 def rfc3339(us: int) -> str:
     """`2026-11-20T09:14:05Z`, whole seconds."""
-    return f"{datetime.fromtimestamp(us // SECOND_US, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return _rfc3339(us // SECOND_US)
+
+
+@lru_cache(4096)  # the same few moments stand in the headers of many answers
+def _rfc3339(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def utc(us: int) -> str:

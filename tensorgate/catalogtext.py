@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from authz.bound import bound
+from authz.model import Ask
+from authz.settings import DEFAULT_STREAM_SECONDS
 from store.catalog import Catalog, Model, Plan, Price
 from store.text import usd, usd_json
 
@@ -38,6 +41,9 @@ def as_text(catalog: Catalog, path: Path) -> str:
 
 def _model_text(model: Model) -> str:
     parts = [_price_text(model.price), f"context {model.context_tokens}"]
+    most = dearest_nanousd(model)
+    if most:
+        parts.append(f"a call costs at most {usd(most)}")
     if model.max_output_tokens is not None:
         parts.append(f"output {model.max_output_tokens}")
     if model.aliases:
@@ -45,6 +51,12 @@ def _model_text(model: Model) -> str:
     if model.upstream is not None:
         parts.append(f"at {model.upstream}")
     return "; ".join(parts)
+
+
+def dearest_nanousd(model: Model) -> int:
+    """The most that one answer can cost: the dearest way to fill the context."""
+    anything = Ask(output=None, text_only=False)
+    return bound(anything, model, 0, has_output=True, seconds=DEFAULT_STREAM_SECONDS).nanousd
 
 
 def _price_text(price: Price) -> str:
@@ -89,6 +101,7 @@ def _model_json(model: Model) -> dict[str, object]:
         },
         "context_tokens": model.context_tokens,
         "max_output_tokens": model.max_output_tokens,
+        "most_usd": usd_json(dearest_nanousd(model)),
         "aliases": list(model.aliases),
         "upstream": model.upstream,
     }

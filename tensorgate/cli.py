@@ -20,6 +20,7 @@ import typer
 
 from admin import output
 from admin.cli import AsJson, Email, help_when_alone, keys_app, users_app
+from admin.ledgercli import ledger_app
 from store.errors import InputError, SchemaMismatchError, StoreError
 
 FAULT: Final = 1
@@ -38,6 +39,7 @@ for group in (db_app, catalog_app):
     group.callback(invoke_without_command=True)(help_when_alone)
 app.add_typer(users_app, name="users")
 app.add_typer(keys_app, name="keys")
+app.add_typer(ledger_app, name="ledger")
 app.add_typer(db_app, name="db")
 app.add_typer(catalog_app, name="catalog")
 

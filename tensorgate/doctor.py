@@ -26,10 +26,14 @@ from authz.settings import AuthzSettings
 from store import schema
 from store.catalog import Catalog
 from store.clock import wall_us
-from store.errors import ConfigError, TensorgateError
+from store.control import Control
+from store.errors import ConfigError, JournalDamagedError, StoreError, TensorgateError
+from store.journal import JOURNAL_NAME
+from store.journal import read as read_journal
 from store.keys import KeyRepository
 from store.records import MINUTE_US, SECOND_US
 from store.settings import PREFIX, StoreSettings, load
+from store.text import usd
 from tensorgate import vitals
 from tensorgate.ports import Address, parse_address
 from tensorgate.statefolder import PRIVATE, StateFolder
@@ -37,6 +41,7 @@ from tensorgate.upstream import ProbeThread, Silent
 
 START: Final = "start the gate: `make run` or `tensorgate up`"
 LEAST_FREE_BYTES: Final = 200 * 1024 * 1024
+MOST_LAG_SECONDS: Final = 5.0  # a row is in SQL within one second while SQL answers
 ENVOY_VERSION_SECONDS: Final = 10.0
 # Nothing of this code was written before: a clock that says so is unset.
 EARLIEST_US: Final = 1_767_225_600 * SECOND_US  # 2026-01-01
@@ -89,6 +94,8 @@ def examine() -> Iterator[Finding]:
     yield _catalog(settings)
     if settings.database_url is not None or state.path.exists():
         yield from _stored(settings)
+    if state.path.exists():
+        yield _journal(state.path / JOURNAL_NAME)
     yield from _running(state, authz)
 
 
@@ -223,11 +230,30 @@ def _pepper(settings: StoreSettings, repository: KeyRepository) -> Finding:
     return Finding("pepper", Status.OK, f"version {have[0]} for new keys; all that live keys need")
 
 
+def _journal(path: Path) -> Finding:
+    """What calls were admitted and not yet booked, as a crash would leave it."""
+    try:
+        found = read_journal(path.read_bytes(), path)
+    except FileNotFoundError:
+        return Finding("journal", Status.OK, "none yet: no call was admitted on this state")
+    except OSError as fault:
+        text = f"{path} cannot be read ({fault.strerror})"
+        return Finding("journal", Status.FAIL, text, "run as its owner")
+    except JournalDamagedError as fault:
+        text, _, advice = str(fault).partition(". ")
+        return Finding("journal", Status.FAIL, text, advice[:1].lower() + advice[1:].rstrip("."))
+    text = f"{path}: {len(found.holds)} open holds, {len(found.ends)} of them to be booked"
+    return Finding("journal", Status.OK, text)
+
+
 def _running(state: StateFolder, settings: AuthzSettings) -> Iterator[Finding]:
     """The processes, as the last `up` described them, else as the settings do."""
     about = state.running() if state.is_locked() else {}
     runtime = Path(state.read("runtime") or settings.runtime)
-    yield _authz(runtime, state)
+    authz = _authz(runtime, state)
+    yield authz
+    if authz.status is Status.OK:
+        yield _ledger(Control.of(settings))
     gate = _known(about.get("local"))
     yield _gate(gate, state)
     upstream = _known(about.get("upstream") or os.environ.get(f"{PREFIX}UPSTREAM"))
@@ -249,6 +275,27 @@ def _authz(runtime: Path, state: StateFolder) -> Finding:
             )
         case _:
             return Finding("authz", Status.FAIL, f"not running (nobody at {health})", START)
+
+
+def _ledger(control: Control) -> Finding:
+    """Open holds, and whether counters and rows keep up with each other, as authz says."""
+    try:
+        said = control.ask("counters", seconds=vitals.SECONDS)
+        opened, held, waiting = (
+            int(said[name]) for name in ("open_holds", "held_nanousd", "ends_waiting")
+        )
+        lag, drift = float(said["ledger_lag_seconds"]), int(said["drift_nanousd"])
+    except (StoreError, LookupError, TypeError, ValueError) as fault:
+        text = str(fault) if isinstance(fault, StoreError) else "authz is of another version"
+        return Finding("ledger", Status.FAIL, text.partition(". ")[0], "restart the gate")
+    text = f"{opened} open holds ({usd(held)}), {waiting} ends to be booked"
+    if drift:
+        text += f"; counters are off by {usd(drift)}"
+        return Finding("ledger", Status.FAIL, text, "`tensorgate ledger verify` names the accounts")
+    if lag > MOST_LAG_SECONDS:
+        text += f", the oldest for {lag:.0f} s"
+        return Finding("ledger", Status.WARN, text, "authz's log says why: is the disk full?")
+    return Finding("ledger", Status.OK, f"{text}; counters agree")
 
 
 def _gate(gate: Address | None, state: StateFolder) -> Finding:

@@ -84,6 +84,8 @@ class Setup:
             concurrency=spare_processors(),
             key_form=self.settings.key_form(),
             body_limit_mib=self.settings.body_limit_mib,
+            stream_seconds=self.settings.stream_seconds,
+            heartbeat_seconds=self.settings.heartbeat_seconds,
         )
 
     def environ(self, runtime: Path) -> dict[str, str]:

@@ -35,7 +35,8 @@ _BASE: Final = 96 * MIB  # Envoy with this configuration, idle
 _CONNECTION: Final = 2 * STREAM_BUFFER + 64 * KIB
 _STREAM: Final = SMALL_BODY + HEADERS_KIB * KIB + 16 * KIB
 _CHECK_COPIES: Final = 2  # the CheckRequest and its serialised frame
-_COPIES: Final = 1 + _CHECK_COPIES
+_EDIT_COPIES: Final = 3  # the body as Lua reads it, as it writes it, and the buffer made of that
+_COPIES: Final = 1 + _CHECK_COPIES + _EDIT_COPIES
 
 
 @dataclass(frozen=True, slots=True)

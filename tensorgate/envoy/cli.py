@@ -108,6 +108,9 @@ def render_command(
     stream_seconds: Annotated[
         int, typer.Option(help="The longest that one call may take in all.")
     ] = _DEFAULTS.stream_seconds,
+    heartbeat_seconds: Annotated[
+        float, typer.Option(help="How often the service hears of a call that still runs.")
+    ] = _DEFAULTS.heartbeat_seconds,
     output: Annotated[
         Path | None, typer.Option(help="Write it there. [default: standard output]")
     ] = None,
@@ -141,6 +144,7 @@ def render_command(
         request_seconds=request_seconds,
         idle_seconds=idle_seconds,
         stream_seconds=stream_seconds,
+        heartbeat_seconds=heartbeat_seconds,
     )
     _put(render(options), output)
 

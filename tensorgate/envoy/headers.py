@@ -23,6 +23,7 @@ NOT_ACCEPTED: Final = (
 # their usage), and what makes them judge browsers (the gate does).
 NOT_UPSTREAM: Final = (
     *CREDENTIAL_HEADERS,
+    "proxy-authorization",
     "accept-encoding",
     "origin",
     "x-envoy-auth-partial-body",

@@ -91,6 +91,7 @@ class RenderOptions:
     idle_seconds: int = 900
     stream_seconds: int = 3600
     check_seconds: float = 2.0
+    heartbeat_seconds: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,7 @@ def _numbers(options: RenderOptions, faults: _Faults) -> None:
         ("--idle-seconds", options.idle_seconds, 1, 86_400),
         ("--stream-seconds", options.stream_seconds, 1, 86_400),
         ("--check-seconds", options.check_seconds, 0.1, 60),
+        ("--heartbeat-seconds", options.heartbeat_seconds, 0.25, 900),
     ):
         if not least <= value <= most:
             faults.found.append(f"{flag} {value}: choose a number from {least} to {most}")

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import jinja2
 
-from tensorgate.envoy import capacity, headers, replies, routes
+from tensorgate.envoy import capacity, headers, replies, routes, scripts
 from tensorgate.envoy.capacity import Capacity
 from tensorgate.envoy.options import Checked, RenderOptions, check
 from tensorgate.envoy.yamltext import block, flow
@@ -60,7 +60,7 @@ def _data(checked: Checked, sizes: Capacity) -> dict[str, Any]:
         "capacity": capacity,
         "headers": headers,
         "streams": options.max_connections * options.max_streams,
-        "lua": {"body_room": (_HERE / "lua" / "body_room.lua").read_text(encoding="utf-8")},
+        "lua": {"body_room": scripts.body_room(), "inference": scripts.inference()},
         "body_classes": routes.body_classes(sizes.prompt_body),
         "small_too_large": routes.SMALL_TOO_LARGE,
         "no_check": routes.NO_CHECK,

@@ -32,6 +32,10 @@ _BUSY: Final = (
     "Try again in a second."
 )
 
+STOP: Final = ("x-should-retry", "false")
+FINAL: Final = frozenset({400, 401, 403, 404, 413, 415, 426, 431})
+"""Answers that no time heals. Some clients repeat a 401 for minutes unless they are told."""
+
 _SERVER_ERRORS: Final = 500
 _OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error"}
 _ANTHROPIC_TYPES: Final = {
@@ -92,7 +96,8 @@ class Reply:
         }
 
     def _mapper(self, when: list[Tree], body: Tree, headers: Headers) -> Tree:
-        named = (("x-tensorgate-reason", self.code), *self.headers, *headers)
+        stop = (STOP,) if self.status in FINAL else ()
+        named = (("x-tensorgate-reason", self.code), *stop, *self.headers, *headers)
         return {
             "filter": both(*when),
             **({"status_code": self.status} if self.becomes else {}),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from statehelp import CATALOG, FakeClock, new_state, service_on
+from statehelp import CATALOG, FakeClock, new_state, repository_on, service_on
 
 from admin.passwords import password_matches
 from admin.service import AdminService, Minted
@@ -486,3 +486,26 @@ def test_the_audit_log_names_the_actor_and_tells_no_secret(
     assert made is not None
     for secret in (minted.key, minted.key[10:30], added.password, made, "argon2"):
         assert secret not in told
+
+
+def test_whoever_serves_is_told_of_each_change_once_it_is_there(tmp_path: Path) -> None:
+    """After the commit, or who is told would read what was before; and not of what failed."""
+    settings = new_state(tmp_path)
+    seen: list[int] = []
+
+    def told() -> None:
+        with repository_on(settings) as other:
+            seen.append(other.last_change())
+
+    with repository_on(settings) as repository:
+        use = AdminService(repository, settings, actor="cli:tester", changed=told)
+        use.add_user("anna@example.org")
+        use.mint("anna@example.org", "laptop", models="*")
+        use.update("anna@example.org", "laptop", rpm=7)
+        use.set_plan("anna@example.org", "pro")
+        use.revoke("anna@example.org", "laptop", confirm="laptop")
+        with pytest.raises(NotFoundError):
+            use.revoke("anna@example.org", "laptop", confirm="laptop")
+        assert len(seen) == 4
+        assert seen == sorted(set(seen)), "each saw the change that it was told of"
+        assert seen[-1] == repository.last_change()

@@ -1,7 +1,9 @@
 """What counters promise, once for every backend: the minute on both its sides.
 
 A backend is a fixture parameter: a function that makes fresh counters and the means to move
-their clock. What they answer is held against `Naive`, which writes the contract the dull way.
+their clock. All is asked twice: of requests that hold no money (listings), and of requests that
+hold some, of which the budget has no end. What the counters answer is held against `Naive`,
+which writes the contract the dull way. Money itself is in test_counters_money.py.
 """
 
 from __future__ import annotations
@@ -17,46 +19,126 @@ from typing import Protocol
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from moneyhelp import ACCOUNT, KEY, draft
 from support import ManualClock
 
 from store.counters.memory import MemoryCounters
-from store.counters.model import Limit, MinuteLimit, Refused, Standing, Taken
-from store.records import MINUTE_US, SECOND_US
+from store.counters.model import (
+    Ended,
+    Generation,
+    Limit,
+    MinuteLimit,
+    MoneyLimit,
+    MoneyStanding,
+    NotSeeded,
+    Refused,
+    Seed,
+    Standing,
+    Standings,
+    Taken,
+)
+from store.records import MINUTE_US, SECOND_US, Hold
+
+UNCAPPED = MoneyLimit(KEY.id, KEY.created_us, None)
+HELD = 5  # nano-USD, of each hold
 
 
 class Counters(Protocol):
-    def take(self, request_id: str, hold_id: str, limits: Sequence[Limit]) -> Taken | Refused: ...
+    def take(
+        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+    ) -> Taken | Refused | Ended | NotSeeded: ...
 
-    def peek(self, limits: Sequence[Limit]) -> tuple[int, tuple[Standing, ...]]: ...
+    def peek(
+        self, limits: Sequence[Limit], account_id: str | None = None
+    ) -> tuple[int, Standings] | NotSeeded: ...
+
+    def by_request(self, request_id: str) -> Hold | None: ...
+
+    def settle(self, hold: Hold, charge_nanousd: int) -> bool: ...
+
+    def generation(self, account_id: str) -> Generation: ...
+
+    def seed(self, generation: Generation, seed: Seed) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """Fresh counters, and how their clock is moved."""
+    """Fresh counters, and how their clock is moved. `holds`: what takes holds money too."""
 
     counters: Counters
     advance_us: Callable[[int], None]
+    holds: bool
     _numbers: Iterator[int] = field(default_factory=count)
 
-    def take(self, *limits: Limit) -> Taken | Refused:
+    def ask(
+        self, request_id: str, hold_id: str, limits: Sequence[MinuteLimit]
+    ) -> Taken | Refused | Ended:
+        """A take by a request that may have been before. Its hold has an id of its own."""
+        if self.holds:
+            wanted = draft(HELD, id=hold_id, request_id=request_id)
+            answer = self.counters.take(request_id, wanted, (*limits, UNCAPPED))
+        else:
+            answer = self.counters.take(request_id, None, limits)
+        assert not isinstance(answer, NotSeeded)
+        if isinstance(answer, Taken):
+            assert (answer.hold is not None) is self.holds
+        return answer
+
+    def take(self, *limits: MinuteLimit) -> Taken | Refused:
         """A take by a request that never was before."""
         number = next(self._numbers)
-        return self.counters.take(f"fresh-{number}", f"hold-{number}", limits)
+        answer = self.ask(f"fresh-{number}", f"hold-{number}", limits)
+        assert not isinstance(answer, Ended)
+        return answer
 
-    def used(self, *limits: Limit) -> list[int]:
-        return [standing.used for standing in self.counters.peek(limits)[1]]
+    def peek(self, *limits: MinuteLimit) -> tuple[int, list[Standing]]:
+        looked = self.counters.peek(limits)
+        assert not isinstance(looked, NotSeeded)
+        return looked[0], minutes_of(looked[1])
+
+    def used(self, *limits: MinuteLimit) -> list[int]:
+        return [standing.used for standing in self.peek(*limits)[1]]
+
+    def held(self) -> int:
+        """How much money is held."""
+        looked = self.counters.peek((UNCAPPED,), ACCOUNT.id)
+        assert not isinstance(looked, NotSeeded)
+        (standing,) = looked[1]
+        assert isinstance(standing, MoneyStanding)
+        return standing.held_nanousd
 
 
-def in_process() -> Rig:
+def minutes_of(standings: Standings) -> list[Standing]:
+    return [standing for standing in standings if isinstance(standing, Standing)]
+
+
+def in_process(*, holds: bool) -> Rig:
     clock = ManualClock()
-    return Rig(MemoryCounters(clock), lambda us: clock.advance(us=us))
+    counters = MemoryCounters(clock)
+    assert counters.seed(counters.generation(ACCOUNT.id), Seed({}, {}))
+    return Rig(counters, lambda us: clock.advance(us=us), holds)
 
 
-@pytest.fixture(params=[in_process], ids=lambda make: make.__name__, scope="module")
-def new(request: pytest.FixtureRequest) -> Callable[[], Rig]:
+class MakeRig(Protocol):
+    __name__: str
+
+    def __call__(self, *, holds: bool) -> Rig: ...
+
+
+BACKENDS: list[MakeRig] = [in_process]
+
+
+@pytest.fixture(params=[False, True], ids=["minutes alone", "with a hold"], scope="module")
+def holds(request: pytest.FixtureRequest) -> bool:
+    found: bool = request.param
+    return found
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda make: make.__name__, scope="module")
+def new(request: pytest.FixtureRequest, holds: bool) -> Callable[[], Rig]:
     """Makes fresh counters of one backend."""
-    make: Callable[[], Rig] = request.param
-    return make
+    make: MakeRig = request.param
+    return lambda: make(holds=holds)
 
 
 # ── The reference ────────────────────────────────────────────────────────────────────────────────
@@ -65,23 +147,25 @@ def new(request: pytest.FixtureRequest) -> Callable[[], Rig]:
 class Naive:
     """Keeps everything for ever, and looks through all of it for every answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, holds: bool) -> None:
         self.now = 0
+        self.holds = holds
         self.admitted: dict[str, list[int]] = {}
         self.takes: dict[str, tuple[int, str]] = {}
+        self.ends: dict[str, int] = {}
 
-    def used(self, limit: Limit, at: int) -> int:
+    def used(self, limit: MinuteLimit, at: int) -> int:
         return sum(at - MINUTE_US < t <= at for t in self.admitted.get(limit.scope, ()))
 
-    def passes(self, limits: Sequence[Limit], at: int) -> bool:
+    def passes(self, limits: Sequence[MinuteLimit], at: int) -> bool:
         return all(self.used(limit, at) < limit.max_requests for limit in limits)
 
-    def first_pass(self, limits: Sequence[Limit]) -> int:
+    def first_pass(self, limits: Sequence[MinuteLimit]) -> int:
         """In how many µs a take of these limits passes, if nobody else takes meanwhile."""
         ends = {t + MINUTE_US - self.now for limit in limits for t in self._times(limit)}
         return next(w for w in sorted({0, *ends}) if w >= 0 and self.passes(limits, self.now + w))
 
-    def standing(self, limit: Limit) -> tuple[Limit, int, int]:
+    def standing(self, limit: MinuteLimit) -> tuple[MinuteLimit, int, int]:
         def left(at: int) -> int:
             return max(0, limit.max_requests - self.used(limit, at))
 
@@ -89,29 +173,51 @@ class Naive:
         grows = next((end - self.now for end in ends if left(end) > left(self.now)), 0)
         return limit, self.used(limit, self.now), grows
 
-    def take(self, request_id: str, hold_id: str, limits: Sequence[Limit]) -> str | None:
-        """The hold id, or None for a refusal."""
-        at, before = self.takes.get(request_id, (self.now - MINUTE_US, ""))
-        if self.now - at < MINUTE_US:
-            return before
+    def take(self, request_id: str, hold_id: str, limits: Sequence[MinuteLimit]) -> str | None:
+        """The hold id, None for a refusal, ENDED."""
+        if request_id in self.ends and self.now - self.ends[request_id] < MINUTE_US:
+            return ENDED
+        if self.is_known(request_id):
+            return self.takes[request_id][1]
         if not self.passes(limits, self.now):
             return None
         for limit in limits:
             self.admitted.setdefault(limit.scope, []).append(self.now)
         self.takes[request_id] = self.now, hold_id
+        self.ends.pop(request_id, None)
         return hold_id
 
-    def _times(self, limit: Limit) -> Sequence[int]:
+    def is_known(self, request_id: str) -> bool:
+        """A hold until it ends; a request that took without one for a minute."""
+        if request_id not in self.takes or request_id in self.ends:
+            return False
+        return self.holds or self.now - self.takes[request_id][0] < MINUTE_US
+
+    def end(self, request_id: str) -> bool:
+        """Whether it had an open hold; that has ended now."""
+        if not self.holds or not self.is_known(request_id):
+            return False
+        self.ends[request_id] = self.now
+        return True
+
+    def _times(self, limit: MinuteLimit) -> Sequence[int]:
         return self.admitted.get(limit.scope, ())
+
+
+ENDED = "(ended)"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Some time passes, then one request asks. `repeats` names an earlier one, from the end."""
+    """Some time passes, one request ends, then one asks. Both are named from the last backwards.
+
+    Where none is to end, and where none is repeated, there is None.
+    """
 
     gap_us: int
-    limits: tuple[Limit, ...]
+    limits: tuple[MinuteLimit, ...]
     repeats: int | None
+    ends: int | None
 
 
 GAPS = st.one_of(
@@ -128,29 +234,41 @@ STEPS = st.builds(
         unique_by=lambda limit: limit.scope,
     ).map(tuple),
     repeats=st.one_of(st.none(), st.none(), st.integers(1, 4)),
+    ends=st.one_of(st.none(), st.integers(1, 4)),
 )
 
 
 @given(steps=st.lists(STEPS, min_size=1, max_size=40))
 def test_answers_as_the_reference_does(new: Callable[[], Rig], steps: list[Step]) -> None:
     """Never more than N in 60 s, never refused while there was room, whatever N is just then."""
-    rig, naive = new(), Naive()
+    rig = new()
+    naive = Naive(holds=rig.holds)
     for number, step in enumerate(steps):
         rig.advance_us(step.gap_us)
         naive.now += step.gap_us
+        ending = f"req-{number - step.ends}" if step.ends else ""
+        hold = rig.counters.by_request(ending)
+        assert (hold is not None) is naive.end(ending)
+        assert hold is None or rig.counters.settle(hold, 1)
         asker = number - (step.repeats or 0)
-        took = rig.counters.take(f"req-{asker}", f"hold-{number}", step.limits)
+        took = rig.ask(f"req-{asker}", f"hold-{number}", step.limits)
         expected = naive.take(f"req-{asker}", f"hold-{number}", step.limits)
         match took:
-            case Taken(hold_id=hold_id):
-                assert hold_id == expected
+            case Ended():
+                assert expected == ENDED
+                continue
+            case Taken(hold=taken):
+                assert expected not in {None, ENDED}
+                assert taken is None or (taken.id, taken.nanousd) == (expected, HELD)
             case Refused(limit=limit, retry_us=retry_us):
                 assert expected is None
                 assert limit == next(x for x in step.limits if not naive.passes([x], naive.now))
                 assert retry_us == naive.first_pass(step.limits)
         standings = [naive.standing(limit) for limit in step.limits]
-        for seen in (took.standings, rig.counters.peek(step.limits)[1]):
+        for seen in (minutes_of(took.standings), rig.peek(*step.limits)[1]):
             assert [(s.limit, s.used, s.grows_in_us) for s in seen] == standings
+    open_holds = len(naive.takes.keys() - naive.ends.keys()) if rig.holds else 0
+    assert rig.held() == open_holds * HELD
 
 
 @given(gaps=st.lists(GAPS, min_size=1, max_size=60), rpm=st.integers(1, 5))
@@ -173,11 +291,11 @@ def test_no_minute_holds_more_and_none_was_refused_in_vain(
 
 @given(
     steps=st.lists(STEPS, min_size=1, max_size=12),
-    limits=st.permutations([MinuteLimit("key-1", 2), MinuteLimit("account", 3)]).map(tuple),
+    limits=st.permutations([MinuteLimit("key-1", 2), MinuteLimit("account", 3)]),
     unit=st.sampled_from([SECOND_US, 1000]),
 )
 def test_the_next_call_passes_after_the_wait_and_not_one_unit_before(
-    new: Callable[[], Rig], steps: list[Step], limits: tuple[Limit, ...], unit: int
+    new: Callable[[], Rig], steps: list[Step], limits: list[MinuteLimit], unit: int
 ) -> None:
     """`Retry-After` in whole seconds, and in milliseconds."""
     rig = new()
@@ -213,6 +331,7 @@ def test_a_refused_take_takes_nothing_of_any_limit(new: Callable[[], Rig]) -> No
         assert isinstance(refused, Refused)
         assert refused.limit == full
         assert rig.used(full, roomy) == [1, 0]
+        assert rig.held() == (HELD if rig.holds else 0)
 
 
 def test_the_wait_is_for_all_limits_that_are_full(new: Callable[[], Rig]) -> None:
@@ -233,7 +352,7 @@ def test_a_limit_that_is_lowered_counts_what_was_taken_before(new: Callable[[], 
     refused = rig.take(MinuteLimit("key", 2))
     assert isinstance(refused, Refused)
     assert refused.retry_us == MINUTE_US - 2 * SECOND_US  # the fourth has to go, at second 63
-    (standing,) = refused.standings
+    (standing,) = minutes_of(refused.standings)
     assert (standing.used, standing.remaining) == (5, 0)
     assert standing.grows_in_us == refused.retry_us
     assert isinstance(rig.take(MinuteLimit("key", 6)), Taken)
@@ -246,39 +365,41 @@ def test_without_limits_everything_passes(new: Callable[[], Rig]) -> None:
 
 def test_a_repeated_request_takes_once_and_keeps_its_hold(new: Callable[[], Rig]) -> None:
     rig, limit = new(), MinuteLimit("key", 2)
-    first = rig.counters.take("req", "hold-1", (limit,))
-    again = rig.counters.take("req", "hold-2", (limit,))
+    first = rig.ask("req", "hold-1", (limit,))
+    again = rig.ask("req", "hold-2", (limit,))
     assert isinstance(first, Taken)
     assert isinstance(again, Taken)
-    assert (first.hold_id, again.hold_id) == ("hold-1", "hold-1")
+    assert first.hold == again.hold
+    assert first.hold is None or first.hold.id == "hold-1"
     assert rig.used(limit) == [1]
+    assert rig.held() == (HELD if rig.holds else 0)
 
 
 def test_a_repeat_passes_where_the_first_took_the_last(new: Callable[[], Rig]) -> None:
     rig, limit = new(), MinuteLimit("key", 1)
-    rig.counters.take("req", "hold-1", (limit,))
-    assert isinstance(rig.counters.take("req", "hold-2", (limit,)), Taken)
+    rig.ask("req", "hold-1", (limit,))
+    assert isinstance(rig.ask("req", "hold-2", (limit,)), Taken)
     assert isinstance(rig.take(limit), Refused)
 
 
 def test_a_refused_request_may_ask_again_and_then_takes(new: Callable[[], Rig]) -> None:
     rig, limit = new(), MinuteLimit("key", 1)
     rig.take(limit)
-    assert isinstance(rig.counters.take("req", "hold-1", (limit,)), Refused)
+    assert isinstance(rig.ask("req", "hold-1", (limit,)), Refused)
     rig.advance_us(MINUTE_US)
-    took = rig.counters.take("req", "hold-2", (limit,))
+    took = rig.ask("req", "hold-2", (limit,))
     assert isinstance(took, Taken)
-    assert took.hold_id == "hold-2"
+    assert took.hold is None or took.hold.id == "hold-2"
     assert rig.used(limit) == [1]
 
 
 def test_peeking_takes_nothing_and_tells_the_time(new: Callable[[], Rig]) -> None:
     rig, limit = new(), MinuteLimit("key", 3)
-    before, (empty,) = rig.counters.peek((limit,))
+    before, (empty,) = rig.peek(limit)
     assert (empty.used, empty.remaining, empty.grows_in_us) == (0, 3, 0)
     took = rig.take(limit)
     rig.advance_us(SECOND_US)
-    after, (standing,) = rig.counters.peek((limit,))
+    after, (standing,) = rig.peek(limit)
     assert (standing.used, standing.remaining) == (1, 2)
     assert standing.grows_in_us == MINUTE_US - SECOND_US
     assert (took.now_us, after) == (before, before + SECOND_US)
@@ -309,8 +430,10 @@ def test_two_hundred_at_once_at_fifty_admit_fifty(new: Callable[[], Rig], scopes
         holds = []
         for call in range(200 // threads):
             name = f"{worker}-{call}"
-            if isinstance(rig.counters.take(f"req-{name}", f"hold-{name}", limits), Taken):
+            took = rig.ask(f"req-{name}", f"hold-{name}", limits)
+            if isinstance(took, Taken):
                 holds.append(f"hold-{name}")
+                assert took.hold is None or took.hold.id == holds[-1]
         return holds
 
     interval = sys.getswitchinterval()
@@ -322,6 +445,7 @@ def test_two_hundred_at_once_at_fifty_admit_fifty(new: Callable[[], Rig], scopes
         sys.setswitchinterval(interval)
     assert len(holds) == len(set(holds)) == 50
     assert rig.used(*limits) == [50] * scopes
+    assert rig.held() == (50 * HELD if rig.holds else 0)
 
 
 def test_times_of_answers_never_go_back(new: Callable[[], Rig]) -> None:

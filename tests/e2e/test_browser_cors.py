@@ -118,9 +118,9 @@ def test_an_admitted_call_is_readable(
     assert said["status"] == 200
     assert json.loads(said["text"]) == chat_completion()
     assert said["headers"].keys() >= RATES | {"x-request-id"}
-    # the preflight was the gate's to answer, and the body came as the page sent it
+    # the preflight was the gate's to answer, and the body came as the page sent it, bounded
     (request,) = recorder.requests
-    assert (request.method, request.json()) == ("POST", CHAT)
+    assert (request.method, request.json()) == ("POST", {**CHAT, "max_tokens": 4096})
     assert request.values("origin") == request.values("authorization") == []
 
 

@@ -9,6 +9,10 @@ unless said); `separators` are those of the tool's JSON where they are not the c
 from __future__ import annotations
 
 import json
+<<<<<<< HEAD
+=======
+import re
+>>>>>>> money
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,6 +70,18 @@ def test_every_tool_has_its_shapes() -> None:
         assert recorded["requests"]
 
 
+<<<<<<< HEAD
+=======
+def without_ours(body: bytes) -> bytes:
+    """A body without what the gate puts in front: a bound of the output, a stream's usage."""
+    ours = (
+        rb'"max_(?:output_)?tokens":4096,'
+        rb'|"stream_options":\{"include_usage":true\},'
+    )
+    return re.sub(rb"^\{(?:" + ours + rb")+", b"{", body)
+
+
+>>>>>>> money
 @pytest.mark.parametrize("shape", shapes())
 def test_a_tool_is_understood(
     stack: Stack, recorder: Recorder, key: str, shape: dict[str, Any]
@@ -81,7 +97,11 @@ def test_a_tool_is_understood(
         return
     (arrived,) = recorder.requests
     assert (arrived.method, arrived.target) == (shape["method"], shape["path"])
+<<<<<<< HEAD
     assert arrived.body == body
+=======
+    assert without_ours(arrived.body) == body
+>>>>>>> money
     for name, value in headers.items():
         if name in KEPT_BACK:
             assert not arrived.values(name), name

@@ -16,7 +16,7 @@ from peers.recorder import Pause, Reply
 from store.keyformat import KeyForm, mint
 from tensorgate.envoy import capacity
 
-CONNECTIONS, STREAMS, HEAP_MIB, BODY_MIB = 64, 4, 350, 4
+CONNECTIONS, STREAMS, HEAP_MIB, BODY_MIB = 64, 4, 400, 4
 COLLECTED = 0.06  # seconds: the script looks for clients that left every 50 ms at most
 
 

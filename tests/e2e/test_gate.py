@@ -29,7 +29,10 @@ def test_the_server_gets_the_call_and_no_credential(
     stack: Stack, recorder: Recorder, header: str
 ) -> None:
     minted = stack.mint(alias=f"cred-{header}")
-    body = b'{ "model":"recorder" ,"messages":[], "x":"\\ud83d\\ude00 \xc3\xa9", "n":1.0e+1}\n'
+    body = (
+        b'{ "model":"recorder" ,"messages":[], "max_tokens":5,'
+        b' "x":"\\ud83d\\ude00 \xc3\xa9", "top_p":1.0e-1}\n'
+    )
     value = f"bearer  {minted['key']}" if header == "authorization" else minted["key"]
     forged = {
         header: value,

@@ -191,7 +191,7 @@ def test_a_user_of_a_running_gate_finds_everything_well(gate: Up) -> None:
     parts = [line.split()[1] for line in lines]
     assert parts == [
         *("python", "envoy", "settings", "clock", "state", "catalog", "database", "pepper"),
-        *("authz", "gate", "upstream", "metrics"),
+        *("journal", "authz", "ledger", "gate", "upstream", "metrics"),
     ]
     rows = json.loads(tensorgate(gate.state, "doctor", "--json"))["parts"]
     assert [row["part"] for row in rows] == parts

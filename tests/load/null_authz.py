@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
 import grpc
 
 from authz import server
-from authz.meter import Meter
-from authz.metrics import Metrics
+from authz.meter import SERVICE
 from authz.pb import health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
+
+
+def _drain() -> grpc.GenericRpcHandler:
+    """An access-log service that reads and forgets."""
+
+    def forget(messages: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
+        for _ in messages:
+            pass
+        return b""
+
+    method = grpc.stream_unary_rpc_method_handler(forget)
+    return grpc.method_handlers_generic_handler(SERVICE, {"StreamAccessLogs": method})
 
 
 def main(runtime: Path) -> None:
@@ -48,7 +60,7 @@ def main(runtime: Path) -> None:
         server._listen(made, path)
         servers.append(made)
     servers[0].add_generic_rpc_handlers((handler,))
-    servers[1].add_generic_rpc_handlers((Meter(Metrics()).handler(),))
+    servers[1].add_generic_rpc_handlers((_drain(),))
     health_pb2_grpc.add_HealthServicer_to_server(health, servers[2])
     for made in servers:
         made.start()

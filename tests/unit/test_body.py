@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from authz import body
+from authz.ask import CHAT
 from authz.body import Body, is_model_name, read_json
-from authz.model import Fault, Reason
+from authz.model import Fault, Reason, Shape
 
 DEEP = 1023  # arrays inside the object: together as deep as may be
 
@@ -233,7 +234,8 @@ AMBIGUOUS = {
     "model twice alike": (rb'{"model":"m","model":"m"}', "model"),
     "model twice, once escaped": (rb'{"model":"m","m\u006fdel":"n"}', "model"),
     "stream twice": (rb'{"stream":true,"model":"m","stream":false}', "stream"),
-    "another twice": (rb'{"model":"m","n":1,"n":2}', None),
+    "one that bounds the cost, twice": (rb'{"model":"m","n":1,"n":2}', "n"),
+    "another twice": (rb'{"model":"m","x":1,"x":2}', None),
     "the empty name twice": (rb'{"":1,"model":"m","":2}', None),
     "upper case": (rb'{"model":"m","MODEL":"n"}', "model"),
     "upper case alone": (rb'{"Model":"n"}', "model"),
@@ -255,12 +257,12 @@ def test_ambiguous(raw: bytes, param: str | None) -> None:
         assert (fault.reason, fault.param) == (Reason.AMBIGUOUS_BODY, param)
 
 
-def test_names_with_a_k_fold_the_kelvin_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of the names that are read now holds a k; one that will must fold as Go folds."""
-    monkeypatch.setattr(body, "_MEMBERS", frozenset({"top_k"}))
-    clash = body._clash(("Top_\N{KELVIN SIGN}",))
-    assert clash is not None
-    assert clash.param == "top_k"
+@pytest.mark.parametrize("shape", [None, CHAT])
+def test_names_with_a_k_fold_the_kelvin_sign(shape: Shape | None) -> None:
+    """As Go folds it."""
+    read = read_json('{"model":"m","Max_to\N{KELVIN SIGN}ens":5}'.encode(), shape)
+    assert isinstance(read, Fault)
+    assert (read.reason, read.param) == (Reason.AMBIGUOUS_BODY, "max_tokens")
 
 
 def test_what_was_clean_once_is_judged_anew_with_other_names() -> None:

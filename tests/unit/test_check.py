@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations, count
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+from moneysupport import Settled, SpentNothing
 from support import (
     CATALOG,
     DIGESTER,
@@ -32,16 +33,27 @@ from support import (
     upstream_headers,
 )
 
+from authz import wire
+from authz.body import Body, read_json
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.metrics import Metrics
-from authz.model import Reason
+from authz.model import Fault, Reason, Shape
 from authz.pb.auth_pb2 import CheckResponse
 from authz.wire import TO_REMOVE, Reader
 from store.counters.memory import MemoryCounters
-from store.counters.model import Limit, MinuteLimit, Refused, Standing, Taken
+from store.counters.model import (
+    Ended,
+    Limit,
+    MinuteLimit,
+    MoneyLimit,
+    Refused,
+    Standing,
+    Standings,
+    Taken,
+)
 from store.errors import StoreUnavailableError
-from store.records import DAY_US, MINUTE_US, KeyRecord
+from store.records import DAY_US, MINUTE_US, Hold, KeyRecord, Price, Window
 
 KEY, OTHER = minted(1), minted(2)
 LLAMA = "llama-3.1-8b"
@@ -53,26 +65,60 @@ MINUTE = {
     "ratelimit-policy",
     "ratelimit",
 }
+BUDGET = {"x-budget-limit-usd", "x-budget-remaining-usd", "x-budget-reset"}
+PRICE = Price(50_000_000, 50_000_000, 50_000_000, 80_000_000)
+WHOLE_CONTEXT = 131_072 * 80  # nano-USD, of a call without any bound: all of it could be output
+HOLD_HEADER = {"x-tensorgate-hold-usd": "0.01048576"}
 
 
 class FakeCounters:
-    """Counters that can be out, for taking and for peeking."""
+    """Counters that can be out, for taking and for peeking. Nobody has spent anything before."""
 
     def __init__(self, clock: ManualClock) -> None:
-        self.real = MemoryCounters(clock)
+        self.journal: list[Hold] = []
+        self.real = MemoryCounters(clock, self.journal.append)
+        self._seeded = SpentNothing(self.real)
         self.take_out = self.peek_out = False
         self.takes = 0
 
-    def take(self, request_id: str, hold_id: str, limits: Sequence[Limit]) -> Taken | Refused:
+    def take(
+        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+    ) -> Taken | Refused | Ended:
         self.takes += 1
         if self.take_out:
             raise StoreUnavailableError("the counters do not answer")
-        return self.real.take(request_id, hold_id, limits)
+        return self._seeded.take(request_id, draft, limits)
 
-    def peek(self, limits: Sequence[Limit]) -> tuple[int, tuple[Standing, ...]]:
+    def peek(self, limits: Sequence[Limit], account_id: str | None = None) -> tuple[int, Standings]:
         if self.peek_out:
             raise StoreUnavailableError("the counters do not answer")
-        return self.real.peek(limits)
+        return self._seeded.peek(limits, account_id)
+
+    def hold(self, nanousd: int, *, settled: bool = False) -> None:
+        """Another call of `key_1` holds, or has cost, so much."""
+        number = f"earlier-{len(self.journal)}"
+        draft = Hold(
+            id=number,
+            request_id=number,
+            account_id="acc_1",
+            key_id="key_1",
+            user="ann@example.org",
+            team=None,
+            alias="laptop",
+            model=LLAMA,
+            endpoint="chat.completions",
+            nanousd=nanousd,
+            price=PRICE,
+            tokens_per_byte="1",
+            input_bound=0,
+            output_bound=0,
+            minute=None,
+        )
+        money = MoneyLimit("key_1", key_record().created_us, None)
+        taken = self._seeded.take(number, draft, (money,))
+        assert isinstance(taken, Taken)
+        if settled:
+            assert self.real.settle(draft, nanousd)
 
 
 @dataclass
@@ -89,6 +135,7 @@ class Gate:
         if self.record is not None:
             self.table.rows[DIGESTER.digests(KEY)[0]] = self.record
         self.counters = FakeCounters(self.clock)
+        self.settled = Settled()
         self.keys = KeyCache(self.table, self.clock, stale_us=0)
         self._numbers = count()
         self.checker = Checker(
@@ -96,10 +143,12 @@ class Gate:
             keys=self.keys,
             catalog=CATALOG,
             counters=self.counters,
+            give_back=self.counters.real.give_back,
+            settler=self.settled,  # type: ignore[arg-type]
             listed=lambda: self.listed,
             metrics=self.metrics,
             clock=self.clock,
-            site=Site("https://gate.example", "sk-tg_"),
+            site=Site("https://gate.example", "sk-tg_", stream_seconds=600),
         )
 
     def call(
@@ -120,16 +169,17 @@ class Gate:
         return self.call(path, b"", method="GET")
 
     def used(self, scope: str = "key_1") -> int:
-        (standing,) = self.counters.real.peek((MinuteLimit(scope, 1),))[1]
+        _, (standing,) = self.counters.peek((MinuteLimit(scope, 1),))
+        assert isinstance(standing, Standing)
         return standing.used
 
     def counted(self) -> dict[tuple[str, str], float]:
-        """Checks by outcome and reason."""
+        """Checks by outcome and reason, of which there were any."""
         return {
             (sample.labels["outcome"], sample.labels["reason"]): sample.value
             for family in self.metrics.checks.collect()
             for sample in family.samples
-            if sample.name == "tensorgate_checks_total"
+            if sample.name == "tensorgate_checks_total" and sample.value
         }
 
 
@@ -167,6 +217,7 @@ def test_what_passes_is_described_to_the_server_to_the_client_and_to_the_meter(g
         "x-ratelimit-reset-requests": "1m0s",
         "ratelimit-policy": '"rpm";q=60;w=60',
         "ratelimit": '"rpm";r=59;t=60',
+        **HOLD_HEADER,
     }
     described = metadata(response)
     assert re.fullmatch(r"[0-9a-f]{32}", described.pop("hold_id"))
@@ -177,8 +228,36 @@ def test_what_passes_is_described_to_the_server_to_the_client_and_to_the_meter(g
         "account_id": "acc_1",
         "model": LLAMA,
         "endpoint": "chat.completions",
+        "dialect": "openai",
     }
     assert gate.counted() == {("allowed", ""): 1}
+
+
+def test_what_passes_has_a_hold_with_all_that_its_settlement_needs(gate: Gate) -> None:
+    body = json.dumps({**CHAT, "stream": True}).encode()
+    response = gate.call(body=body, request_id="one")
+    (hold,) = gate.counters.journal
+    assert gate.counters.real.open_holds() == [hold]
+    assert hold == Hold(
+        id=metadata(response)["hold_id"],
+        request_id="one",
+        account_id="acc_1",
+        key_id="key_1",
+        user="ann@example.org",
+        team=None,
+        alias="laptop",
+        model=LLAMA,
+        endpoint="chat.completions",
+        nanousd=WHOLE_CONTEXT,
+        price=PRICE,
+        tokens_per_byte="1",
+        input_bound=len(body) + 1024,
+        output_bound=131_072,
+        minute="key_1",
+        windows=(Window("key_1", 0),),
+        admitted_us=NOW_US,
+    )
+    assert gate.settled.ends == []
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses", "/v1/embeddings"])
@@ -186,6 +265,7 @@ def test_other_endpoints_of_openai(gate: Gate, path: str) -> None:
     response = gate.call(path)
     assert is_allowed(response)
     assert metadata(response)["endpoint"] == path.removeprefix("/v1/")
+    assert metadata(response)["hold_id"] == gate.counters.journal[0].id
 
 
 @pytest.mark.parametrize("header", ["x-api-key", "api-key", "x-goog-api-key"])
@@ -198,6 +278,7 @@ def test_a_message_carries_anthropics_rate_headers(gate: Gate) -> None:
     assert is_allowed(response)
     assert client_headers(response).keys() > MINUTE
     assert client_headers(response)["anthropic-ratelimit-requests-remaining"] == "59"
+    assert metadata(response)["dialect"] == "anthropic"
 
 
 @pytest.mark.parametrize(
@@ -214,23 +295,28 @@ def test_the_canonical_name_is_what_the_server_and_the_meter_hear(
 
 def test_an_unpriced_model_passes_for_a_key_without_a_budget(gate: Gate) -> None:
     assert upstream_headers(gate.call(body={"model": "new"}))["x-tensorgate-model"] == "new"
+    (hold,) = gate.counters.journal
+    assert (hold.model, hold.nanousd, hold.price) == ("new", 0, Price())
 
 
 def test_a_repeated_check_takes_once_and_has_the_same_hold(gate: Gate) -> None:
     first, again = (gate.call(request_id="one") for _ in range(2))
     assert metadata(first)["hold_id"] == metadata(again)["hold_id"]
     assert gate.used() == 1
+    assert len(gate.counters.journal) == 1
 
 
 def test_requests_without_an_id_are_never_one(gate: Gate) -> None:
     holds = {metadata(gate.call(request_id=""))["hold_id"] for _ in range(3)}
     assert len(holds) == 3
     assert gate.used() == 3
+    assert {hold.id for hold in gate.counters.journal} == holds
+    assert len({hold.request_id for hold in gate.counters.journal}) == 3
 
 
 def test_a_key_without_an_rpm_has_no_rate_headers() -> None:
     gate = Gate(key_record(rpm=None))
-    assert [client_headers(gate.call()) for _ in range(3)] == [{}] * 3
+    assert [client_headers(gate.call()) for _ in range(3)] == [HOLD_HEADER] * 3
 
 
 def test_the_last_fourteen_days_of_a_key(gate: Gate) -> None:
@@ -256,11 +342,17 @@ class Call:
     tail: str = ""
     record: KeyRecord | None = field(default_factory=lambda: key_record(rpm=1))
     taken: int = 0
+    held: int = 0
+    spent: int = 0
 
     def ask(self) -> tuple[Gate, CheckResponse]:
         gate = Gate(self.record)
         for number in range(self.taken):
-            gate.counters.real.take(f"before-{number}", "hold", (MinuteLimit("key_1", 1),))
+            gate.counters.take(f"before-{number}", None, (MinuteLimit("key_1", 1),))
+        if self.held:
+            gate.counters.hold(self.held)
+        if self.spent:
+            gate.counters.hold(self.spent, settled=True)
         body = f'{{"model":{json.dumps(self.model)}{self.members}}}{self.tail}'.encode()
         return gate, gate.call(self.path + self.query, body, dict(self.headers), method=self.method)
 
@@ -274,6 +366,15 @@ def of_key(**changes: Any) -> Change:
 
 def piece(**changes: Any) -> Change:
     return lambda call: replace(call, **changes)
+
+
+def together(*changes: Change) -> Change:
+    def all_of_them(call: Call) -> Call:
+        for change in changes:
+            call = change(call)
+        return call
+
+    return all_of_them
 
 
 def more(**added: Any) -> Change:
@@ -294,14 +395,32 @@ ORDER: dict[Reason, tuple[int, set[str], Change]] = {
     Reason.AMBIGUOUS_BODY: (400, set(), more(members=',"MODEL":1')),
     Reason.MODEL_REQUIRED: (400, {"model"}, piece(model="")),
     Reason.INVALID_PARAMETER: (400, set(), more(members=',"stream":1')),
+    Reason.PARAMETER_NOT_ALLOWED: (403, set(), more(members=',"conversation":"c"')),
+    Reason.UNBOUNDED_NOT_ALLOWED: (
+        403,
+        set(),
+        together(of_key(budget_nanousd=10**9), more(members=',"background":true')),
+    ),
     Reason.MODEL_NOT_ALLOWED: (403, set(), of_key(models=frozenset({"other"}))),
     Reason.MODEL_NOT_PRICED: (
         403,
         {"model"},
-        lambda call: of_key(budget_nanousd=1)(replace(call, model="unheard-of")),
+        together(of_key(budget_nanousd=1), piece(model="unheard-of")),
     ),
     Reason.RATE_LIMIT_EXCEEDED: (429, set(), piece(taken=1)),
+    Reason.BUDGET_EXCEEDED: (
+        429,
+        set(),
+        together(of_key(budget_nanousd=WHOLE_CONTEXT), piece(spent=1)),
+    ),
+    Reason.BUDGET_HELD: (
+        429,
+        set(),
+        together(of_key(budget_nanousd=WHOLE_CONTEXT), piece(held=1)),
+    ),
 }
+CHAT_PATH, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
+ONLY_RESPONSES = {Reason.PARAMETER_NOT_ALLOWED, Reason.UNBOUNDED_NOT_ALLOWED}
 ELSEWHERE = {Reason.AUTHORIZATION_UNAVAILABLE, Reason.NOT_FOUND}
 
 
@@ -309,13 +428,28 @@ def test_the_order_has_every_reason() -> None:
     assert ORDER.keys() | ELSEWHERE == set(Reason)
 
 
-def test_nothing_is_wrong_with_the_call_itself() -> None:
-    _, response = Call().ask()
+def spoiled(*reasons: Reason) -> Call:
+    """The call with these things wrong with it, one after the other."""
+    path = RESPONSES if ONLY_RESPONSES.intersection(reasons) else CHAT_PATH
+    return together(*(ORDER[reason][2] for reason in reasons))(Call(path=path))
+
+
+@pytest.mark.parametrize("path", [CHAT_PATH, MESSAGES, RESPONSES])
+@pytest.mark.parametrize("budget", [None, WHOLE_CONTEXT])
+def test_nothing_is_wrong_with_the_call_itself(path: str, budget: int | None) -> None:
+    _, response = of_key(budget_nanousd=budget)(Call(path=path)).ask()
     assert is_allowed(response)
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
-@pytest.mark.parametrize("reason", ORDER)
+@pytest.mark.parametrize(
+    ("reason", "path"),
+    [
+        (reason, path)
+        for reason in ORDER
+        for path in (CHAT_PATH, MESSAGES, RESPONSES)
+        if path == RESPONSES or reason not in ONLY_RESPONSES
+    ],
+)
 def test_each_refusal(reason: Reason, path: str) -> None:
     code, _, change = ORDER[reason]
     gate, response = change(Call(path=path)).ask()
@@ -338,31 +472,87 @@ PAIRS = [
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_of_two_that_apply_the_first_answers(first: Reason, second: Reason) -> None:
     for changes in ((first, second), (second, first)):
-        call = Call()
-        for reason in changes:
-            call = ORDER[reason][2](call)
-        _, response = call.ask()
+        _, response = spoiled(*changes).ask()
         refused(response, first)
 
 
 @pytest.mark.parametrize("reason", ORDER)
 def test_no_refusal_takes_anything(reason: Reason) -> None:
-    gate, _ = ORDER[reason][2](Call()).ask()
-    assert gate.used() == (1 if reason is Reason.RATE_LIMIT_EXCEEDED else 0)
+    call = spoiled(reason)
+    gate, _ = call.ask()
+    assert gate.used() == call.taken
     assert gate.used("key_1/listings") == 0
+    assert [hold.nanousd for hold in gate.counters.real.open_holds()] == [call.held] * bool(
+        call.held
+    )
+    assert len(gate.counters.journal) == bool(call.held) + bool(call.spent)
+    assert gate.settled.ends == []
 
 
 DEAD = set(list(ORDER)[: list(ORDER).index(Reason.API_KEY_EXPIRED) + 1])
 
 
 @pytest.mark.parametrize("reason", ORDER)
-def test_a_live_key_hears_how_its_minute_stands(reason: Reason) -> None:
-    _, response = ORDER[reason][2](Call()).ask()
+def test_a_live_key_hears_how_its_limits_stand(reason: Reason) -> None:
+    call = spoiled(reason)
+    _, response = call.ask()
     headers = client_headers(response)
     assert (headers.keys() & MINUTE) == (set() if reason in DEAD else MINUTE)
+    capped = call.record is not None and call.record.budget_nanousd is not None
+    assert (headers.keys() & BUDGET) == (BUDGET if capped else set())
+    assert "x-tensorgate-hold-usd" not in headers
     if reason not in DEAD:
         left = "0" if reason is Reason.RATE_LIMIT_EXCEEDED else "1"
         assert headers["x-ratelimit-remaining-requests"] == left
+
+
+DEAD_KEYS = {
+    Reason.INVALID_API_KEY: None,
+    Reason.API_KEY_REVOKED: key_record(revoked_us=NOW_US),
+    Reason.API_KEY_EXPIRED: key_record(expires_us=NOW_US),
+}
+
+
+def must_not_be_called(*_: object) -> NoReturn:
+    raise AssertionError("the body was read")
+
+
+@pytest.mark.parametrize("reason", DEAD_KEYS)
+@pytest.mark.parametrize("body", [b'{"model":', b"\xff", json.dumps(CHAT).encode()])
+def test_a_body_is_not_read_for_a_key_that_does_not_count(
+    reason: Reason, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "read_json", must_not_be_called)
+    refused(Gate(DEAD_KEYS[reason]).call(body=body), reason)
+
+
+def test_a_body_is_not_read_without_a_key_nor_while_nobody_knows_of_it(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "read_json", must_not_be_called)
+    broken = b'{"model":'
+    twice = bearer(KEY) | {"x-api-key": OTHER}
+    refused(gate.call(CHAT_PATH + "?key=x", broken), Reason.KEY_IN_URL)
+    refused(gate.call(body=broken, headers={}), Reason.MISSING_API_KEY)
+    refused(gate.call(body=broken, headers=twice), Reason.AMBIGUOUS_CREDENTIALS)
+    refused(gate.call(body=broken, headers=bearer(mistyped(KEY))), Reason.INVALID_API_KEY)
+    gate.table.out = True
+    unavailable(gate.call(body=broken))
+    gate.table.out = False
+    refused(gate.call("/nowhere", broken), Reason.ENDPOINT_NOT_ALLOWED)
+
+
+def test_the_body_of_a_live_key_is_read_once(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def counting(raw: bytes, shape: Shape | None) -> Body | Fault:
+        asked.append(raw)
+        return read_json(raw, shape)
+
+    monkeypatch.setattr(wire, "read_json", counting)
+    refused(gate.call(body=b'{"model":'), Reason.MALFORMED_BODY)
+    assert is_allowed(gate.call())
+    assert asked == [b'{"model":', json.dumps(CHAT).encode()]
 
 
 def test_the_words_name_the_key_by_its_hint_and_the_way_out(gate: Gate) -> None:
@@ -500,6 +690,7 @@ def test_a_key_about_itself_sees_its_inference_minute(gate: Gate) -> None:
     said = own(gate.get("/v1/key"))
     assert (said["id"], said["alias"], said["rpm"]) == ("key_1", "laptop", 60)
     assert said["requests_remaining"] == 57
+    assert (said["spent_usd"], said["held_usd"]) == (0, 3 * WHOLE_CONTEXT / 1e9)
     assert KEY not in json.dumps(said)
 
 
@@ -509,11 +700,14 @@ def test_listings_and_token_counting_take_from_a_minute_of_their_own() -> None:
     for path in ("/v1/models", "/v1/key", f"/v1/models/{LLAMA}"):
         assert own(gate.get(path))
     for _ in range(7):
-        assert is_allowed(gate.call("/v1/messages/count_tokens"))
+        counted = gate.call("/v1/messages/count_tokens")
+        assert is_allowed(counted)
+        assert "hold_id" not in metadata(counted)
     refused(gate.get("/v1/models"), Reason.RATE_LIMIT_EXCEEDED)
     refused(gate.call("/v1/messages/count_tokens"), Reason.RATE_LIMIT_EXCEEDED)
     refused(gate.call(), Reason.RATE_LIMIT_EXCEEDED)
     assert (gate.used(), gate.used("key_1/listings")) == (1, 10)
+    assert len(gate.counters.journal) == 1
     gate.clock.advance(us=MINUTE_US)
     assert own(gate.get("/v1/models"))
 
@@ -563,7 +757,10 @@ def test_no_plaintext_comes_out_of_the_gate(
         assert key not in str(response)
         assert key.encode() not in response.SerializeToString()
     assert caplog.text == ""
-    assert key not in repr(gate.keys.__dict__) + repr(gate.counters.real.__dict__)
+    counters = gate.counters
+    assert key not in repr(gate.keys.__dict__) + repr(counters.real.__dict__)
+    assert key not in repr(counters.journal) + repr(counters.real.open_holds())
+    assert key not in repr(gate.settled)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -10,21 +11,44 @@ from support import CATALOG, NOW_US, key_record, request
 
 from authz import endpoints
 from authz.decide import decide, limits, may_call
-from authz.model import Allow, Decision, Deny, Endpoint, Fault, Reason, Request
-from store.counters.model import MinuteLimit
-from store.records import KeyRecord
+from authz.model import Allow, Ask, Decision, Deny, Endpoint, Fault, Reason, Request
+from store.catalog import Plan
+from store.counters.model import Limit, MinuteLimit, MoneyLimit
+from store.records import DAY_US, KeyRecord
+
+FREE = CATALOG.plans["free"]
+KEY_MONEY = MoneyLimit("key_1", NOW_US - 10 * DAY_US, None)
 
 
-def judge(key: KeyRecord | None, asked: Request, now_us: int = NOW_US) -> Decision:
+def plan(**changes: Any) -> Plan:
+    """A plan without caps."""
+    return replace(FREE, **changes)
+
+
+def judge(
+    key: KeyRecord | None, asked: Request, now_us: int = NOW_US, of: Plan | None = FREE
+) -> Decision:
     offer = None if asked.model is None else CATALOG.resolve(asked.model)
-    return decide(key, asked, offer, now_us)
+    return decide(key, asked, offer, of, now_us)
 
 
-def denied(key: KeyRecord | None, asked: Request) -> Fault:
-    decision = judge(key, asked)
+def denied(key: KeyRecord | None, asked: Request, of: Plan | None = FREE) -> Fault:
+    decision = judge(key, asked, of=of)
     assert isinstance(decision, Deny)
     assert decision.reason is decision.fault.reason
     return decision.fault
+
+
+def asking(changes: dict[str, Any]) -> Request:
+    """A request; what stands under `ask` are changes of an Ask that asks for nothing special."""
+    ask = Ask(output=None, **changes.get("ask", {}))
+    return request(**changes | {"ask": ask})
+
+
+def both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The changes of two rules, also where both change the Ask."""
+    ask = one.get("ask", {}) | other.get("ask", {})
+    return one | other | {"ask": ask}
 
 
 # In the order in which they answer. Each is what it changes of the key, and of the request.
@@ -34,6 +58,8 @@ RULES: dict[Reason, tuple[dict[str, Any], dict[str, Any]]] = {
     Reason.ENDPOINT_NOT_ALLOWED: ({}, {"endpoint": None}),
     Reason.UNSUPPORTED_ENCODING: ({}, {"encoded": True}),
     Reason.MALFORMED_BODY: ({}, {"body": Fault(Reason.MALFORMED_BODY, "x", offset=3)}),
+    Reason.PARAMETER_NOT_ALLOWED: ({}, {"ask": {"stored": "conversation"}}),
+    Reason.UNBOUNDED_NOT_ALLOWED: ({"budget_nanousd": 1}, {"ask": {"unbounded": "background"}}),
     Reason.MODEL_NOT_ALLOWED: ({"models": ["other"]}, {}),
     Reason.MODEL_NOT_PRICED: ({"budget_nanousd": 1}, {"model": "unheard-of"}),
 }
@@ -42,14 +68,19 @@ RULES: dict[Reason, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("reason", RULES)
 def test_each_rule(reason: Reason) -> None:
     of_key, of_request = RULES[reason]
-    assert denied(key_record(**of_key), request(**of_request)).reason is reason
+    assert denied(key_record(**of_key), asking(of_request)).reason is reason
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(RULES, 2)))
 def test_of_two_the_first_answers(first: Reason, second: Reason) -> None:
     of_key = RULES[first][0] | RULES[second][0]
-    of_request = RULES[first][1] | RULES[second][1]
-    assert denied(key_record(**of_key), request(**of_request)).reason is first
+    of_request = both(RULES[first][1], RULES[second][1])
+    assert denied(key_record(**of_key), asking(of_request)).reason is first
+
+
+def test_nothing_is_wrong_with_the_request_itself() -> None:
+    assert isinstance(judge(key_record(), asking({})), Allow)
+    assert isinstance(judge(key_record(budget_nanousd=1), asking({})), Allow)
 
 
 @pytest.mark.parametrize("key", [None, key_record(), key_record(revoked_us=1)])
@@ -120,19 +151,77 @@ def test_without_a_price_only_a_key_without_a_budget_passes(budget: int) -> None
     assert isinstance(judge(key_record(budget_nanousd=budget), request()), Allow)
 
 
+def test_the_accounts_budget_wants_a_price_too() -> None:
+    asked, of = request(model="unheard-of"), plan(account_budget_nanousd=0)
+    assert denied(key_record(), asked, of).reason is Reason.MODEL_NOT_PRICED
+    assert isinstance(judge(key_record(), request(), of=of), Allow)
+    assert isinstance(judge(key_record(), asked, of=None), Allow)
+
+
+# ── What has no bound ────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_the_server_keeps_is_refused_by_name_with_and_without_a_budget() -> None:
+    asked = asking({"ask": {"stored": "previous_response_id"}})
+    for key in (key_record(), key_record(budget_nanousd=1)):
+        fault = Fault(Reason.PARAMETER_NOT_ALLOWED, param="previous_response_id")
+        assert denied(key, asked) == fault
+        assert denied(key, replace(asked, model="unheard-of")) == fault
+
+
+def test_a_model_whose_catalog_row_says_so_may_be_asked_for_what_it_keeps() -> None:
+    asked = asking({"ask": {"stored": "previous_response_id"}})
+    offer = CATALOG.resolve("llama-3.1-8b")
+    assert offer is not None
+    keeps = replace(offer, model=replace(offer.model, stored_context=True))
+    key = key_record(budget_nanousd=1)
+    assert isinstance(decide(key, asked, keeps, FREE, NOW_US), Allow)
+
+
+def test_work_that_outlives_the_request_is_refused_where_there_is_a_budget() -> None:
+    asked = asking({"ask": {"unbounded": "background"}})
+    fault = Fault(Reason.UNBOUNDED_NOT_ALLOWED, param="background")
+    assert denied(key_record(budget_nanousd=0), asked) == fault
+    assert denied(key_record(), asked, plan(account_budget_nanousd=1)) == fault
+    assert isinstance(judge(key_record(), asked), Allow)
+    assert isinstance(judge(key_record(), asked, of=None), Allow)
+
+
 @pytest.mark.parametrize("row", [endpoints.MODELS, endpoints.MODEL, endpoints.KEY])
 def test_what_reads_no_model_is_not_judged_by_its_body(row: Endpoint) -> None:
-    asked = request(endpoint=row, encoded=True, body=Fault(Reason.MALFORMED_BODY), model=None)
+    ask = Ask(output=None, stored="prompt", unbounded="background")
+    fault = Fault(Reason.MALFORMED_BODY)
+    asked = request(endpoint=row, encoded=True, body=fault, model=None, ask=ask)
     assert isinstance(judge(key_record(models=[], budget_nanousd=1), asked), Allow)
 
 
 # ── Limits ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_inference_takes_from_the_keys_minute() -> None:
-    expected = (MinuteLimit("key_1", 60),)
+def test_inference_takes_from_the_keys_minute_and_then_from_its_money() -> None:
+    expected = (MinuteLimit("key_1", 60), KEY_MONEY)
     assert judge(key_record(rpm=60), request()) == Allow(expected)
-    assert limits(key_record(rpm=60), None) == expected
+    assert limits(key_record(rpm=60), None, FREE) == expected
+
+
+@pytest.mark.parametrize("budget", [None, 0, 5_000_000_000])
+@pytest.mark.parametrize("ceiling", ["hold", "start"])
+def test_the_accounts_money_comes_last(budget: int | None, ceiling: Any) -> None:
+    key = key_record(budget_nanousd=budget)
+    of = plan(account_budget_nanousd=9, ceiling=ceiling)
+    assert judge(key, request(), of=of) == Allow(
+        (
+            MinuteLimit("key_1", 60),
+            MoneyLimit("key_1", key.created_us, budget, ceiling),
+            MoneyLimit("acc_1", key.account_created_us, 9, ceiling),
+        )
+    )
+
+
+def test_a_plan_that_the_catalog_has_lost_leaves_the_key_its_own_limits() -> None:
+    key = key_record(budget_nanousd=7)
+    expected = (MinuteLimit("key_1", 60), MoneyLimit("key_1", key.created_us, 7))
+    assert judge(key, request(), of=None) == Allow(expected)
 
 
 @pytest.mark.parametrize(
@@ -144,23 +233,31 @@ def test_inference_takes_from_the_keys_minute() -> None:
         ("POST", "/v1/messages/count_tokens"),
     ],
 )
-def test_listings_and_token_counting_have_a_wider_minute_of_their_own(
+def test_listings_and_token_counting_have_a_wider_minute_of_their_own_and_take_no_money(
     method: str, path: str
 ) -> None:
-    row = endpoints.find(method, path)
-    (listing,) = limits(key_record(rpm=60), row)
-    (inference,) = limits(key_record(rpm=60), None)
+    row, of = endpoints.find(method, path), plan(account_budget_nanousd=1)
+    key = key_record(rpm=60, budget_nanousd=1)
+    (listing,) = limits(key, row, of)
+    inference, *_ = limits(key, None, of)
+    assert isinstance(listing, MinuteLimit)
     assert listing.max_requests == 600
     assert listing.scope != inference.scope
-    assert limits(key_record(rpm=60), endpoints.KEY) == (listing,)
+    assert limits(key, endpoints.KEY, of) == (listing,)
 
 
-def test_keys_do_not_share_a_minute() -> None:
+def test_keys_share_nothing_but_the_money_of_their_account() -> None:
+    def scopes(found: tuple[Limit, ...]) -> set[str]:
+        return {limit.scope for limit in found}
+
+    of = plan(account_budget_nanousd=1)
     for row in (None, endpoints.KEY):
-        one, other = limits(key_record(id="key_1"), row), limits(key_record(id="key_2"), row)
-        assert {limit.scope for limit in one}.isdisjoint(limit.scope for limit in other)
+        one, other = (key_record(id=name) for name in ("key_1", "key_2"))
+        assert scopes(limits(one, row, FREE)).isdisjoint(scopes(limits(other, row, FREE)))
+        shared = scopes(limits(one, row, of)) & scopes(limits(other, row, of))
+        assert shared == ({"acc_1"} if row is None else set())
 
 
-def test_without_an_rpm_there_is_no_limit() -> None:
-    assert judge(key_record(rpm=None), request()) == Allow(())
-    assert limits(key_record(rpm=None), endpoints.KEY) == ()
+def test_without_an_rpm_only_money_is_counted() -> None:
+    assert judge(key_record(rpm=None), request()) == Allow((KEY_MONEY,))
+    assert limits(key_record(rpm=None), endpoints.KEY, FREE) == ()

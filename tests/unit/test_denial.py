@@ -11,7 +11,8 @@ from support import key_record, request
 from authz.denial import Answer, deny
 from authz.model import Dialect, Fault, Reason
 from authz.words import Occasion, words
-from store.counters.model import MinuteLimit, Refused
+from store.counters.model import HELD_RETRY_US, MinuteLimit, MoneyLimit, Refused
+from store.records import WINDOW_US
 
 BARE = 'Bearer realm="tensorgate"'
 INVALID_TOKEN = 'Bearer realm="tensorgate", error="invalid_token"'
@@ -42,8 +43,12 @@ TABLE = {
     Reason.MODEL_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
     Reason.ENDPOINT_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
     Reason.MODEL_NOT_PRICED: Row(403, PERMISSION, PERMISSION, SCOPE),
+    Reason.PARAMETER_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
+    Reason.UNBOUNDED_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
     Reason.UNSUPPORTED_ENCODING: Row(415, INVALID, INVALID),
     Reason.RATE_LIMIT_EXCEEDED: Row(429, "requests", "rate_limit_error"),
+    Reason.BUDGET_HELD: Row(429, "requests", "rate_limit_error"),
+    Reason.BUDGET_EXCEEDED: Row(429, "insufficient_quota", "rate_limit_error"),
     Reason.AUTHORIZATION_UNAVAILABLE: Row(503, "server_error", "api_error", retry_after="1"),
     Reason.NOT_FOUND: Row(404, INVALID, "not_found_error"),
 }
@@ -68,6 +73,8 @@ def test_status_and_headers(reason: Reason, dialect: Dialect) -> None:
         expected["www-authenticate"] = row.challenge
     if row.retry_after is not None:
         expected["retry-after"] = row.retry_after
+    if row.status not in {429, 503}:  # no time heals these, and some clients repeat even a 401
+        expected["x-should-retry"] = "false"
     assert answer.status == row.status
     assert dict(answer.headers) == expected
     assert len(answer.headers) == len(expected)
@@ -121,6 +128,33 @@ def test_when_the_next_call_passes(retry_us: int, seconds: str, millis: str) -> 
     headers = dict(answer.headers)
     assert (headers["retry-after"], headers["retry-after-ms"]) == (seconds, millis)
     assert "x-should-retry" not in headers
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize(
+    ("reason", "retry_us", "expected"),
+    [
+        (Reason.BUDGET_HELD, HELD_RETRY_US, {"retry-after": "2"}),
+        (Reason.BUDGET_EXCEEDED, 1, {"retry-after": "1", "x-should-retry": "false"}),
+        (Reason.BUDGET_EXCEEDED, WINDOW_US, {"retry-after": "2592000", "x-should-retry": "false"}),
+        (
+            Reason.BUDGET_EXCEEDED,
+            WINDOW_US - 1,
+            {"retry-after": "2592000", "x-should-retry": "false"},
+        ),
+    ],
+)
+def test_when_there_is_money_again(
+    reason: Reason, retry_us: int, expected: dict[str, str], dialect: Dialect
+) -> None:
+    """A spent budget never says a time alone: SDKs would sleep for days."""
+    limit = MoneyLimit("key_1", 0, 1)
+    refused = Refused(0, limit, retry_us, (), held=reason is Reason.BUDGET_HELD)
+    occasion = Occasion(Fault(reason), request(dialect=dialect), key_record(), refused)
+    headers = dict(deny(occasion).headers)
+    assert headers.pop("content-type") == "application/json"
+    assert headers.pop("x-tensorgate-reason") == reason
+    assert headers == expected
 
 
 def test_words_of_any_script_stand_in_the_body() -> None:

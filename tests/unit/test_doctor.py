@@ -5,12 +5,16 @@ import re
 from pathlib import Path
 
 import pytest
+from moneyhelp import charge, hold
 
 from admin.service import open_service
+from authz.control import Responder, serving
 from store import schema
+from store.control import SOCKET_NAME
+from store.journal import Journal
 from store.records import DAY_US, MINUTE_US
 from store.settings import StoreSettings, load
-from tensorgate import doctor
+from tensorgate import doctor, vitals
 from tensorgate.doctor import Finding, Status
 from tensorgate.ports import free_port
 from tensorgate.statefolder import StateFolder
@@ -115,3 +119,61 @@ def test_a_clock_that_was_set_back_is_seen(state: Path, monkeypatch: pytest.Monk
     assert "s in the future" in found()["database"].text
     monkeypatch.setattr(doctor, "wall_us", lambda: 10_000 * DAY_US)
     assert found()["clock"].status is Status.FAIL
+
+
+def test_a_journal_is_read_and_a_damaged_one_fails(state: Path) -> None:
+    assert found()["journal"].text.startswith("none yet")
+    with Journal(state / "journal") as journal:
+        ended = hold()
+        for each in (ended, hold()):
+            journal.take(each)
+        journal.end(charge(ended))
+    assert "2 open holds, 1 of them to be booked" in found()["journal"].text
+    path = state / "journal"
+    path.write_bytes(path.read_bytes().replace(b"llama", b"lhama", 1))
+    finding = found()["journal"]
+    assert finding.status is Status.FAIL
+    assert "is damaged at byte" in finding.text
+    assert finding.advice.startswith("move it away")
+
+
+COUNTED = {
+    "open_holds": 2, "held_nanousd": 5_000_000_000, "ends_waiting": 1, "ledger_lag_seconds": 0.1,
+    "accounts": 1, "drift_nanousd": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        ({}, Status.OK, "2 open holds ($5.00), 1 ends to be booked; counters agree"),
+        ({"ledger_lag_seconds": 31.2}, Status.WARN, "the oldest for 31 s"),
+        ({"drift_nanousd": 7_000}, Status.FAIL, "counters are off by $0.000007"),
+        ({"held_nanousd": None}, Status.FAIL, "another version"),
+    ],
+)
+def test_the_ledger_as_authz_counts_it(
+    state: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    status: Status,
+    says: str,
+) -> None:
+    monkeypatch.setattr(vitals, "authz_serving", lambda _: True)
+    (tmp_path / "run").mkdir()
+    responder = Responder(state, {"counters": lambda _: COUNTED | changes})
+    with serving(tmp_path / "run" / SOCKET_NAME, responder):
+        finding = found()["ledger"]
+    assert finding.status is status
+    assert says in finding.text
+    assert bool(finding.advice) == (status is not Status.OK)
+
+
+def test_an_authz_whose_control_socket_is_silent_is_told(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vitals, "authz_serving", lambda _: True)
+    finding = found()["ledger"]
+    assert finding.status is Status.FAIL
+    assert "No authz serves the state" in finding.text

@@ -13,20 +13,23 @@ def test_a_minute_later_nothing_of_idle_scopes_and_old_requests_is_left() -> Non
     clock = ManualClock()
     counters = MemoryCounters(clock)
     for number in range(5000):
-        counters.take(f"req-{number}", "hold", (MinuteLimit(f"scope-{number}", 1),))
-    assert len(counters._minutes) == len(counters._holds) == 5000
+        counters.take(f"req-{number}", None, (MinuteLimit(f"scope-{number}", 1),))
+    assert len(counters._minutes._scopes) == len(counters._requests) == 5000
     clock.advance(us=MINUTE_US)
     for number in range(6000):  # the number of scopes has to double before a prune is due
-        counters.take(f"late-{number}", "hold", (MinuteLimit(f"late-{number}", 1),))
-    assert len(counters._minutes) == len(counters._holds) == len(counters._taken_at) == 6000
+        counters.take(f"late-{number}", None, (MinuteLimit(f"late-{number}", 1),))
+    assert len(counters._minutes._scopes) == len(counters._requests) == 6000
+    assert len(counters._leaving) == 6000
 
 
 def test_refused_and_peeked_scopes_cost_nothing() -> None:
     counters = MemoryCounters(ManualClock())
     full = MinuteLimit("full", 1)
-    counters.take("first", "hold", (full,))
+    counters.take("first", None, (full,))
     for number in range(100):
         other = MinuteLimit(f"scope-{number}", 1)
-        counters.take(f"req-{number}", "hold", (full, other))
+        counters.take(f"req-{number}", None, (full, other))
         counters.peek((other,))
-    assert list(counters._minutes) == ["full"]
+    assert list(counters._minutes._scopes) == ["full"]
+    assert list(counters._requests) == ["first"]
+    assert len(counters._leaving) == 1

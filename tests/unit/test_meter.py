@@ -1,4 +1,4 @@
-"""The access-log service: every entry is counted, and none that is broken takes another along."""
+"""The access-log service: each entry does its part, and none that is broken takes another along."""
 
 from __future__ import annotations
 
@@ -8,44 +8,228 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
 
 import grpc
 import pytest
-from prometheus_client import CollectorRegistry
+from moneyhelp import draft, limits, seeded
+from moneysupport import Settled, entry
+from support import ManualClock
 
 from authz.meter import SERVICE, Meter
 from authz.metrics import Metrics
-from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
+from authz.usage import Ending
+from store.counters.memory import MemoryCounters
+from store.counters.model import Ended, Taken
+from store.records import MINUTE_US, Basis, Hold
 
 CAPTURED = sorted(Path(__file__).parents[1].glob("contract/data/log-*.binpb"))
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-def counted(registry: CollectorRegistry) -> dict[str, float]:
-    """Entries by what became of them."""
-    return {
-        result: registry.get_sample_value("tensorgate_access_log_entries_total", {"result": result})
-        or 0
-        for result in ("end", "running", "unreadable")
-    }
-
-
-def entry(*, running: bool = False, path: str = "/") -> bytes:
-    made = HTTPAccessLogEntry()
-    made.request.path = path
-    made.common_properties.intermediate_log_entry = running
-    return made.SerializeToString()
+WHOLE = {"input": "11", "output": "7", "cached_inside": "1", "final": "1", "format": "json"}
 
 
 def batch(*entries: bytes) -> bytes:
     message = StreamAccessLogsMessage()
     message.http_logs.log_entry.extend(entries)
     return message.SerializeToString()
+
+
+class Rig:
+    """A meter before counters in memory, and what it ended."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.counters = seeded(MemoryCounters(self.clock))
+        self.settled = Settled()
+        self.metrics = Metrics()
+        self.meter = Meter(self.counters, self.settled, self.metrics, self.clock)  # type: ignore[arg-type]
+
+    def take(self, **given: Any) -> Hold:
+        asked = draft(**given)
+        taken = self.counters.take(asked.request_id, asked, limits())
+        assert isinstance(taken, Taken)
+        assert taken.hold is not None
+        return taken.hold
+
+    def send(self, *messages: bytes) -> None:
+        """One stream, without a network between."""
+        answer = self.meter._stream(iter(messages), _context=None)  # type: ignore[arg-type]
+        assert answer == StreamAccessLogsResponse()
+
+    def entry(self, *args: Any, **given: Any) -> None:
+        self.send(batch(entry(*args, **given).SerializeToString()))
+
+    def value(self, name: str) -> float:
+        return self.metrics.registry.get_sample_value(f"tensorgate_{name}") or 0
+
+    def counted(self) -> dict[str, float]:
+        """Entries by what became of them."""
+        name = "tensorgate_access_log_entries_total"
+        value = self.metrics.registry.get_sample_value
+        return {
+            each: value(name, {"result": each}) or 0 for each in ("end", "running", "unreadable")
+        }
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def decided(hold: Hold) -> dict[str, str]:
+    return {"outcome": "allowed", "hold_id": hold.id}
+
+
+# -- ends
+
+
+def test_an_end_settles_the_hold_that_it_names(rig: Rig) -> None:
+    hold, other = rig.take(), rig.take()
+    rig.clock.advance(seconds=3)
+    rig.entry(decided(hold), WHOLE, request_id=hold.request_id)
+    [(ended, charge)] = rig.settled.ends
+    assert ended == hold != other
+    assert (charge.basis, charge.input_tokens, charge.output_tokens) == (Basis.METERED, 11, 7)
+    assert charge.settled_us == rig.clock.now_us
+
+
+def test_an_end_of_a_hold_that_has_ended_is_counted(rig: Rig) -> None:
+    hold = rig.take()
+    rig.counters.settle(hold, 5)
+    rig.entry(decided(hold), WHOLE)
+    rig.entry({"outcome": "allowed", "hold_id": "of another life"}, WHOLE)
+    assert rig.settled.ends == []
+    assert rig.value("late_settlements_total") == 2
+
+
+def test_a_call_that_holds_nothing_ends_nothing(rig: Rig) -> None:
+    rig.entry({"outcome": "allowed"}, None, status=200)
+    rig.entry({"outcome": "answered"}, None, sent=False)
+    rig.entry({"outcome": "denied"}, None, sent=False, status=429)
+    assert rig.settled.ends == []
+    assert rig.counted() == {"end": 3, "running": 0, "unreadable": 0}
+
+
+def test_a_heartbeat_keeps_a_hold_alive_and_ends_nothing(rig: Rig) -> None:
+    hold, silent = rig.take(), rig.take()
+    rig.clock.advance(seconds=50)
+    rig.entry(decided(hold), {"events": "3", "format": "sse"}, running=True)
+    rig.clock.advance(seconds=20)
+    assert rig.counters.overdue(MINUTE_US) == [silent]
+    assert rig.settled.ends == []
+    assert rig.counted()["running"] == 1
+
+
+def test_a_heartbeat_of_an_unknown_hold_is_nothing(rig: Rig) -> None:
+    rig.entry({"outcome": "allowed", "hold_id": "unknown"}, None, running=True)
+    rig.entry(None, None, running=True)
+    assert rig.value("late_settlements_total") == 0
+    assert rig.counted()["running"] == 2
+
+
+# -- ends without our word
+
+
+def test_without_our_metadata_the_requests_hold_is_released(rig: Rig) -> None:
+    """Envoy gave the Check up before its answer came."""
+    hold = rig.take()
+    rig.entry(None, None, sent=False, status=503, request_id=hold.request_id)
+    [(ended, charge)] = rig.settled.ends
+    assert (ended, charge.basis, charge.nanousd, charge.status) == (hold, Basis.RELEASED, 0, 503)
+
+
+def test_and_the_check_that_is_still_on_its_way_takes_nothing(rig: Rig) -> None:
+    late = draft()
+    rig.entry(None, None, sent=False, status=0, request_id=late.request_id)
+    assert rig.settled.ends == []
+    assert isinstance(rig.counters.take(late.request_id, late, limits()), Ended)
+
+
+def test_a_refused_repetition_ends_what_the_first_check_took(rig: Rig) -> None:
+    """The first answer was lost; the second Check came when the key was revoked."""
+    hold = rig.take()
+    rig.entry({"outcome": "denied"}, None, sent=False, status=401, request_id=hold.request_id)
+    [(ended, charge)] = rig.settled.ends
+    assert (ended, charge.basis) == (hold, Basis.RELEASED)
+
+
+def test_a_refusal_leaves_no_trace_in_the_counters(rig: Rig) -> None:
+    asked = draft()
+    rig.entry({"outcome": "denied"}, None, sent=False, status=429, request_id=asked.request_id)
+    assert isinstance(rig.counters.take(asked.request_id, asked, limits()), Taken)
+
+
+def test_an_entry_of_a_route_that_is_not_ours_ends_nothing(rig: Rig) -> None:
+    hold = rig.take()
+    rig.entry(None, None, sent=True, request_id=hold.request_id)
+    assert rig.settled.ends == []
+
+
+def test_who_said_it_first_ends_it(rig: Rig) -> None:
+    hold = rig.take()
+    assert rig.counters.give_back(hold.id)
+    rig.entry(None, None, sent=False, request_id=hold.request_id)
+    assert rig.settled.ends == []  # it was the Check that ended it
+
+
+def test_an_allowed_call_that_reached_no_server_is_released(rig: Rig) -> None:
+    hold = rig.take()
+    rig.entry(decided(hold), None, sent=False, status=503, request_id=hold.request_id)
+    assert rig.settled.bases == [Basis.RELEASED]
+
+
+# -- what cannot be read
+
+
+END = entry(None, None, sent=False, request_id="").SerializeToString()
+
+
+@pytest.mark.parametrize("broken", [b"\xff", b"\x08", b"\x0a\x05abc", END[:-1]])
+def test_a_broken_entry_costs_itself(rig: Rig, broken: bytes) -> None:
+    hold = rig.take()
+    mine = entry(decided(hold), WHOLE).SerializeToString()
+    beat = entry(decided(hold), None, running=True).SerializeToString()
+    rig.send(batch(END, broken, beat, mine), batch(END))
+    assert rig.counted() == {"end": 3, "running": 1, "unreadable": 1}
+    assert [ended for ended, _ in rig.settled.ends] == [hold]
+
+
+def test_a_broken_message_costs_itself(rig: Rig) -> None:
+    rig.send(b"\xff\xff", batch(END), b"\x12\x7f", batch(END))
+    assert rig.counted() == {"end": 2, "running": 0, "unreadable": 2}
+
+
+def test_whatever_goes_wrong_with_an_entry_the_next_one_is_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = Meter.record
+
+    def fails_once(self: Meter, ending: Ending) -> None:
+        if ending.request_id == "bad":
+            raise KeyError(ending.status)
+        record(self, ending)
+
+    monkeypatch.setattr(Meter, "record", fails_once)
+    bad = entry(None, None, request_id="bad")
+    bad.request.path = "/bad?key=secret"
+    rig.send(batch(bad.SerializeToString(), END, END))
+    assert rig.counted() == {"end": 2, "running": 0, "unreadable": 1}
+    assert "could not be read" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("path", CAPTURED, ids=[path.stem for path in CAPTURED])
+def test_what_envoy_really_sent(rig: Rig, path: Path) -> None:
+    raw = path.read_bytes()
+    assert len(StreamAccessLogsMessage.FromString(raw).http_logs.log_entry) == 1
+    rig.send(raw)
+    running = path.stem == "log-streamed-0"  # a heartbeat of the stream that log-streamed-1 ends
+    assert rig.counted() == {"end": not running, "running": running, "unreadable": 0}
+
+
+# -- streams
 
 
 @contextmanager
@@ -63,85 +247,80 @@ def serving(meter: Meter, folder: Path) -> Iterator[grpc.Channel]:
             server.stop(None).wait()
 
 
-def send(meter: Meter, *messages: bytes) -> None:
-    """One stream, without a network between."""
-    assert meter._stream(iter(messages), _context=None) == StreamAccessLogsResponse()  # type: ignore[arg-type]
-
-
-def test_a_stream_over_the_wire(metrics: Metrics, tmp_path: Path) -> None:
+def test_a_stream_over_the_wire(rig: Rig, tmp_path: Path) -> None:
     first = StreamAccessLogsMessage()
     first.identifier.log_name = "tensorgate"
-    with serving(Meter(metrics), tmp_path) as channel:
-        call: grpc.StreamUnaryMultiCallable[bytes, StreamAccessLogsResponse] = channel.stream_unary(
+    hold = rig.take()
+    mine = entry(decided(hold), WHOLE).SerializeToString()
+    with serving(rig.meter, tmp_path) as channel:
+        call: Any = channel.stream_unary(
             f"/{SERVICE}/StreamAccessLogs",
             request_serializer=None,
             response_deserializer=StreamAccessLogsResponse.FromString,
         )
-        messages = [
-            first.SerializeToString(),
-            batch(entry(), entry(running=True)),
-            b"\xff",
-            batch(entry()),
-        ]
+        beat = entry(decided(hold), None, running=True).SerializeToString()
+        messages = [first.SerializeToString(), batch(beat, END, mine), b"\xff", batch(END)]
         assert call(iter(messages), timeout=5) == StreamAccessLogsResponse()
-    assert counted(metrics.registry) == {"end": 2, "running": 1, "unreadable": 1}
+    assert rig.counted() == {"end": 3, "running": 1, "unreadable": 1}
+    assert [ended for ended, _ in rig.settled.ends] == [hold]
 
 
-def test_a_stream_that_breaks_off_keeps_what_came(
-    metrics: Metrics, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_stream_that_breaks_off_keeps_what_came_and_is_a_gap(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, logger="grpc")  # the client's own complaint
 
     def breaks_off() -> Iterator[bytes]:
-        yield batch(entry(), entry())
-        yield batch(entry())
+        yield batch(END, END)
+        yield batch(END)
         deadline = time.monotonic() + 5
-        while counted(metrics.registry)["end"] < 3 and time.monotonic() < deadline:
+        while rig.counted()["end"] < 3 and time.monotonic() < deadline:
             time.sleep(0.002)
         raise RuntimeError("Envoy is gone")
 
-    with serving(Meter(metrics), tmp_path) as channel:
-        call: grpc.StreamUnaryMultiCallable[bytes, StreamAccessLogsResponse] = channel.stream_unary(
-            f"/{SERVICE}/StreamAccessLogs"
-        )
+    time.sleep(0.05)
+    before, opened = rig.meter.unbroken_seconds(), time.monotonic()
+    with serving(rig.meter, tmp_path) as channel:
+        call: Any = channel.stream_unary(f"/{SERVICE}/StreamAccessLogs")
         with pytest.raises(grpc.RpcError):
             call(breaks_off(), timeout=10)
-    assert counted(metrics.registry) == {"end": 3, "running": 0, "unreadable": 0}
+    assert rig.counted() == {"end": 3, "running": 0, "unreadable": 0}
     assert caplog.records == []
+    assert before >= 0.05
+    assert rig.meter.unbroken_seconds() < time.monotonic() - opened
 
 
-@pytest.mark.parametrize("broken", [b"\xff", b"\x08", b"\x0a\x05abc", entry()[:-1]])
-def test_a_broken_entry_costs_itself(metrics: Metrics, broken: bytes) -> None:
-    send(Meter(metrics), batch(entry(), broken, entry(running=True)), batch(entry()))
-    assert counted(metrics.registry) == {"end": 2, "running": 1, "unreadable": 1}
+def test_no_stream_is_no_gap(rig: Rig) -> None:
+    """Envoy opens one with its first entry."""
+    before = rig.meter.unbroken_seconds()
+    time.sleep(0.02)
+    assert rig.meter.unbroken_seconds() >= before + 0.02
 
 
-def test_a_broken_message_costs_itself(metrics: Metrics) -> None:
-    send(Meter(metrics), b"\xff\xff", batch(entry()), b"\x12\x7f", batch(entry()))
-    assert counted(metrics.registry) == {"end": 2, "running": 0, "unreadable": 2}
+def test_the_end_of_a_stream_begins_the_count_anew(rig: Rig) -> None:
+    time.sleep(0.05)
+    rig.send(batch(END))
+    assert rig.meter.unbroken_seconds() < 0.04
 
 
-def test_whatever_goes_wrong_with_an_entry_the_next_one_is_read(
-    metrics: Metrics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_draining_ends_streams_that_say_nothing_more(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    meter, record = Meter(metrics), Meter.record
+    monkeypatch.setattr("authz.meter.DRAIN_POLL_SECONDS", 0.02)
+    coming: SimpleQueue[bytes | None] = SimpleQueue()
+    ended = Event()
 
-    def fails_once(self: Meter, read: HTTPAccessLogEntry) -> None:
-        if read.request.path == "/bad?key=secret":
-            raise KeyError(read.common_properties.upstream_cluster)
-        record(self, read)
+    def stream() -> None:
+        rig.meter._stream(iter(coming.get, None), _context=None)  # type: ignore[arg-type]
+        ended.set()
 
-    monkeypatch.setattr(Meter, "record", fails_once)
-    send(meter, batch(entry(path="/bad?key=secret"), entry(), entry()))
-    assert counted(metrics.registry) == {"end": 2, "running": 0, "unreadable": 1}
-    assert "could not be read" in caplog.text
-    assert "secret" not in caplog.text
-
-
-@pytest.mark.parametrize("path", CAPTURED, ids=[path.stem for path in CAPTURED])
-def test_what_envoy_really_sent(metrics: Metrics, path: Path) -> None:
-    raw = path.read_bytes()
-    assert len(StreamAccessLogsMessage.FromString(raw).http_logs.log_entry) == 1
-    send(Meter(metrics), raw)
-    running = path.stem == "log-streamed-0"  # a heartbeat of the stream that log-streamed-1 ends
-    assert counted(metrics.registry) == {"end": not running, "running": running, "unreadable": 0}
+    thread = Thread(target=stream)
+    thread.start()
+    coming.put(batch(END))
+    time.sleep(0.06)
+    assert not ended.is_set()  # an idle stream is kept
+    rig.meter.drain()
+    assert ended.wait(2)
+    assert rig.counted()["end"] == 1
+    coming.put(None)
+    thread.join()

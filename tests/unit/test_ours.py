@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from support import CATALOG, NOW_US, key_record
 
 from authz import ours
 from authz.denial import Answer
-from store.counters.model import MinuteLimit, Standing
-from store.records import KeyRecord
+from store.counters.model import MinuteLimit, MoneyLimit, MoneyStanding, Standing
+from store.records import DAY_US, KeyRecord
 
 LLAMA, DEEP = "llama-3.1-8b", "org/deep/model"
 LISTED = ["qwen3-coder", "qwen3", LLAMA, "unheard-of", "claude-x", "qwen3"]
@@ -44,6 +45,15 @@ def test_names_are_what_the_key_may_call_and_is_priced_for(
         assert found == (name if name in expected else None)
 
 
+def test_a_budget_of_the_account_wants_a_price_as_well() -> None:
+    plans = {"free": replace(CATALOG.plans["free"], account_budget_nanousd=0)}
+    catalog = replace(CATALOG, plans=plans)
+    assert "unheard-of" in ours.callable_names(key_record(), CATALOG, LISTED)
+    assert "unheard-of" not in ours.callable_names(key_record(), catalog, LISTED)
+    assert ours.find_model(key_record(), catalog, LISTED, "unheard-of") is None
+    assert ours.find_model(key_record(), catalog, LISTED, "qwen3") == "qwen3"
+
+
 def test_without_any_listing_the_catalogs_exact_names_are_left() -> None:
     assert ours.callable_names(key_record(), CATALOG, []) == [LLAMA, DEEP]
 
@@ -70,8 +80,16 @@ def test_a_page_of_models(names: list[str]) -> None:
 
 def test_a_key_about_itself() -> None:
     key = key_record(models=["b", "a"], budget_nanousd=12_500_000_000)
-    standing = Standing(MinuteLimit("key_1", 60), used=18, grows_in_us=1)
-    assert content(ours.key(key, (standing,))) == {
+    minute = Standing(MinuteLimit("key_1", 60), used=18, grows_in_us=1)
+    resets_us = NOW_US + 20 * DAY_US
+    own = MoneyLimit("key_1", key.created_us, key.budget_nanousd)
+    of_account = MoneyLimit("acc_1", key.account_created_us, 99_000_000_000)
+    standings = (
+        minute,
+        MoneyStanding(own, 1_250_000_001, 400_000_000, 0, resets_us),
+        MoneyStanding(of_account, 77_000_000_000, 66_000_000_000, 0, resets_us + DAY_US),
+    )
+    assert content(ours.key(key, standings)) == {
         "object": "key",
         "id": "key_1",
         "alias": "laptop",
@@ -80,6 +98,9 @@ def test_a_key_about_itself() -> None:
         "rpm": 60,
         "requests_remaining": 42,
         "budget_usd": 12.5,
+        "spent_usd": 1.250000001,
+        "held_usd": 0.4,
+        "budget_reset": "2026-12-08T11:06:40Z",
         "created_at": "2026-11-08T11:06:40Z",
         "expires_at": "2027-02-06T11:06:40Z",
     }
@@ -89,3 +110,11 @@ def test_a_key_without_limits() -> None:
     said = content(ours.key(key_record(rpm=None, expires_us=NOW_US), ()))
     assert said["models"] == ["*"]
     assert (said["rpm"], said["requests_remaining"], said["budget_usd"]) == (None, None, None)
+    assert (said["spent_usd"], said["held_usd"], said["budget_reset"]) == (None, None, None)
+
+
+def test_a_key_without_a_budget_still_hears_what_it_spent() -> None:
+    limit = MoneyLimit("key_1", NOW_US - 10 * DAY_US, None)
+    said = content(ours.key(key_record(), (MoneyStanding(limit, 10**9, 2, 0, NOW_US),)))
+    assert (said["budget_usd"], said["spent_usd"], said["held_usd"]) == (None, 1, 2e-9)
+    assert said["budget_reset"] == "2026-11-18T11:06:40Z"

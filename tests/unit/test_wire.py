@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,8 +23,9 @@ from support import (
     upstream_headers,
 )
 
+from authz import wire
 from authz.denial import Answer
-from authz.model import Dialect, Fault, Reason, Request
+from authz.model import Ask, Dialect, Edit, Fault, Reason, Request, Slot
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
 from authz.pb.core_pb2 import HeaderValueOption
 from authz.wire import TO_REMOVE, Reader, allowed, answered
@@ -59,7 +61,26 @@ def test_a_chat_call() -> None:
         body_bytes=len(json.dumps(body)),
         model="m",
         stream=True,
+        ask=Ask(
+            output=None,
+            slot=Slot(1, 0, '"max_tokens":', ","),
+            usage_edit=Edit(1, 0, '"stream_options":{"include_usage":true},'),
+        ),
     )
+
+
+@pytest.mark.parametrize("raw", [b"not JSON", json.dumps(CHAT).encode(), b""])
+def test_a_head_is_read_without_the_body(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = message("/v1/chat/completions", bearer(KEY), raw)
+    with monkeypatch.context() as patch:
+        patch.setattr(wire, "read_json", None)  # whoever calls it, fails
+        head = READER.head(asked)
+    assert (head.model, head.body, head.ask, head.stream) == (None, None, None, False)
+    assert head.body_bytes == len(raw)
+    whole = READER.read(asked)
+    assert READER.with_body(head, asked) == whole
+    assert (whole.model, whole.body) != (None, None)
+    assert replace(whole, model=None, body=None, ask=None) == head
 
 
 def test_a_message_speaks_anthropics_dialect_and_the_query_is_not_part_of_the_path() -> None:
@@ -215,6 +236,7 @@ def test_what_never_reaches_the_model_server() -> None:
         "x-api-key",
         "api-key",
         "x-goog-api-key",
+        "proxy-authorization",
         "cookie",
         "x-http-method-override",
         "x-original-url",

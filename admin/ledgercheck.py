@@ -1,0 +1,195 @@
+"""Whether the ledger is in order: its rows, the open holds, and what a running authz counts.
+
+The rows are LedgerReader's to judge. Here is the rest. While the gate runs everything moves, and
+three things are never read at the same moment: an open hold is in the counters at once, in SQL's
+copy a second later, and leaves both at its end. So a look counts only if it is the same again and
+again for `PATIENCE_SECONDS`; what is really missing stays missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Engine, select
+
+from store.control import Control
+from store.errors import JournalDamagedError, NotRunningError
+from store.journal import JOURNAL_NAME, Contents, read
+from store.ledger import Ledger
+from store.ledgerreader import LedgerReader
+from store.schema import accounts, driver_errors, read_options
+from store.text import usd
+
+if TYPE_CHECKING:
+    from store.settings import StoreSettings  # its pydantic is not needed to look
+
+PATIENCE_SECONDS: Final = 3.0
+LOOK_EVERY_SECONDS: Final = 0.25
+COMPARED_AT_ONCE: Final = 50
+COMPARE_SECONDS: Final = 60.0
+
+Told = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a running authz counts, and how it compares. `unquiet`: moved at every look."""
+
+    open_holds: int
+    held_nanousd: int
+    ends_waiting: int
+    ledger_lag_seconds: float
+    accounts: int
+    unquiet: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found. `faults` has a sentence for each thing that is wrong; none: in order.
+
+    Open holds are those that authz counts; where none runs, those that its next start finds.
+    """
+
+    rows: int
+    charged_nanousd: int
+    open_holds: int
+    held_nanousd: int
+    counted: Counted | None
+    faults: tuple[str, ...]
+
+
+def check(settings: StoreSettings, engine: Engine, told: Told, compared: Told) -> Report:
+    """Look at all of it. `told` hears the rows read so far, `compared` the accounts.
+
+    Raises StoreError where something does not answer.
+    """
+    verified = LedgerReader(engine).verify(told)
+    ledger = Ledger(engine)
+    control = Control.of(settings)
+    journal = settings.state / JOURNAL_NAME
+    faults = [*verified.faults]
+    try:
+        faults += _holds(control, ledger, journal)
+        counted, drifts = _counters(control, engine, compared)
+        faults += drifts
+        opened, held = counted.open_holds, counted.held_nanousd
+    except NotRunningError:
+        counted = None
+        found, damage = _journal(journal)
+        faults += damage
+        holds = {hold.id: hold.nanousd for hold in (*found.holds, *ledger.open_holds())}
+        booked = ledger.rows(list(holds))
+        opened = len(holds.keys() - booked.keys())
+        held = sum(nanousd for hold_id, nanousd in holds.items() if hold_id not in booked)
+    return Report(
+        verified.rows, verified.charged_nanousd, opened, held, counted, tuple(dict.fromkeys(faults))
+    )
+
+
+def _journal(path: Path) -> tuple[Contents, list[str]]:
+    """What the journal says, and what is wrong with it. None at all is an empty one."""
+    try:
+        return read(path.read_bytes(), path), []
+    except FileNotFoundError:
+        faults = []
+    except OSError as fault:
+        faults = [f"The journal {path} cannot be read ({fault.strerror}). Look as its owner."]
+    except JournalDamagedError as fault:
+        faults = [str(fault)]
+    return Contents((), (), 0), faults
+
+
+def _holds(control: Control, ledger: Ledger, journal: Path) -> list[str]:
+    """Every open hold is in the journal, in the counters and in SQL's copy, or it has ended."""
+    return list(_lasting(lambda: _strays(control, ledger, journal)).values())
+
+
+def _strays(control: Control, ledger: Ledger, journal: Path) -> dict[str, str]:
+    """By hold id, what is wrong at this look; also what only happens to be under way."""
+    before: dict[str, int] = control.ask("holds")
+    journaled, damage = _journal(journal)
+    copied = {hold.id: hold.nanousd for hold in ledger.open_holds()}
+    after: dict[str, int] = control.ask("holds")
+    lasted = before.keys() & after.keys()
+    unknown = copied.keys() - before.keys() - after.keys()
+    written = {hold.id for hold in journaled.holds}
+    found = {str(number): fault for number, fault in enumerate(damage)}
+    if not damage:
+        for hold_id in lasted - written:
+            found[hold_id] = f"Hold {hold_id} is counted, and not in the journal."
+    for hold_id in lasted - copied.keys():
+        found[hold_id] = f"Hold {hold_id} is counted, and not in the database's copy."
+    for hold_id in unknown - ledger.rows(list(unknown)).keys():
+        found[hold_id] = f"Hold {hold_id} is open in the database, and authz does not count it."
+    for hold_id in lasted & copied.keys():
+        if copied[hold_id] != before[hold_id]:
+            found[hold_id] = f"Hold {hold_id} is of another amount in the database's copy."
+    return found
+
+
+def _lasting(look: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """What is found at every look until the patience is over."""
+    deadline = monotonic() + PATIENCE_SECONDS
+    found = look()
+    while found and monotonic() < deadline:
+        sleep(LOOK_EVERY_SECONDS)
+        again = look()
+        found = {name: what for name, what in found.items() if again.get(name) == what}
+    return found
+
+
+def _counters(control: Control, engine: Engine, compared: Told) -> tuple[Counted, list[str]]:
+    """Each account's counters against the ledger; those that move are looked at again."""
+    asked: list[str] = control.ask("accounts")
+    moving: set[str] = set()
+    drifts: dict[str, int] = {}
+    for account_id, drift in _drifts(control, asked, compared):
+        if drift is None:
+            moving.add(account_id)
+        elif drift:
+            drifts[account_id] = drift
+    deadline = monotonic() + PATIENCE_SECONDS
+    while (moving or drifts) and monotonic() < deadline:
+        sleep(LOOK_EVERY_SECONDS)
+        again = dict(_drifts(control, sorted(moving | drifts.keys())))
+        moving = {account_id for account_id, drift in again.items() if drift is None}
+        drifts = {account_id: drift for account_id, drift in again.items() if drift}
+    still = set(control.ask("accounts"))  # one that is not counted any more is nobody's
+    said = control.ask("counters")
+    counted = Counted(
+        said["open_holds"],
+        said["held_nanousd"],
+        said["ends_waiting"],
+        said["ledger_lag_seconds"],
+        len(asked),
+        len(moving & still),
+    )
+    return counted, _drift_sentences(engine, drifts)
+
+
+def _drifts(
+    control: Control, account_ids: list[str], compared: Told = lambda _: None
+) -> Iterator[tuple[str, int | None]]:
+    for at in range(0, len(account_ids), COMPARED_AT_ONCE):
+        part = account_ids[at : at + COMPARED_AT_ONCE]
+        answer: dict[str, int | None] = control.ask("drift", seconds=COMPARE_SECONDS, accounts=part)
+        yield from answer.items()
+        compared(at + len(part))
+
+
+def _drift_sentences(engine: Engine, drifts: dict[str, int]) -> list[str]:
+    if not drifts:
+        return []
+    with driver_errors(), engine.connect() as held:
+        connection = held.execution_options(**read_options(engine))
+        asked = select(accounts.c.id, accounts.c.email)
+        names = {row[0]: row[1] for row in connection.execute(asked)}
+    return [
+        f"Account {names.get(account_id, account_id)}: counters and ledger differ by {usd(drift)}. "
+        "Restart the gate, which counts anew from the ledger."
+        for account_id, drift in sorted(drifts.items())
+    ]

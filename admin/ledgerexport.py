@@ -1,0 +1,131 @@
+"""The ledger's rows as JSON lines or CSV, in UTF-8, to a file or to standard output."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from admin.output import RowFormat
+from store.errors import InputError
+from store.ledgerreader import EXPORTED, exported
+from store.records import LedgerRow
+
+TOLD_EVERY: Final = 500  # rows
+BUFFER_BYTES: Final = 256 * 1024
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+# What makes a spreadsheet take a cell for a formula. A model's name is the client's own text where
+# the catalog has a default, and e-mails and teams may begin with some of these too.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def write_rows(
+    file: BinaryIO, rows: Iterable[LedgerRow], form: RowFormat, told: Callable[[int], None]
+) -> None:
+    """Write rows as they come; CSV begins with a line of names. Raises OSError."""
+    file.writelines(text.encode() for text in _texts(_counted(rows, told), form))
+
+
+def _counted(rows: Iterable[LedgerRow], told: Callable[[int], None]) -> Iterator[LedgerRow]:
+    for count, row in enumerate(rows):
+        if count and not count % TOLD_EVERY:
+            told(count)
+        yield row
+
+
+def _texts(rows: Iterable[LedgerRow], form: RowFormat) -> Iterator[str]:
+    if form is RowFormat.JSONL:
+        yield from (f"{json.dumps(exported(row))}\n" for row in rows)
+        return
+    buffer = io.StringIO(newline="")
+    # Every text is quoted: left to itself, csv would let a lone carriage return break a row.
+    writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(EXPORTED)
+    for row in rows:
+        writer.writerow([defused(value) for value in exported(row).values()])
+        yield _emptied(buffer)
+    yield _emptied(buffer)
+
+
+def _emptied(buffer: io.StringIO) -> str:
+    text = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    return text
+
+
+def defused(value: str | int | None) -> str | int:
+    """A CSV cell that no spreadsheet runs: text that begins as a formula gets a quote in front.
+
+    Nothing becomes an empty cell. JSON lines have every text as it is.
+    """
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def moment_us(text: str, option: str) -> int:
+    """`2026-11-01`, or RFC 3339; without a zone it is UTC. Raises InputError."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError):
+        raise InputError(
+            f"{option} is not a time. Write it like 2026-11-01 or 2026-11-01T09:30:00Z; "
+            "without a zone it is UTC.",
+            code="invalid_time",
+        ) from None
+
+
+@contextmanager
+def destination(output: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that is there as a whole or not at all, for its owner only.
+
+    What is no regular file (a pipe, a device) is written to as it is. Raises InputError.
+    """
+    try:
+        if output is None:
+            sys.stdout.flush()
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        elif output.exists() and not output.is_file() and not output.is_dir():
+            with output.open("wb", BUFFER_BYTES) as file:
+                yield file
+        else:
+            yield from _replaced(output)
+    except BrokenPipeError:
+        raise
+    except OSError as fault:
+        where = "standard output" if output is None else str(output)
+        raise InputError(
+            f"{where} cannot be written: {fault.strerror}. Name another file with --output.",
+            code="output_unusable",
+        ) from None
+
+
+def _replaced(output: Path) -> Iterator[BinaryIO]:
+    if output.is_dir():
+        raise IsADirectoryError(0, "it is a folder")
+    half = output.with_name(f".{output.name}.{os.getpid()}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(half, flags, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb", BUFFER_BYTES) as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        half.replace(output)
+    except BaseException:
+        with suppress(OSError):
+            half.unlink()
+        raise

@@ -1,0 +1,96 @@
+"""The most that a request can cost. Pure; integers only; every number errs upwards.
+
+input   ≤ the body's bytes times tokens_per_byte + overhead_tokens, or the context of every prompt
+          where input does not stand in the body; never more than that context
+output  ≤ prompts times repeats times the bound of one answer; its context where it has none
+input + output ≤ context, for each answer
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import Final
+
+from authz.model import Ask, Edit
+from store.catalog import Model
+from store.records import NANOUSD
+
+MILLION: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What is held for a request, and the edits that make the hold true.
+
+    `input_tokens` and `output_tokens` are for the whole request, all prompts and repeats. Each is
+    a bound of its own: that they share the context only `nanousd` takes into account.
+    """
+
+    nanousd: int
+    input_tokens: int
+    output_tokens: int
+    edits: tuple[Edit, ...]
+
+
+MAX_NANOUSD: Final = 1_000_000 * NANOUSD
+"""What no call may cost: far from what anybody means, and sums of thousands still fit 64 bits."""
+
+FREE: Final = Bound(0, 0, 0, ())
+"""For what holds no money."""
+
+
+def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds: int) -> Bound:
+    """The bound of one request for a model of the catalog.
+
+    `seconds` is the limit of its running time, which `per_second` is held for.
+    """
+    context, price = model.context_tokens, model.price
+    edits = [] if ask.usage_edit is None else [ask.usage_edit]
+    one = 0
+    if has_output:
+        one = ask.output or context
+        if ask.output is None and ask.slot is not None and model.max_output_tokens is not None:
+            one = max(model.max_output_tokens, ask.also)
+            edits.append(ask.slot.edit(model.max_output_tokens))
+        one = min(one, context)
+    everything = ask.prompts * context
+    tokens_in = everything
+    if ask.text_only:
+        tokens_in = min(
+            everything, tokens(body_bytes, model.tokens_per_byte) + model.overhead_tokens
+        )
+    answers = ask.prompts * ask.repeats
+    dearest = max(price.input, price.cached_input, price.cache_write)
+    cost = tokens_in * dearest + answers * one * price.output
+    if ask.prompts == 1:
+        cost = _within_context(tokens_in, one, context, dearest, price.output * answers)
+    nanousd = -(-cost // MILLION) + price.per_request + price.per_second * seconds
+    return Bound(nanousd, tokens_in, answers * one, _in_order(edits))
+
+
+def tokens(size: int, tokens_per_byte: Decimal) -> int:
+    """Bytes as tokens, rounded up."""
+    return int((size * tokens_per_byte).to_integral_value(ROUND_CEILING))
+
+
+def _in_order(edits: list[Edit]) -> tuple[Edit, ...]:
+    """Ascending, and what goes in at one place as one edit."""
+    joined: list[Edit] = []
+    for edit in sorted(edits, key=lambda edit: edit.offset):
+        if joined and joined[-1].offset == edit.offset:
+            before = joined.pop()
+            removed = before.removed + edit.removed
+            joined.append(Edit(edit.offset, removed, before.text + edit.text))
+        else:
+            joined.append(edit)
+    return tuple(joined)
+
+
+def _within_context(
+    tokens_in: int, tokens_out: int, context: int, price_in: int, price_out: int
+) -> int:
+    """What the dearest way costs in which one prompt and its answer share the context."""
+    if price_out >= price_in:
+        return min(tokens_in, context - tokens_out) * price_in + tokens_out * price_out
+    return tokens_in * price_in + min(tokens_out, context - tokens_in) * price_out

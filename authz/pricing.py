@@ -1,0 +1,95 @@
+"""From a hold and how its request ended to what it costs. Pure; integers; rounded up once.
+
+metered    the whole answer's usage was seen, or nothing of the price depends on it
+estimated  a cut stream, or one without usage: what was seen of it, never above the hold
+held       the server was reached and nothing is known: the whole hold
+released   never reached the server, or it answered an error before any token
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Final
+
+from authz.bound import tokens
+from authz.usage import Ending, Usage
+from store.records import INT64_MAX, Basis, Charge, Hold
+
+_MILLION: Final = 1_000_000
+_NOTHING: Final = Usage(0, 0, 0, 0)
+
+
+def charge(hold: Hold, ending: Ending, now_us: int) -> Charge:
+    """What a request that ended costs."""
+    seen = ending.usage or _NOTHING
+    generated = ending.events > 0 or seen.output > 0
+    if not ending.reached or (ending.failed and not generated):
+        return released(hold, ending.status, now_us)
+    if ending.final or not _by_tokens(hold):
+        cost = _cost(hold, ending, seen)
+        if cost <= INT64_MAX:  # else a server that is not in its senses
+            return _charge(hold, ending, Basis.METERED, seen, cost, now_us)
+    elif not ending.encoded and (generated or _all_counted(hold, ending)):
+        usage = _estimate(hold, ending)
+        cost = min(_cost(hold, ending, usage), hold.nanousd)
+        return _charge(hold, ending, Basis.ESTIMATED, usage, cost, now_us)
+    return lost(hold, ending.status, now_us)
+
+
+def lost(hold: Hold, status: int, now_us: int) -> Charge:
+    """The whole hold, for a request of which nothing is known but that it may have been served."""
+    return Charge(hold.id, Basis.HELD, status, 0, 0, 0, 0, hold.nanousd, now_us)
+
+
+def released(hold: Hold, status: int, now_us: int) -> Charge:
+    """Nothing, for a request that never reached the server."""
+    return Charge(hold.id, Basis.RELEASED, status, 0, 0, 0, 0, 0, now_us)
+
+
+def _by_tokens(hold: Hold) -> bool:
+    price = hold.price
+    return bool(price.input or price.cached_input or price.cache_write or price.output)
+
+
+def _all_counted(hold: Hold, ending: Ending) -> bool:
+    """Whether an output of nothing is known to be that: usage began, and no output came, or can."""
+    return ending.usage is not None and (ending.stream or not hold.output_bound)
+
+
+def _estimate(hold: Hold, ending: Ending) -> Usage:
+    """Input as seen, else what was held for it; the largest of what speaks for the output."""
+    seen = ending.usage
+    by_bytes = tokens(ending.content_bytes, Decimal(hold.tokens_per_byte))
+    output = max(ending.events, by_bytes, seen.output if seen else 0)
+    if seen is None or not (seen.input or seen.cached_input or seen.cache_write):
+        return Usage(hold.input_bound, 0, 0, output)
+    return Usage(seen.input, seen.cached_input, seen.cache_write, output)
+
+
+def _cost(hold: Hold, ending: Ending, usage: Usage) -> int:
+    price = hold.price
+    millionths = (
+        usage.input * price.input
+        + usage.cached_input * price.cached_input
+        + usage.cache_write * price.cache_write
+        + usage.output * price.output
+        + price.per_request * _MILLION
+        + price.per_second * ending.duration_us
+    )
+    return -(-millionths // _MILLION)
+
+
+def _charge(  # noqa: PLR0917  the parts of a charge
+    hold: Hold, ending: Ending, basis: Basis, usage: Usage, nanousd: int, now_us: int
+) -> Charge:
+    return Charge(
+        hold.id,
+        basis,
+        ending.status,
+        usage.input,
+        usage.cached_input,
+        usage.cache_write,
+        usage.output,
+        nanousd,
+        now_us,
+    )

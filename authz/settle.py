@@ -1,0 +1,214 @@
+"""How holds end: written down, booked in groups off the path, then settled in the counters.
+
+    journal END → ledger row (ours, or the one that is there) → counters, with that row's charge
+    → journal DONE
+
+Whoever ends a hold does all of it, in this order, so two who end the same one do no harm: the
+row that is there first is final, and both settle with it.
+
+Worst cases. A row is in SQL 0.1 s after the end, plus SQL's own time. While SQL is out, ends wait
+here, at most `MAX_WAITING`; those beyond stay in the journal and are booked as held once swept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Condition, Thread
+from time import monotonic, sleep
+from typing import Final, Protocol
+
+from authz.metrics import Metrics
+from authz.observe import SQL, observed
+from store.errors import StoreError
+from store.records import Basis, Charge, Hold, LedgerRow
+
+GROUP_SECONDS: Final = 0.05
+GROUP_ROWS: Final = 256
+RETRY_SECONDS: Final = (0.1, 0.2, 0.4, 1.0)
+MAX_WAITING: Final = 100_000
+
+_log = logging.getLogger(__name__)
+
+
+class Books(Protocol):
+    """The ledger, as settling needs it."""
+
+    def book(self, ends: Sequence[tuple[Hold, Charge]]) -> list[LedgerRow]: ...
+
+
+class OpenHolds(Protocol):
+    """The counters, as settling needs them."""
+
+    def close(self, hold_id: str) -> bool: ...
+
+    def settle(self, hold: Hold, charge_nanousd: int) -> bool: ...
+
+
+class EndsJournal(Protocol):
+    """The journal, as settling needs it."""
+
+    def end(self, charge: Charge) -> None: ...
+
+    def done(self, hold_id: str) -> None: ...
+
+
+class Settler:
+    """Ends holds, in a thread of its own. `end` never waits for SQL."""
+
+    def __init__(
+        self,
+        counters: OpenHolds,
+        journal: EndsJournal,
+        books: Books,
+        metrics: Metrics,
+        known_model: Callable[[str], bool],
+    ) -> None:
+        self._counters = counters
+        self._journal = journal
+        self._books = books
+        self._metrics = metrics
+        self._known_model = known_model
+        self._waiting: deque[tuple[Hold, Charge, float]] = deque()
+        self._waiting_ids: set[str] = set()
+        self._changed = Condition()
+        self._stopping = False
+        self._give_up_at = 0.0  # by the monotonic clock, once stopping
+        self._failures = 0
+        self._thread = Thread(target=self._run, name="settle", daemon=True)
+        metrics.ledger_lag.set_function(self.lag_seconds)
+
+    def start(self, ends: Sequence[tuple[Hold, Charge]] = ()) -> None:
+        """Begin, with the ends that a journal still knew of."""
+        now = monotonic()
+        self._waiting.extend((hold, charge, now) for hold, charge in ends)
+        self._waiting_ids.update(hold.id for hold, _ in ends)
+        self._thread.start()
+
+    def is_ending(self, hold_id: str) -> bool:
+        """Whether an end of this hold waits for the ledger."""
+        return hold_id in self._waiting_ids
+
+    def end(self, hold: Hold, charge: Charge) -> None:
+        """A hold has ended with this charge, if nobody ended it otherwise before."""
+        with self._changed:
+            if hold.id in self._waiting_ids:
+                self._metrics.late_settlements.inc()
+                return
+            if len(self._waiting) >= MAX_WAITING:
+                self._metrics.settlements_dropped.inc()
+                return
+            self._waiting_ids.add(hold.id)
+        self._counters.close(hold.id)
+        try:
+            self._journal.end(charge)
+        except StoreError as fault:
+            # It is booked all the same; only a crash before that would forget how it ended.
+            _log.warning("the journal did not take an end: %s", fault)
+        with self._changed:
+            self._waiting.append((hold, charge, monotonic()))
+            self._changed.notify()
+
+    def stop(self, seconds: float) -> bool:
+        """Book what waits, for at most so long, and end. True if nothing was left."""
+        with self._changed:
+            self._stopping = True
+            self._give_up_at = monotonic() + seconds
+            self._changed.notify()
+        self._thread.join(seconds)
+        return not self._waiting
+
+    @property
+    def waiting(self) -> int:
+        """How many ends are not in the ledger yet."""
+        return len(self._waiting)
+
+    def lag_seconds(self) -> float:
+        """The age of the oldest of them, 0 if there is none."""
+        try:
+            return monotonic() - self._waiting[0][2]
+        except IndexError:
+            return 0.0
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._stopping:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                self._changed.wait_for(self._is_full, GROUP_SECONDS)
+                group = [self._waiting[i] for i in range(min(GROUP_ROWS, len(self._waiting)))]
+            if self._book([(hold, charge) for hold, charge, _ in group]):
+                with self._changed:
+                    for hold, _, _ in group:
+                        self._waiting.popleft()
+                        self._waiting_ids.discard(hold.id)
+            elif self._pause():
+                return
+
+    def _is_full(self) -> bool:
+        return self._stopping or len(self._waiting) >= GROUP_ROWS
+
+    def _book(self, ends: list[tuple[Hold, Charge]]) -> bool:
+        """Book a group and settle it. False if it is to be tried again."""
+        try:
+            with observed(self._metrics, SQL, "book"):
+                rows = self._books.book(ends)
+        except StoreError as fault:
+            if not self._failures:
+                _log.warning("the ledger cannot be written, %d ends wait: %s", len(ends), fault)
+            self._failures += 1
+            return False
+        except Exception:  # noqa: BLE001  see below
+            # A defect of ours in one end must not keep all that come behind it from the ledger.
+            if len(ends) > 1:
+                return all(self._book([end]) for end in ends)
+            _log.exception("the end of hold %s cannot be booked", ends[0][0].id)
+            self._metrics.settlements_dropped.inc()
+            return True
+        if self._failures:
+            _log.info("the ledger can be written again")
+        self._failures = 0
+        for (hold, charge), row in zip(ends, rows, strict=True):
+            first = self._counters.settle(hold, row.charge_nanousd)
+            self._count(hold, row, ours=first and row.settled_us == charge.settled_us)
+            try:
+                self._journal.done(hold.id)
+            except StoreError as fault:
+                _log.warning("the journal did not take that a hold is done: %s", fault)
+        return True
+
+    def _pause(self) -> bool:
+        """Wait before the next try. True if it was asked to stop and the time for that is up."""
+        seconds = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1]
+        with self._changed:
+            if not self._stopping:
+                # not `wait`: every end that comes would have the database asked again
+                self._changed.wait_for(lambda: self._stopping, seconds)
+                return False
+        left = self._give_up_at - monotonic()
+        if left <= 0:
+            return True
+        sleep(min(seconds, left))
+        return False
+
+    def _count(self, hold: Hold, row: LedgerRow, *, ours: bool) -> None:
+        metrics = self._metrics
+        if not ours:
+            metrics.late_settlements.inc()
+            return
+        model = hold.model if self._known_model(hold.model) else "other"
+        metrics.settlements.labels(row.basis.value).inc()
+        if row.basis is Basis.METERED and row.charge_nanousd > row.hold_nanousd:
+            metrics.hold_exceeded.labels(model).inc()
+        metrics.spend_usd.labels(model).inc(row.charge_nanousd / 1e9)
+        for kind, tokens in (
+            ("input", row.input_tokens),
+            ("cached_input", row.cached_input_tokens),
+            ("cache_write", row.cache_write_tokens),
+            ("output", row.output_tokens),
+        ):
+            if tokens:
+                metrics.tokens.labels(model, kind).inc(tokens)

@@ -1,0 +1,119 @@
+"""What is done beside the path, again and again: copying open holds, sweeping, comparing.
+
+every half second   open holds are copied to SQL for others to read: at most 1 s late
+4 times a deadline  holds without a sign of life are swept
+every 5 s           some accounts' counters are compared with the ledger: `tensorgate_drift`
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from threading import Event, Thread
+from time import monotonic
+from typing import Final, Protocol
+
+from authz.metrics import Metrics
+from store.errors import StoreError
+from store.records import Hold
+
+TICK_SECONDS: Final = 0.5
+COMPARE_SECONDS: Final = 5.0
+COMPARED: Final = 20  # accounts at a time
+
+_log = logging.getLogger(__name__)
+
+
+class KeptHolds(Protocol):
+    """The counters, as upkeep needs them."""
+
+    def open_holds(self) -> list[Hold]: ...
+
+    def accounts(self) -> list[str]: ...
+
+
+class Upkeep:
+    """The duties, in one thread. `drift` compares an account, None where that cannot be told."""
+
+    def __init__(
+        self,
+        counters: KeptHolds,
+        copy_holds: Callable[[Sequence[Hold]], None],
+        sweep: Callable[[], int],
+        drift: Callable[[str], int | None],
+        metrics: Metrics,
+        *,
+        deadline_seconds: float,
+    ) -> None:
+        self._counters = counters
+        self._copy_holds = copy_holds
+        self._sweep = sweep
+        self._drift = drift
+        self._metrics = metrics
+        self._sweep_seconds = deadline_seconds / 4
+        self._copied: set[str] = set()
+        self._drifts: dict[str, int] = {}
+        self._queue: list[str] = []
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; nothing is done after this returns."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def drift_nanousd(self) -> int:
+        """By how much counters and ledger differed when they were last compared."""
+        return sum(self._drifts.copy().values())
+
+    def _run(self) -> None:
+        swept = compared = monotonic()
+        while not self._stopped.wait(min(TICK_SECONDS, self._sweep_seconds)):
+            now = monotonic()
+            _survive(self.copy)
+            if now - swept >= self._sweep_seconds:
+                swept = now
+                _survive(self._sweep)
+            if now - compared >= COMPARE_SECONDS:
+                compared = now
+                _survive(self.compare)
+
+    def copy(self) -> None:
+        """Copy the open holds that are new since the last time. Raises StoreError."""
+        holds = self._counters.open_holds()
+        self._metrics.holds_outstanding.set(len(holds))
+        new = [hold for hold in holds if hold.id not in self._copied]
+        if new:
+            self._copy_holds(new)
+        self._copied = {hold.id for hold in holds}
+
+    def compare(self) -> None:
+        """Compare the next few accounts with the ledger. Raises StoreError."""
+        if not self._queue:
+            self._queue = self._counters.accounts()
+            known = set(self._queue)
+            self._drifts = {name: off for name, off in self._drifts.items() if name in known}
+        batch, self._queue = self._queue[:COMPARED], self._queue[COMPARED:]
+        for account_id in batch:
+            drift = self._drift(account_id)
+            if drift:
+                _log.error("account %s: counters and ledger differ by %d", account_id, drift)
+                self._drifts[account_id] = abs(drift)
+            elif drift == 0:
+                self._drifts.pop(account_id, None)
+        self._metrics.drift.set(self.drift_nanousd)
+
+
+def _survive(duty: Callable[[], object]) -> None:
+    """Do a duty; if it fails it is tried again at its next turn, and the others have theirs."""
+    try:
+        duty()
+    except StoreError as fault:
+        _log.debug("upkeep waits for a store: %s", fault)
+    except Exception:  # noqa: BLE001  a defect in one duty must not end the others
+        _log.exception("upkeep failed")

@@ -1,0 +1,136 @@
+"""From an access-log entry to how a request ended and what it used. Pure.
+
+An entry is hostile input like any other: metadata written by the response's filter has been
+made from what a model server sent. A number that is none is left out, and what is not a whole
+usage is no usage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+
+from authz.pb.accesslog_entry_pb2 import AccessLogType, HTTPAccessLogEntry
+from store.records import SECOND_US
+
+DECISION: Final = "envoy.filters.http.ext_authz"
+RESPONSE: Final = "tensorgate.usage"
+_ERRORS: Final = 400
+_MAX_STATUS: Final = 999
+_MAX_DIGITS: Final = 12
+_COUNTERS: Final = ("input", "cached", "cache_write", "output")
+_BY_UPSTREAM: Final = "via_upstream"
+_CUT_OFF: Final = ("downstream_remote_disconnect", "upstream_reset_after_response_started")
+"""How an answer can end whose status is the server's own."""
+
+_END_TYPES: Final = frozenset({AccessLogType.NotSet, AccessLogType.DownstreamEnd})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens by kind, each counted once: `input` is without what was cached or written.
+
+    OpenAI counts cached tokens inside the prompt, Anthropic outside; here they are alike, so the
+    same prompt costs the same.
+    """
+
+    input: int
+    cached_input: int
+    cache_write: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a request ended, or stands, as Envoy tells it.
+
+    `hold_id` is None for an entry without our decision in it. `reached`: a model server got
+    some of the request. `answered`: the status is the server's own. `final`: `usage` is the
+    whole answer's. `stream`: what was generated was counted as it came, in `events` and
+    `content_bytes`. `duration_us` is from when the request was there, and was asked about, to
+    the end.
+    """
+
+    request_id: str
+    running: bool
+    outcome: str
+    hold_id: str | None
+    status: int
+    reached: bool
+    answered: bool
+    duration_us: int
+    usage: Usage | None
+    final: bool
+    stream: bool
+    events: int
+    content_bytes: int
+    encoded: bool
+
+    @property
+    def failed(self) -> bool:
+        """Whether the model server answered with an error."""
+        return self.answered and self.status >= _ERRORS
+
+
+def read_ending(entry: HTTPAccessLogEntry) -> Ending:
+    """Read one entry. Never raises for what is in it."""
+    common = entry.common_properties
+    metadata = common.metadata.filter_metadata
+    decision = _texts(metadata[DECISION]) if DECISION in metadata else {}
+    response = _texts(metadata[RESPONSE]) if RESPONSE in metadata else {}
+    usage, whole = _usage(response)
+    details = entry.response.response_code_details
+    status = entry.response.response_code.value
+    return Ending(
+        request_id=common.stream_id,
+        running=common.intermediate_log_entry or common.access_log_type not in _END_TYPES,
+        outcome=decision.get("outcome", ""),
+        hold_id=decision.get("hold_id") or None,
+        status=status if status <= _MAX_STATUS else 0,
+        reached=common.HasField("time_to_first_upstream_tx_byte"),
+        answered=details == _BY_UPSTREAM
+        or (common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)),
+        duration_us=max(0, _us(common.duration) - _us(common.time_to_last_rx_byte)),
+        usage=usage,
+        final=whole and response.get("final") == "1",
+        stream=response.get("format") == "sse",
+        events=_count(response.get("events")) or 0,
+        content_bytes=_count(response.get("content_bytes")) or 0,
+        encoded=bool(response.get("encoded")),
+    )
+
+
+def _texts(struct: Struct) -> dict[str, str]:
+    fields = struct.fields.items()
+    return {name: value.string_value for name, value in fields if value.HasField("string_value")}
+
+
+def _count(text: str | None) -> int | None:
+    if text is None or not text.isascii() or not text.isdecimal() or len(text) > _MAX_DIGITS:
+        return None
+    return int(text)
+
+
+def _us(duration: Duration) -> int:
+    return duration.seconds * SECOND_US + duration.nanos // 1000
+
+
+def _usage(seen: dict[str, str]) -> tuple[Usage | None, bool]:
+    """The usage as far as it was seen, cached tokens counted once, and whether it can be whole.
+
+    It cannot where a counter that must be there is not, or where one that is there is no number.
+    """
+    counts = {name: _count(seen[name]) for name in _COUNTERS if name in seen}
+    tokens_in, tokens_out = counts.get("input"), counts.get("output")
+    if tokens_in is None and tokens_out is None:
+        return None, False
+    whole = tokens_in is not None and tokens_out is not None and None not in counts.values()
+    cached, written = counts.get("cached") or 0, counts.get("cache_write") or 0
+    tokens_in = tokens_in or 0
+    if seen.get("cached_inside") == "1":
+        cached = min(cached, tokens_in)
+        tokens_in -= cached
+    return Usage(tokens_in, cached, written, tokens_out or 0), whole

@@ -1,0 +1,281 @@
+"""The ledger in SQL: one final row for each hold that ended, and a copy of the open ones.
+
+Whoever ends a hold books it. The row that is there first stands; who comes later is given that
+row and settles the counters with its charge, so nobody has to be the only one. Rows are only ever
+added (triggers refuse all else), and a hold leaves the copy in the transaction that adds its row.
+
+What this trades: sums are taken over the rows themselves, by an index that holds all they need:
+about 0.2 s for a million rows of one scope in one window, paid at an account's first use after a
+start and at each comparison of its counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, RowMapping, Table, and_, delete, exists, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from store.counters.model import Seed
+from store.errors import StoreUnavailableError
+from store.holdformat import pack_hold, unpack_hold
+from store.records import (
+    MINUTE_US,
+    WINDOW_US,
+    Basis,
+    Charge,
+    Hold,
+    LedgerRow,
+    Window,
+    window_at,
+)
+from store.schema import (
+    accounts,
+    driver_errors,
+    holds,
+    keys,
+    ledger,
+    snapshot_options,
+    write_options,
+)
+
+_CHUNK: Final = 500  # ids in one statement; SQLite's limit is in the ten thousands
+
+Columns = dict[str, str | int | None]
+_INSERTS: Final[dict[str, Callable[[Table], Any]]] = {
+    "sqlite": lambda table: sqlite.insert(table).on_conflict_do_nothing(),
+    "postgresql": lambda table: postgresql.insert(table).on_conflict_do_nothing(),
+}
+
+
+class Ledger:
+    """Charges and open holds of one database. Thread-safe; StoreUnavailableError on driver errors.
+
+    A transaction is undone as a whole, and can be repeated: all of it is idempotent.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._insert_new = _INSERTS[engine.dialect.name]
+
+    def book(self, ended: Sequence[tuple[Hold, Charge]]) -> list[LedgerRow]:
+        """Make each hold's row, or find the one that is there, in one transaction.
+
+        The answer has the row that stands for each of `ended`, in its order; of two ends of one
+        hold in it, the first counts.
+        """
+        if not ended:
+            return []
+        ids = [hold.id for hold, _ in ended]
+        with self._writing() as connection:
+            connection.execute(
+                self._insert_new(ledger), [_ledger_columns(hold, end) for hold, end in ended]
+            )
+            rows = _rows(connection, ids)
+            for chunk in _chunks(ids):
+                connection.execute(delete(holds).where(holds.c.hold_id.in_(chunk)))
+        return [rows[hold_id] for hold_id in ids]
+
+    def rows(self, hold_ids: Sequence[str]) -> dict[str, LedgerRow]:
+        """The rows of those holds that have one."""
+        with self._snapshot() as connection:
+            return _rows(connection, hold_ids)
+
+    def copy_holds(self, opened: Sequence[Hold]) -> None:
+        """Put open holds into the copy. One that was booked meanwhile stays out of it."""
+        if not opened:
+            return
+        with self._writing() as connection:
+            booked = _rows(connection, [hold.id for hold in opened])
+            new = [_hold_columns(hold) for hold in opened if hold.id not in booked]
+            if new:
+                connection.execute(self._insert_new(holds), new)
+
+    def open_holds(self) -> list[Hold]:
+        """The copy of open holds, the oldest first. With a journal, that is the truth instead."""
+        asked = (
+            select(holds.c.hold_id, holds.c.record)
+            .where(~exists().where(ledger.c.hold_id == holds.c.hold_id))
+            .order_by(holds.c.admitted_us, holds.c.hold_id)
+        )
+        with self._snapshot() as connection:
+            found = connection.execute(asked).all()
+        return [_read_hold(*row) for row in found]
+
+    def ended_since(self, since_us: int) -> list[tuple[str, int]]:
+        """(request id, settled µs) of holds that ended after a moment."""
+        asked = select(ledger.c.request_id, ledger.c.settled_us).where(
+            ledger.c.settled_us > since_us
+        )
+        with self._snapshot() as connection:
+            return [(row[0], row[1]) for row in connection.execute(asked)]
+
+    def seed(self, account_id: str, now_us: int, without: Collection[str] = ()) -> Seed:
+        """What an account has spent in the present windows, and its admissions of the last minute.
+
+        Rows of the holds `without` are left out: who asks has them open still. All is read from
+        one snapshot, as a row that appeared half-way would be counted twice, or not at all.
+        Windows later than the present one count too: another clock may have been ahead.
+        """
+        with self._snapshot() as connection:
+            spent = _present_windows(connection, account_id, now_us)
+            for window, nanousd in _sums(connection, account_id, now_us, spent):
+                spent[window] = nanousd
+            for row in _rows(connection, without).values():
+                for window in _windows(row):
+                    if window in spent:
+                        spent[window] -= row.charge_nanousd
+            asked = select(ledger.c.hold_id, ledger.c.key_id, ledger.c.admitted_us).where(
+                ledger.c.account_id == account_id, ledger.c.admitted_us > now_us - MINUTE_US
+            )
+            minutes: dict[str, list[int]] = {}
+            left_out = frozenset(without)
+            for hold_id, key_id, admitted_us in connection.execute(asked):
+                if hold_id not in left_out:
+                    minutes.setdefault(key_id, []).append(admitted_us)
+        return Seed(spent, minutes)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with driver_errors(), self._engine.connect() as held:
+            connection = held.execution_options(**write_options(self._engine))
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Connection]:
+        with driver_errors(), self._engine.connect() as held:
+            connection = held.execution_options(**snapshot_options(self._engine))
+            with connection.begin():
+                yield connection
+
+
+def read_row(row: RowMapping) -> LedgerRow:
+    """A row of `ledger`, without its number."""
+    fields = {name: value for name, value in row.items() if name != "seq"}
+    return LedgerRow(**{**fields, "basis": Basis(fields["basis"])})
+
+
+def _rows(connection: Connection, hold_ids: Iterable[str]) -> dict[str, LedgerRow]:
+    found = {}
+    for chunk in _chunks(hold_ids):
+        asked = select(ledger).where(ledger.c.hold_id.in_(chunk))
+        for row in connection.execute(asked).mappings():
+            found[row["hold_id"]] = read_row(row)
+    return found
+
+
+def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
+    rest = list(ids)
+    return (rest[at : at + _CHUNK] for at in range(0, len(rest), _CHUNK))
+
+
+def _present_windows(connection: Connection, account_id: str, now_us: int) -> dict[Window, int]:
+    """The present window of the account and of each of its keys that may still be used, at 0."""
+    account = select(accounts.c.id, accounts.c.created_us).where(accounts.c.id == account_id)
+    usable = select(keys.c.id, keys.c.created_us).where(
+        keys.c.account_id == account_id, keys.c.revoked_us.is_(None)
+    )
+    return {
+        Window(scope, window_at(created_us, now_us)): 0
+        for scope, created_us in connection.execute(account.union_all(usable))
+    }
+
+
+def _sums(
+    connection: Connection, account_id: str, now_us: int, present: Iterable[Window]
+) -> list[tuple[Window, int]]:
+    """Charges by window, of the account and of each of its keys, from the present window on."""
+    charged = func.sum(ledger.c.charge_nanousd)
+    by_key = (
+        select(ledger.c.key_id, ledger.c.key_window, charged)
+        .select_from(keys)
+        .join(
+            ledger,
+            and_(
+                ledger.c.key_id == keys.c.id,
+                # both divide towards zero, so for a key made in the future this is below its 0
+                ledger.c.key_window >= (now_us - keys.c.created_us) // WINDOW_US,
+            ),
+        )
+        .where(keys.c.account_id == account_id, keys.c.revoked_us.is_(None))
+        .group_by(ledger.c.key_id, ledger.c.key_window)
+    )
+    first = min((window.number for window in present if window.scope == account_id), default=0)
+    by_account = (
+        select(ledger.c.account_id, ledger.c.account_window, charged)
+        .where(ledger.c.account_id == account_id, ledger.c.account_window >= first)
+        .group_by(ledger.c.account_id, ledger.c.account_window)
+    )
+    return [
+        (Window(scope, number), int(nanousd))
+        for asked in (by_key, by_account)
+        for scope, number, nanousd in connection.execute(asked)
+    ]
+
+
+def _windows(row: LedgerRow) -> Iterator[Window]:
+    yield Window(row.key_id, row.key_window)
+    if row.account_window is not None:
+        yield Window(row.account_id, row.account_window)
+
+
+def _key_window(hold: Hold) -> int:
+    number = hold.window_of(hold.key_id)
+    if number is None:
+        raise ValueError("a hold without a window of its key")
+    return number
+
+
+def _ledger_columns(hold: Hold, charge: Charge) -> Columns:
+    if charge.hold_id != hold.id:
+        raise ValueError("a charge of another hold")
+    return {
+        "hold_id": hold.id,
+        "request_id": hold.request_id,
+        "account_id": hold.account_id,
+        "key_id": hold.key_id,
+        "user": hold.user,
+        "team": hold.team,
+        "alias": hold.alias,
+        "model": hold.model,
+        "endpoint": hold.endpoint,
+        "status": charge.status,
+        "basis": charge.basis.value,
+        "input_tokens": charge.input_tokens,
+        "cached_input_tokens": charge.cached_input_tokens,
+        "cache_write_tokens": charge.cache_write_tokens,
+        "output_tokens": charge.output_tokens,
+        "charge_nanousd": charge.nanousd,
+        "hold_nanousd": hold.nanousd,
+        "key_window": _key_window(hold),
+        "account_window": hold.window_of(hold.account_id),
+        "admitted_us": hold.admitted_us,
+        "settled_us": charge.settled_us,
+    }
+
+
+def _hold_columns(hold: Hold) -> Columns:
+    return {
+        "hold_id": hold.id,
+        "request_id": hold.request_id,
+        "account_id": hold.account_id,
+        "key_id": hold.key_id,
+        "key_window": _key_window(hold),
+        "account_window": hold.window_of(hold.account_id),
+        "nanousd": hold.nanousd,
+        "admitted_us": hold.admitted_us,
+        "record": pack_hold(hold).decode(),
+    }
+
+
+def _read_hold(hold_id: str, record: str) -> Hold:
+    try:
+        return unpack_hold(record)
+    except ValueError as fault:
+        raise StoreUnavailableError(
+            f"The database keeps hold {hold_id} in a form that this Tensorgate cannot read. "
+            "Start the newest version that has been used on it."
+        ) from fault

@@ -1,0 +1,112 @@
+"""How counters in process are brought into agreement with SQL, which is the truth.
+
+At a start: `recover`, from the journal. At an account's first use after that: `SeededCounters`,
+which reads the account's sums and asks again. Continuously: `drift`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Final
+
+from store.counters.memory import REMEMBERED_US, MemoryCounters
+from store.counters.model import Ended, Limit, NotSeeded, Refused, Standings, Taken
+from store.errors import StoreUnavailableError
+from store.journal import Journal
+from store.ledger import Ledger
+from store.records import Charge, Hold
+
+ATTEMPTS: Final = 5
+WAIT_SECONDS: Final = 1.0
+_STRIPES: Final = 64
+
+
+def recover(
+    counters: MemoryCounters, journal: Journal, ledger: Ledger, now_us: int
+) -> list[tuple[Hold, Charge]]:
+    """Give fresh counters the holds that were open, and say which ends are still to be booked.
+
+    `now_us` is the counters' time. The journal is the truth for open holds, with two exceptions:
+    one that has a row has ended (the journal is from before that row), and one that only SQL's
+    copy has is open (the journal is from before the hold, or lost it with the power).
+    Raises StoreUnavailableError; it can be called again then. Serve nothing before it is done.
+    """
+    found = journal.found
+    rows = ledger.rows([hold.id for hold in found.holds])
+    ended = ledger.ended_since(now_us - REMEMBERED_US)
+    journaled = {hold.id for hold in found.holds}
+    only_copied = [hold for hold in ledger.open_holds() if hold.id not in journaled]
+    for hold_id in rows:
+        journal.done(hold_id)
+    for hold in only_copied:
+        journal.take(hold)
+    opened = [hold for hold in found.holds if hold.id not in rows] + only_copied
+    ends = {end.hold_id: end for end in found.ends}
+    counters.restore(opened, closed=ends.keys(), ended=ended)
+    return [(hold, ends[hold.id]) for hold in opened if hold.id in ends]
+
+
+def drift(counters: MemoryCounters, ledger: Ledger, account_id: str) -> int | None:
+    """By how many nano-USD an account's counters are off from SQL; None if that cannot be told.
+
+    It cannot while the account is not seeded, or if it took or settled between the two readings
+    (about a millisecond): ask again later. Raises StoreUnavailableError.
+    """
+    generation = counters.generation(account_id)
+    if not generation.seeded:
+        return None
+    known = ledger.seed(account_id, generation.now_us, generation.open_holds)
+    return counters.drift(generation, known)
+
+
+class SeededCounters:
+    """Counters whose takes and looks seed the account first where that is needed. Thread-safe.
+
+    An account's first take after a start reads SQL once, for all who wait for it; they wait at
+    most a second, as does everyone while SQL is slow: StoreUnavailableError then. Accounts that
+    are seeded wait for nothing. (Accounts that share a stripe of the lock wait for each other.)
+    """
+
+    def __init__(self, counters: MemoryCounters, ledger: Ledger) -> None:
+        self._counters = counters
+        self._ledger = ledger
+        self._locks = tuple(Lock() for _ in range(_STRIPES))
+
+    def take(
+        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+    ) -> Taken | Refused | Ended:
+        """As MemoryCounters.take. Raises StoreUnavailableError where SQL or journal are out."""
+        for _ in range(ATTEMPTS):
+            answer = self._counters.take(request_id, draft, limits)
+            if not isinstance(answer, NotSeeded):
+                return answer
+            self._seed(answer.account_id)
+        raise _unavailable()  # holds of it kept ending while we read
+
+    def peek(self, limits: Sequence[Limit], account_id: str | None = None) -> tuple[int, Standings]:
+        """As MemoryCounters.peek. Raises StoreUnavailableError where SQL is out."""
+        for _ in range(ATTEMPTS):
+            answer = self._counters.peek(limits, account_id)
+            if not isinstance(answer, NotSeeded):
+                return answer
+            self._seed(answer.account_id)
+        raise _unavailable()
+
+    def _seed(self, account_id: str) -> None:
+        lock = self._locks[hash(account_id) % _STRIPES]
+        if not lock.acquire(timeout=WAIT_SECONDS):
+            raise _unavailable()
+        try:
+            generation = self._counters.generation(account_id)
+            if not generation.seeded:
+                known = self._ledger.seed(account_id, generation.now_us, generation.open_holds)
+                self._counters.seed(generation, known)
+        finally:
+            lock.release()
+
+
+def _unavailable() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "What this account has spent could not be read in time. Try again in a second."
+    )

@@ -1,0 +1,321 @@
+"""The ledger of a gate, held against the book of the server behind it and what clients saw.
+
+What a row has to be is worked out from the catalog's text and the server's book, by fractions:
+no code is shared with the gate but the reading of rows.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from load.mixed import CATALOG, SHARED_NANOUSD, Call, Key, Outcome
+from peers.book import ENDPOINTS, Book, End, Entry, Order, whole_body
+from peers.client import call as make
+from peers.stack import Stack
+
+from store.ledgerreader import LedgerReader, exported
+from store.schema import open_engine
+
+SHOWN_FAULTS: Final = 20
+
+Row = dict[str, Any]
+
+
+class Tariff:
+    """The prices of a catalog's text, as fractions."""
+
+    def __init__(self, catalog: str = CATALOG) -> None:
+        models = yaml.load(catalog, yaml.BaseLoader)["models"]
+        self._prices = {name: row["price"] for name, row in models.items()}
+
+    def nanousd(self, model: str, order: Order, output: int) -> int:
+        """What an answer costs of which so many tokens were generated; rounded up, once."""
+        price = {kind: Fraction(usd) for kind, usd in self._prices[model].items()}
+        dear = price.get("input", Fraction(0))
+        per_million = (
+            order.input * dear
+            + order.cached * price.get("cached_input", dear)
+            + order.written * price.get("cache_write", dear)
+            + output * price.get("output", Fraction(0))
+        )
+        return math.ceil(per_million * 1000 + price.get("per_request", Fraction(0)) * 10**9)
+
+    def is_free(self, model: str) -> bool:
+        return not any(Fraction(usd) for usd in self._prices[model].values())
+
+
+@contextmanager
+def reader(gate: Stack) -> Iterator[LedgerReader]:
+    """Reads the gate's ledger where it lies, also while the gate is down."""
+    engine = open_engine(f"sqlite:///{gate.state / 'tensorgate.db'}")
+    try:
+        yield LedgerReader(engine)
+    finally:
+        engine.dispose()
+
+
+def rows(gate: Stack) -> list[Row]:
+    """All rows, as `tensorgate ledger export` has them."""
+    with reader(gate) as ledger:
+        return [exported(row) for row in ledger.rows()]
+
+
+def until(holds: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until something holds. Fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.02)
+
+
+def all_booked(gate: Stack, expected: Collection[str], *, seconds: float) -> list[Row]:
+    """Wait until each of these request ids has a row and no hold is open; all rows then."""
+    with reader(gate) as ledger:
+
+        def settled() -> bool:
+            have = {row.request_id for row in ledger.rows()}
+            return have >= set(expected) and ledger.verify().open_holds == 0
+
+        try:
+            until(settled, seconds, "every admitted request has its row")
+        except AssertionError as fault:
+            have = {row.request_id for row in ledger.rows()}
+            missing, verified = set(expected) - have, ledger.verify()
+            raise AssertionError(
+                f"{fault}: {len(missing)} of {len(set(expected))} have none, "
+                f"{verified.open_holds} holds are open; {sorted(missing)[:5]}"
+            ) from None
+    return rows(gate)
+
+
+def admitted_ids(outcomes: Sequence[Outcome], book: Book) -> set[str]:
+    """The request ids that must have a row: those that a client or the server knows of."""
+    told = {o.request_id for o in outcomes if o.admitted and o.request_id is not None}
+    return told | {entry.request_id for entry in book.entries}
+
+
+@dataclass
+class Audit:
+    """Holds rows against the book.
+
+    `outage`: there was a time when the gate could check no key. `lossy`: a part of it was killed,
+    so that it may have been lost how a request ended; its row is then `held`, at the whole hold.
+    Rows that nobody knows of belong to requests that no client had an answer to.
+    """
+
+    outcomes: Sequence[Outcome]
+    book: Book
+    rows: Sequence[Row]
+    lossy: bool = False
+    outage: bool = False
+    tariff: Tariff = field(default_factory=Tariff)
+    faults: list[str] = field(default_factory=list)
+    counted: Counter[str] = field(default_factory=Counter)
+
+    def run(self) -> Counter[str]:
+        """Raises AssertionError with what is wrong; else how many of what there were."""
+        for name in ("request_id", "hold_id"):
+            times = Counter(row[name] for row in self.rows)
+            self.faults += [f"{n} rows of {name} {each}" for each, n in times.items() if n > 1]
+        row_of = {row["request_id"]: row for row in self.rows}
+        entry_of = self._entries()
+        known: set[str] = set()
+        for outcome in self.outcomes:
+            entry = entry_of.get(outcome.call.order.number)
+            request_id = outcome.request_id or (entry.request_id if entry else None)
+            if request_id is None:
+                self.counted["nobody knows how far it came"] += 1
+                continue
+            known.add(request_id)
+            fault = self._judge(outcome, entry, row_of.get(request_id))
+            if fault is not None:
+                self._fault(outcome, fault, row_of.get(request_id))
+        self._strangers([row for each, row in row_of.items() if each not in known])
+        assert not self.faults, "\n".join(
+            [f"{len(self.faults)} faults:", *self.faults[:SHOWN_FAULTS], str(self.counted)]
+        )
+        return self.counted
+
+    def _entries(self) -> dict[int, Entry]:
+        found: dict[int, Entry] = {}
+        for entry in self.book.entries:
+            if entry.order.number in found:
+                self.faults.append(f"call {entry.order.number} reached the server twice")
+            found[entry.order.number] = entry
+        return found
+
+    def _fault(self, outcome: Outcome, fault: str, row: Row | None) -> None:
+        call = outcome.call
+        self.faults.append(
+            f"call {call.order.number}: {fault}; {call.api.value} {call.model} "
+            f"{'streamed' if call.stream else 'whole'}, {call.order}, leaves {call.leave_after}; "
+            f"got {outcome.status} {outcome.reason}, {outcome.tokens} tokens; row {row}"
+        )
+
+    def _strangers(self, unknown: Sequence[Row]) -> None:
+        """Rows of requests that had no answer, and never reached the server."""
+        silent = self.counted["nobody knows how far it came"]
+        if len(unknown) > silent:
+            self.faults.append(f"{len(unknown)} rows are nobody's, {silent} calls had no answer")
+        for row in unknown:
+            self.counted["row of a call without an answer"] += 1
+            if row["charge_nanousd"] and not self.lossy:
+                self.faults.append(f"charged, and never reached the server: {row}")
+
+    def _judge(self, outcome: Outcome, entry: Entry | None, row: Row | None) -> str | None:
+        """What is wrong with one call, if anything is."""
+        call = outcome.call
+        if outcome.reason is not None and not outcome.admitted:
+            return self._judge_refused(outcome, entry, row)
+        if call.refusal is not None and outcome.status is not None:
+            return "it was to be refused"
+        if row is None:
+            return "no row"
+        return (
+            _misnamed(call, row)
+            or _misheld(outcome, row)
+            or self._misreceived(outcome)
+            or self._mischarged(outcome, entry, row)
+        )
+
+    def _judge_refused(self, outcome: Outcome, entry: Entry | None, row: Row | None) -> str | None:
+        self.counted[f"refused: {outcome.reason}"] += 1
+        if entry is not None:
+            return "refused, and yet the server got it"
+        if outcome.reason == "authorization_unavailable" and self.outage:
+            allowed = {"released", "held"} if self.lossy else {"released"}
+            return None if row is None or row["basis"] in allowed else "charged"
+        if row is not None:
+            return "refused, and yet it has a row"
+        expected = {outcome.call.refusal}
+        if outcome.call.refusal is None and outcome.call.key.capped:
+            expected = {"budget_held", "budget_exceeded"}
+        return None if outcome.reason in expected else "it was not to be refused"
+
+    def _misreceived(self, outcome: Outcome) -> str | None:
+        """A finished answer is the server's own, but for the usage that the client did not ask."""
+        call = outcome.call
+        if not outcome.complete or outcome.status != 200:
+            return None
+        if call.stream:
+            expected = b"".join(event.data for event in outcome.expected_events())
+        else:
+            expected = whole_body(call.api, call.order)
+        return None if outcome.received == expected else "the client got other bytes"
+
+    def _mischarged(self, outcome: Outcome, entry: Entry | None, row: Row) -> str | None:
+        basis = row["basis"]
+        self.counted[basis] += 1
+        fault = _not_as_its_basis(row)
+        if fault is not None:
+            return fault
+        if basis == "held" and self.lossy:
+            self.counted["of them ended well, and the end was lost"] += (
+                outcome.complete and outcome.call.whole
+            )
+            return None
+        if entry is None:
+            return None if basis == "released" else "charged, and the server never got it"
+        if outcome.call.order.end is End.ERROR:
+            return None if basis == "released" else "the server answered with an error"
+        if basis == "released":
+            return "free, because it could not be measured"
+        return self._unlike_the_book(outcome, row)
+
+    def _unlike_the_book(self, outcome: Outcome, row: Row) -> str | None:
+        """A call that the server served: to the nano-dollar, or between seen and held."""
+        call, order, charge = outcome.call, outcome.call.order, row["charge_nanousd"]
+        if row["basis"] == "metered":
+            tokens = (order.input, order.cached, order.written, order.output)
+            exact = self.tariff.nanousd(call.model, order, order.output)
+            if charge != exact:
+                return f"not the book's charge {exact}"
+            # what no token costs is metered also where its tokens were not all seen
+            if _tokens(row) != tokens and (call.whole or not self.tariff.is_free(call.model)):
+                return f"not the book's tokens {tokens}"
+            return None
+        if call.whole and outcome.complete:
+            return "it ended well, and was not metered"
+        least = 0 if self.tariff.is_free(call.model) else 1
+        if outcome.tokens:
+            least = self.tariff.nanousd(call.model, order, outcome.tokens)
+        return None if charge >= least else f"below what was streamed, {least}"
+
+
+def _misnamed(call: Call, row: Row) -> str | None:
+    key = call.key
+    expected = (key.id, key.alias, key.user, call.model, ENDPOINTS[call.api])
+    names = ("key_id", "alias", "user", "model", "endpoint")
+    return None if tuple(row[name] for name in names) == expected else f"not {expected}"
+
+
+def _misheld(outcome: Outcome, row: Row) -> str | None:
+    if outcome.admitted and row["hold_nanousd"] != outcome.hold_nanousd:
+        return f"its hold was {outcome.hold_nanousd}"
+    if outcome.admitted and row["status"] not in {outcome.status, 0}:
+        return f"its status was {outcome.status}"
+    return None
+
+
+def _tokens(row: Row) -> tuple[int, ...]:
+    names = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens")
+    return tuple(row[name] for name in names)
+
+
+def _not_as_its_basis(row: Row) -> str | None:
+    """What holds of every row of a basis, whatever was called."""
+    charge, hold = row["charge_nanousd"], row["hold_nanousd"]
+    match row["basis"]:
+        case "released":
+            return None if charge == 0 and not any(_tokens(row)) else "released, and charged"
+        case "held":
+            return None if charge == hold else "held, and not charged as held"
+        case _:
+            return None if 0 <= charge <= hold else "charged above its hold"
+
+
+class _Admin(HTTPConnection):
+    """HTTP to Envoy's admin socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("envoy", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+def check_filters(gate: Stack) -> None:
+    """No script of Envoy's has failed, and it has run."""
+    with closing(_Admin(gate.runtime / "envoy-admin.sock")) as admin:
+        admin.request("GET", "/stats?filter=lua")
+        lines = admin.getresponse().read().decode().splitlines()
+    stats = dict(line.rsplit(": ", 1) for line in lines)
+    assert [name for name, count in stats.items() if "errors" in name and int(count)] == []
+    assert int(stats["http.gate.lua.inference.executions"]) > 0
+
+
+def check_budgets(gate: Stack, keys: Sequence[Key], ledger: Sequence[Row]) -> None:
+    """No key has spent more than it may, and the counters say what the ledger says."""
+    until(lambda: make(gate, "/v1/key", key=keys[0].secret).status == 200, 20, "a gate that checks")
+    for key in keys:
+        spent = sum(row["charge_nanousd"] for row in ledger if row["key_id"] == key.id)
+        assert key.budget_nanousd is None or spent <= key.budget_nanousd, key
+        said = make(gate, "/v1/key", key=key.secret).json()
+        assert int(Fraction(str(said["spent_usd"])) * 10**9) == spent, (key, said, spent)
+        assert said["held_usd"] == 0, (key, said)
+    for user in {key.user for key in keys if key.plan == "shared"}:
+        spent = sum(row["charge_nanousd"] for row in ledger if row["user"] == user)
+        assert spent <= SHARED_NANOUSD, user

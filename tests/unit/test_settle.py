@@ -1,0 +1,380 @@
+"""How holds end: in this order, in groups, once, and none lost while SQL is out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from threading import Event, Lock
+
+import pytest
+from moneyhelp import charge as made_charge
+from moneyhelp import hold as made_hold
+from moneysupport import row_of
+
+from authz import settle
+from authz.metrics import Metrics
+from authz.settle import Settler
+from store.errors import StoreError, StoreUnavailableError
+from store.records import Basis, Charge, Hold, LedgerRow
+
+WAIT = 3.0
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.001)
+
+
+@dataclass
+class Stores:
+    """Counters, journal and ledger in one: what was done to them, in its order."""
+
+    done_to: list[tuple[str, str]] = field(default_factory=list)
+    rows: dict[str, LedgerRow] = field(default_factory=dict)
+    groups: list[int] = field(default_factory=list)
+    tries: int = 0
+    open: set[str] = field(default_factory=set)
+    settled: dict[str, int] = field(default_factory=dict)
+    out: Event = field(default_factory=Event)
+    journal_is_out: bool = False
+    poison: set[str] = field(default_factory=set)
+    gate: Lock = field(default_factory=Lock)
+
+    # the counters
+
+    def close(self, hold_id: str) -> bool:
+        self.done_to.append(("close", hold_id))
+        return True
+
+    def settle(self, hold: Hold, charge_nanousd: int) -> bool:
+        self.done_to.append(("settle", hold.id))
+        first = hold.id in self.open
+        self.open.discard(hold.id)
+        if first:
+            self.settled[hold.id] = charge_nanousd
+        return first
+
+    # the journal
+
+    def end(self, charge: Charge) -> None:
+        self._journal("end", charge.hold_id)
+
+    def done(self, hold_id: str) -> None:
+        self._journal("done", hold_id)
+
+    def _journal(self, kind: str, hold_id: str) -> None:
+        if self.journal_is_out:
+            raise StoreError("the disk is full")
+        self.done_to.append((kind, hold_id))
+
+    # the ledger
+
+    def book(self, ends: Sequence[tuple[Hold, Charge]]) -> list[LedgerRow]:
+        with self.gate:
+            self.tries += 1
+            if self.out.is_set():
+                raise StoreUnavailableError("the database does not answer")
+            if any(hold.id in self.poison for hold, _ in ends):
+                raise ValueError("a row that nobody can make")
+            self.groups.append(len(ends))
+            for hold, charge in ends:
+                self.done_to.append(("book", hold.id))
+                self.rows.setdefault(hold.id, row_of(hold, charge))
+            return [self.rows[hold.id] for hold, _ in ends]
+
+
+@dataclass
+class Rig:
+    stores: Stores
+    metrics: Metrics
+    settler: Settler
+
+    def holds(self, count: int, nanousd: int = 100) -> list[Hold]:
+        made = [made_hold(nanousd) for _ in range(count)]
+        self.stores.open.update(hold.id for hold in made)
+        return made
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"tensorgate_{name}", labels) or 0
+
+
+@pytest.fixture
+def stores() -> Stores:
+    return Stores()
+
+
+@contextmanager
+def settling(
+    stores: Stores, ends: Sequence[tuple[Hold, Charge]] = (), *, models: Sequence[str] = ()
+) -> Iterator[Rig]:
+    metrics = Metrics()
+    known = {"llama-3.1-8b", *models}
+    settler = Settler(stores, stores, stores, metrics, known.__contains__)
+    settler.start(ends)
+    try:
+        yield Rig(stores, metrics, settler)
+    finally:
+        stores.out.clear()
+        settler.stop(WAIT)
+
+
+@pytest.fixture
+def rig(stores: Stores) -> Iterator[Rig]:
+    with settling(stores) as made:
+        yield made
+
+
+def test_an_end_is_written_down_booked_settled_and_done_in_this_order(rig: Rig) -> None:
+    [hold] = rig.holds(1)
+    rig.settler.end(hold, made_charge(hold, 40))
+    until(lambda: ("done", hold.id) in rig.stores.done_to)
+    kinds = [kind for kind, _ in rig.stores.done_to]
+    assert kinds == ["close", "end", "book", "settle", "done"]
+    assert rig.stores.settled == {hold.id: 40}
+
+
+def test_it_is_in_sql_within_a_tenth_of_a_second(rig: Rig) -> None:
+    [hold] = rig.holds(1)
+    started = time.monotonic()
+    rig.settler.end(hold, made_charge(hold))
+    until(lambda: bool(rig.stores.rows))
+    assert time.monotonic() - started < 0.5
+    assert settle.GROUP_SECONDS <= 0.1
+
+
+def test_end_never_waits_for_sql(rig: Rig) -> None:
+    with rig.stores.gate:  # a database that hangs
+        started = time.monotonic()
+        for hold in rig.holds(50):
+            rig.settler.end(hold, made_charge(hold))
+        assert time.monotonic() - started < 0.5
+    until(lambda: len(rig.stores.settled) == 50)
+
+
+def test_ends_are_booked_in_groups(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "GROUP_SECONDS", 0.2)
+    for hold in rig.holds(20):
+        rig.settler.end(hold, made_charge(hold))
+        time.sleep(0.002)
+    until(lambda: len(rig.stores.settled) == 20)
+    assert len(rig.stores.groups) <= 3
+    assert sum(rig.stores.groups) == 20
+
+
+def test_a_group_has_an_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "GROUP_ROWS", 8)
+    for hold in rig.holds(50):
+        rig.settler.end(hold, made_charge(hold))
+    until(lambda: len(rig.stores.settled) == 50)
+    assert max(rig.stores.groups) <= 8
+
+
+def test_the_row_that_is_there_stands_and_is_what_is_settled(rig: Rig) -> None:
+    [hold] = rig.holds(1)
+    theirs = row_of(hold, made_charge(hold, 7, basis=Basis.HELD, at=1))
+    rig.stores.rows[hold.id] = theirs
+    rig.settler.end(hold, made_charge(hold, 40))
+    until(lambda: ("done", hold.id) in rig.stores.done_to)
+    assert rig.stores.settled == {hold.id: 7}
+    assert rig.stores.rows[hold.id] is theirs
+    until(lambda: rig.value("late_settlements_total") == 1)
+    assert rig.value("settlements_total", basis="held") == 0
+    assert rig.value("spend_usd_total", model="llama-3.1-8b") == 0
+
+
+def test_a_second_end_of_a_waiting_hold_changes_nothing_and_is_counted(rig: Rig) -> None:
+    [hold] = rig.holds(1)
+    with rig.stores.gate:
+        rig.settler.end(hold, made_charge(hold, 40))
+        rig.settler.end(hold, made_charge(hold, 90))
+        assert rig.settler.is_ending(hold.id)
+    until(lambda: bool(rig.stores.settled))
+    assert rig.stores.settled == {hold.id: 40}
+    assert rig.value("late_settlements_total") == 1
+    until(lambda: not rig.settler.is_ending(hold.id))
+
+
+def test_so_does_one_that_comes_after_it_was_booked(rig: Rig) -> None:
+    [hold] = rig.holds(1)
+    rig.settler.end(hold, made_charge(hold, 40))
+    until(lambda: not rig.settler.is_ending(hold.id))
+    rig.settler.end(hold, made_charge(hold, 90, at=hold.admitted_us + 5))
+    until(lambda: rig.value("late_settlements_total") == 1)
+    assert rig.stores.rows[hold.id].charge_nanousd == 40
+    assert rig.stores.settled == {hold.id: 40}
+
+
+def test_nothing_is_lost_while_sql_is_out(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "RETRY_SECONDS", (0.01, 0.02))
+    rig.stores.out.set()
+    holds = rig.holds(300)
+    for hold in holds:
+        rig.settler.end(hold, made_charge(hold, 5))
+    until(lambda: rig.stores.tries > 2)
+    assert rig.settler.waiting == 300
+    assert rig.value("ledger_lag_seconds") > 0
+    assert rig.stores.settled == {}
+    rig.stores.out.clear()
+    until(lambda: len(rig.stores.settled) == 300)
+    until(lambda: rig.settler.waiting == 0)
+    assert rig.value("ledger_lag_seconds") == 0
+    assert rig.value("settlements_total", basis="metered") == 300
+
+
+def test_it_backs_off_however_many_ends_come(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "RETRY_SECONDS", (0.05, 0.3))
+    rig.stores.out.set()
+    started = time.monotonic()
+    for hold in rig.holds(60):
+        rig.settler.end(hold, made_charge(hold))
+        time.sleep(0.005)
+    spent = time.monotonic() - started
+    assert rig.stores.tries <= 3 + spent / 0.3
+
+
+def test_the_queue_is_bounded_and_what_is_beyond_it_is_counted(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "MAX_WAITING", 10)
+    rig.stores.out.set()
+    holds = rig.holds(12)
+    for hold in holds:
+        rig.settler.end(hold, made_charge(hold))
+    assert rig.settler.waiting == 10
+    assert rig.value("settlements_dropped_total") == 2
+    # they stay open, and are swept
+    assert ("close", holds[11].id) not in rig.stores.done_to
+    rig.stores.out.clear()
+    until(lambda: len(rig.stores.settled) == 10)
+    rig.settler.end(holds[11], made_charge(holds[11], basis=Basis.HELD))
+    until(lambda: len(rig.stores.settled) == 11)
+
+
+def test_a_journal_that_is_out_does_not_keep_an_end_from_the_ledger(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.stores.journal_is_out = True
+    [hold] = rig.holds(1)
+    rig.settler.end(hold, made_charge(hold, 40))
+    until(lambda: not rig.settler.is_ending(hold.id))
+    assert rig.stores.settled == {hold.id: 40}
+    assert "the disk is full" in caplog.text
+
+
+def test_a_row_that_nobody_can_make_does_not_hold_up_the_others(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    holds = rig.holds(20)
+    rig.stores.poison.add(holds[3].id)
+    for hold in holds:
+        rig.settler.end(hold, made_charge(hold, 5))
+    until(lambda: rig.settler.waiting == 0)
+    assert set(rig.stores.settled) == {hold.id for hold in holds if hold is not holds[3]}
+    assert rig.value("settlements_dropped_total") == 1
+    assert holds[3].id in caplog.text
+    [late] = rig.holds(1)
+    rig.settler.end(late, made_charge(late, 5))
+    until(lambda: late.id in rig.stores.settled)
+
+
+def test_what_a_journal_still_knew_is_booked_first(stores: Stores) -> None:
+    old = [made_hold(100) for _ in range(3)]
+    stores.open.update(hold.id for hold in old)
+    with settling(stores, [(hold, made_charge(hold, 5)) for hold in old]) as rig:
+        assert all(rig.settler.is_ending(hold.id) or hold.id in stores.settled for hold in old)
+        until(lambda: len(stores.settled) == 3)
+    # its end was written down before
+    assert not [done for done in stores.done_to if done[0] == "end"]
+
+
+# -- the end of the process
+
+
+def test_stopping_books_what_waits(stores: Stores) -> None:
+    with settling(stores) as rig:
+        for hold in rig.holds(500):
+            rig.settler.end(hold, made_charge(hold))
+        assert rig.settler.stop(WAIT)
+        assert len(stores.settled) == 500
+
+
+def test_stopping_waits_for_a_database_that_comes_back(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "RETRY_SECONDS", (0.01,))
+    with settling(stores) as rig:
+        stores.out.set()
+        [hold] = rig.holds(1)
+        rig.settler.end(hold, made_charge(hold, 5))
+        until(lambda: stores.tries > 0)
+        tries, book = stores.tries, stores.book
+
+        def comes_back(ends: Sequence[tuple[Hold, Charge]]) -> list[LedgerRow]:
+            if stores.tries > tries + 3:
+                stores.out.clear()
+            return book(ends)
+
+        monkeypatch.setattr(stores, "book", comes_back)
+        assert rig.settler.stop(WAIT)
+        assert stores.settled == {hold.id: 5}
+
+
+def test_stopping_does_not_wait_for_ever(stores: Stores) -> None:
+    with settling(stores) as rig:
+        stores.out.set()
+        [hold] = rig.holds(1)
+        rig.settler.end(hold, made_charge(hold))
+        until(lambda: stores.tries > 0)
+        started = time.monotonic()
+        assert not rig.settler.stop(0.3)
+        assert 0.2 < time.monotonic() - started < 1.5
+        assert ("end", hold.id) in stores.done_to  # the journal has it
+
+
+def test_stopping_with_nothing_to_do(stores: Stores) -> None:
+    with settling(stores) as rig:
+        started = time.monotonic()
+        assert rig.settler.stop(WAIT)
+        assert time.monotonic() - started < 0.5
+
+
+# -- what is counted
+
+
+def test_what_is_counted_of_an_end(rig: Rig) -> None:
+    [hold] = rig.holds(1)
+    rig.settler.end(hold, made_charge(hold, 40))
+    until(lambda: rig.value("tokens_total", model="llama-3.1-8b", kind="output") > 0)
+    assert rig.value("settlements_total", basis="metered") == 1
+    assert rig.value("spend_usd_total", model="llama-3.1-8b") == pytest.approx(40e-9)
+    assert rig.value("tokens_total", model="llama-3.1-8b", kind="input") == 11
+    assert rig.value("tokens_total", model="llama-3.1-8b", kind="cached_input") == 3
+    assert rig.value("tokens_total", model="llama-3.1-8b", kind="output") == 7
+    assert rig.value("hold_exceeded_total", model="llama-3.1-8b") == 0
+
+
+@pytest.mark.parametrize(
+    ("nanousd", "basis", "exceeded"),
+    [(100, Basis.METERED, 0), (101, Basis.METERED, 1), (101, Basis.ESTIMATED, 0)],
+)
+def test_a_metered_charge_above_its_hold_is_counted(
+    rig: Rig, nanousd: int, basis: Basis, exceeded: int
+) -> None:
+    [hold] = rig.holds(1, nanousd=100)
+    rig.settler.end(hold, made_charge(hold, nanousd, basis=basis))
+    until(lambda: rig.value("tokens_total", model="llama-3.1-8b", kind="output") > 0)
+    assert rig.value("hold_exceeded_total", model="llama-3.1-8b") == exceeded
+    assert rig.stores.settled == {hold.id: nanousd}
+
+
+def test_a_model_that_the_catalog_does_not_name_is_other(rig: Rig) -> None:
+    hold = made_hold(100, model="whatever a client wrote")
+    rig.stores.open.add(hold.id)
+    rig.settler.end(hold, replace(made_charge(hold, 40), basis=Basis.HELD))
+    until(lambda: rig.value("settlements_total", basis="held") == 1)
+    until(lambda: rig.value("spend_usd_total", model="other") > 0)
+    assert rig.value("spend_usd_total", model=hold.model) == 0
