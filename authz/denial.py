@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final
 
 import msgspec
 
-from authz.model import Dialect, Reason
+from authz.errorshape import FINAL, REALM, STOP, error_body
+from authz.model import Reason
 from authz.words import Occasion, words
 from store.records import SECOND_US
 
 Headers = tuple[tuple[str, str], ...]
 
 REASON_HEADER: Final = "x-tensorgate-reason"
-REALM: Final = 'Bearer realm="tensorgate"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +61,6 @@ _ROWS: Final[Mapping[Reason, _Row]] = {
     Reason.NOT_FOUND: _Row(404),
 }
 
-STOP: Final = ("x-should-retry", "false")
-FINAL: Final = frozenset({400, 401, 403, 404, 415})
-"""Refusals that no time heals. Some clients repeat a 401 for minutes unless they are told."""
-
-_OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error"}
-_ANTHROPIC_TYPES: Final = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-}
-_SERVER_ERRORS: Final = 500
-
 
 def deny(occasion: Occasion) -> Answer:
     """The refusal for an occasion, without the headers that say how limits stand."""
@@ -108,28 +94,14 @@ def _retry(occasion: Occasion) -> Headers:
 
 def _body(occasion: Occasion, row: _Row) -> bytes:
     fault, request = occasion.fault, occasion.request
-    error: dict[str, str | None]
-    match request.dialect:
-        case Dialect.OPENAI:
-            error = {
-                "message": words(occasion),
-                "type": row.openai_type or _type(row.status, _OPENAI_TYPES, "server_error"),
-                "param": fault.param,
-                "code": fault.reason.value,
-                "request_id": request.id,
-            }
-            return msgspec.json.encode({"error": error})
-        case Dialect.ANTHROPIC:
-            error = {
-                "type": _type(row.status, _ANTHROPIC_TYPES, "api_error"),
-                "message": words(occasion),
-                "code": fault.reason.value,
-            }
-            return msgspec.json.encode({"type": "error", "error": error, "request_id": request.id})
-        case _ as never:
-            assert_never(never)
-
-
-def _type(status: int, named: Mapping[int, str], server_error: str) -> str:
-    fallback = server_error if status >= _SERVER_ERRORS else "invalid_request_error"
-    return named.get(status, fallback)
+    return msgspec.json.encode(
+        error_body(
+            request.dialect,
+            row.status,
+            code=fault.reason.value,
+            message=words(occasion),
+            request_id=request.id,
+            param=fault.param,
+            openai_type=row.openai_type,
+        )
+    )

@@ -20,7 +20,7 @@ Path = tuple[str | int, ...]
 _HOST_PORT: Final = re.compile(
     r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):(\d{1,5})"
 )
-_UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MAX_PORT: Final = 65535
 _TAKEN_UPSTREAM: Final = "default"  # the server of those that name none
 
@@ -38,7 +38,7 @@ def _model_name(value: str) -> str:
 
 
 def _upstream_name(value: str) -> str:
-    if not _UPSTREAM_NAME.fullmatch(value) or value == _TAKEN_UPSTREAM:
+    if not UPSTREAM_NAME.fullmatch(value) or value == _TAKEN_UPSTREAM:
         raise ValueError("it cannot name an upstream; a name looks like 'gpu-a'")
     return value
 

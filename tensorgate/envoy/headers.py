@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+from authz.credential import CREDENTIAL_HEADERS
 
 # A client's own, gone before anything looks at the request: what only we or Envoy may say, what
 # could steer a server past the path that was checked, and the dashboard's cookie.

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from store.catalog import DEFAULT_UPSTREAM
+from store.catalogfile import UPSTREAM_NAME
 from store.errors import ConfigError
 from store.keyformat import KeyForm
 from tensorgate.ports import HIGHEST, Address, parse_address, parse_ip
@@ -27,7 +28,6 @@ _HTTPS_PORT: Final = 443
 _ORIGIN: Final = re.compile(
     r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::\d{1,5})?"
 )
-_UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 # What Python's expressions can and RE2, which Envoy uses, cannot: looking around, references
 # back, conditions, groups and repeats that never give back, \Z.
 _NOT_RE2: Final = re.compile(r"\(\?(?:[=!>(]|<[=!]|P=)|\\[1-9Z]|[*+?}]\+")
@@ -229,7 +229,7 @@ def _servers(options: RenderOptions, faults: _Faults) -> list[Server]:
     servers = []
     for name, text in {DEFAULT_UPSTREAM: options.upstream, **options.upstreams}.items():
         with faults.of(f"upstream {name}: {text}"):
-            if not _UPSTREAM_NAME.fullmatch(name):
+            if not UPSTREAM_NAME.fullmatch(name):
                 raise ValueError("its name looks like 'gpu-a'")
             address, tls = _parse_upstream(text)
             servers.append(Server(name, address, tls, options.credential_files.get(name)))

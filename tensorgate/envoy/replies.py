@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from authz.errorshape import FINAL, REALM, STOP, error_body
+from authz.model import Dialect
+
 AUTHZ_METADATA: Final = "envoy.filters.http.ext_authz"
 ROOM_METADATA: Final = "tensorgate.body_room"  # as deploy/lua/body_room.lua names it
 ROUTE_METADATA: Final = "tensorgate"
-REALM: Final = 'Bearer realm="tensorgate"'
 ANTHROPIC_PATH: Final = r"/v1/messages(?:[/?].*)?"
 
 Tree = dict[str, Any]
@@ -32,20 +34,6 @@ _BUSY: Final = (
     "Try again in a second."
 )
 
-STOP: Final = ("x-should-retry", "false")
-FINAL: Final = frozenset({400, 401, 403, 404, 413, 415, 426, 431})
-"""Answers that no time heals. Some clients repeat a 401 for minutes unless they are told."""
-
-_SERVER_ERRORS: Final = 500
-_OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error"}
-_ANTHROPIC_TYPES: Final = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -62,38 +50,21 @@ class Reply:
 
     def mappers(self) -> Iterator[Tree]:
         """Anthropic's shape on its paths, then OpenAI's for the rest."""
-        for when, shape, headers in (
-            ([self.when, path(ANTHROPIC_PATH)], self._anthropic, (("request-id", _ID),)),
-            ([self.when], self._openai, ()),
+        for when, dialect, headers in (
+            ([self.when, path(ANTHROPIC_PATH)], Dialect.ANTHROPIC, (("request-id", _ID),)),
+            ([self.when], Dialect.OPENAI, ()),
         ):
             if self.early:
                 # An id of its own, and the body repeats the header that was just set (another
                 # header could not: all are made from those that were there before).
                 own = (("x-request-id", "%UNIQUE_ID%"),)
-                yield self._mapper([*when, no_request_id()], shape(_OWN_ID), own)
-            yield self._mapper(when, shape(_ID), headers)
+                yield self._mapper([*when, no_request_id()], self._body(dialect, _OWN_ID), own)
+            yield self._mapper(when, self._body(dialect, _ID), headers)
 
-    def _anthropic(self, request_id: str) -> Tree:
-        return {
-            "type": "error",
-            "error": {
-                "type": _type(self.status, _ANTHROPIC_TYPES, "api_error"),
-                "message": self.message,
-                "code": self.code,
-            },
-            "request_id": request_id,
-        }
-
-    def _openai(self, request_id: str) -> Tree:
-        return {
-            "error": {
-                "message": self.message,
-                "type": _type(self.status, _OPENAI_TYPES, "server_error"),
-                "param": None,
-                "code": self.code,
-                "request_id": request_id,
-            }
-        }
+    def _body(self, dialect: Dialect, request_id: str) -> Tree:
+        return error_body(
+            dialect, self.status, code=self.code, message=self.message, request_id=request_id
+        )
 
     def _mapper(self, when: list[Tree], body: Tree, headers: Headers) -> Tree:
         stop = (STOP,) if self.status in FINAL else ()
@@ -160,11 +131,6 @@ def no_request_id() -> Tree:
     """The request was refused before Envoy gave it an id."""
     present = {"name": "x-request-id", "present_match": True, "invert_match": True}
     return {"header_filter": {"header": present}}
-
-
-def _type(code: int, named: dict[int, str], server_error: str) -> str:
-    fallback = server_error if code >= _SERVER_ERRORS else "invalid_request_error"
-    return named.get(code, fallback)
 
 
 def reached_the_check() -> Tree:

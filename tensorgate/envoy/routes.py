@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from authz.credential import CREDENTIAL_HEADERS
 from store.catalog import is_pattern, pattern_regex
 from store.keyformat import KeyForm
 from tensorgate.envoy.capacity import KIB, MIB, OTHER_BODY, SMALL_BODY
-from tensorgate.envoy.headers import CREDENTIAL_HEADERS, EXPOSED
+from tensorgate.envoy.headers import EXPOSED
 from tensorgate.envoy.options import Server
 from tensorgate.envoy.replies import AUTHZ_METADATA
 

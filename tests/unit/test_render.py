@@ -407,9 +407,8 @@ def test_words_are_short_and_say_what_to_do() -> None:
 
 
 def test_types_are_those_of_the_services_refusals() -> None:
-    assert dict(denial._OPENAI_TYPES) == replies._OPENAI_TYPES
-    assert dict(denial._ANTHROPIC_TYPES) == replies._ANTHROPIC_TYPES
-    assert replies.REALM == denial.REALM
+    assert replies.error_body is denial.error_body
+    assert (replies.REALM, replies.STOP, replies.FINAL) == (denial.REALM, denial.STOP, denial.FINAL)
 
 
 @given(st.from_regex(r"/(v1|/|messages|count_tokens|x)*", fullmatch=True))
