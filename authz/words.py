@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from authz import endpoints
+from authz.endpoints import BUILT_IN
 from authz.model import Fault, Reason, Request
 from store.counters.model import MinuteLimit, MoneyStanding, Refused
 from store.keyformat import BODY_CHARS, CHECKSUM_CHARS, DEFAULT_PREFIX
@@ -86,9 +86,9 @@ def _endpoint(o: Occasion) -> str:
 
 def _right_path(request: Request) -> str:
     """What to do about a path: mostly, a base URL has one `/v1` too many or too few."""
-    if endpoints.find(request.method, f"/v1{request.path}"):
+    if BUILT_IN.find(request.method, f"/v1{request.path}"):
         return "Let the base URL in your client end in `/v1`."
-    if endpoints.find(request.method, request.path.removeprefix("/v1")):
+    if BUILT_IN.find(request.method, request.path.removeprefix("/v1")):
         return "Let the base URL in your client end before `/v1`."
     return (
         "Check the method and the path: they are compared letter by letter, "
