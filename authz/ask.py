@@ -76,7 +76,9 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
             stored=stored,
             unbounded=_set(has, shape.unbounded),
             bound_name=max(bounds, key=bounds.__getitem__, default=None),
-            context=_numbers(has, (shape.context,), MAX_BOUND).get(shape.context, 0),
+            context=max(_numbers(has, shape.context, MAX_BOUND).values(), default=0),
+            context_name=_set(has, shape.context),
+            endless=shape.endless,
         )
     except FaultError as fault:
         return fault.fault

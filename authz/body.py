@@ -161,9 +161,11 @@ def _beside(has: Has, shape: Shape) -> tuple[str | None, tuple[str, ...]] | Faul
     for name in found:
         if name in shape.steering:
             continue
+        if name not in shape.selectors:
+            detail = "it lets another model or adapter answer. Name one in `model`"
+            return Fault(Reason.PARAMETER_NOT_ALLOWED, detail, param=name)
         value = has[name]
-        named = name in shape.selectors and isinstance(value, str) and is_model_name(value)
-        if not named or adapter not in {None, value}:
+        if not isinstance(value, str) or not is_model_name(value) or adapter not in {None, value}:
             detail = "name one adapter, as a string, or none"
             return Fault(Reason.PARAMETER_NOT_ALLOWED, detail, param=name)
         adapter = value

@@ -21,7 +21,7 @@ from authz.model import Allow, Deny, Endpoint, Fault, Lane, Reason, Request
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
 from authz.pricing import released
 from authz.settle import Settler
-from authz.table import MODEL, MODEL_PREFIX, MODELS
+from authz.table import MODEL, MODEL_PREFIX, MODELS, TAGS
 from authz.wire import Reader, allowed, answered
 from authz.words import Occasion
 from store.catalog import Catalog, Offer, Plan
@@ -104,7 +104,7 @@ class Checker:
             if key is not None and is_live(key, now_us):
                 request = self.reader.with_body(request, message)
             plan = None if key is None else self.catalog.plans.get(key.plan)
-            offer = None if request.model is None else self.catalog.resolve(request.model)
+            offer = self._offer(request)
             match decide(key, request, offer, plan, now_us):
                 case Deny(fault):
                     response = self._deny(fault, request, key, now_us)
@@ -164,6 +164,18 @@ class Checker:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
         return allowed(self._upstream(asked), client, _metadata(asked, took.hold))
 
+    def _offer(self, request: Request) -> Offer | None:
+        """What the catalog says of the request's model."""
+        model, base = request.model, request.base
+        if model is None:
+            return None
+        if base is not None:
+            return self.catalog.resolve_adapter(base, model.removeprefix(f"{base}:"))
+        shape = None if request.endpoint is None else request.endpoint.shape
+        if shape is not None and shape.tagged:
+            return self.catalog.resolve_tagged(model)
+        return self.catalog.resolve(model)
+
     def _bound(self, request: Request, offer: Offer | None) -> Bound:
         """The most that the call can cost; nothing where it holds no money or has no price."""
         ask, endpoint = request.ask, request.endpoint
@@ -206,6 +218,8 @@ class Checker:
             return ours.model(wanted)
         if asked.endpoint is MODELS:
             return ours.models(ours.callable_names(key, self.catalog, self.listed()))
+        if asked.endpoint is TAGS:
+            return ours.tags(ours.callable_names(key, self.catalog, self.listed()))
         _, standings = self.counters.peek(limits(key, None, asked.plan), key.account_id)
         return ours.key(key, standings)
 

@@ -12,13 +12,19 @@ from collections.abc import Iterable
 from typing import Final
 
 from authz.body import MAX_MODEL_CHARS
-from authz.model import Dialect, Endpoint, Match, Place
+from authz.model import Dialect, Endpoint, Lane, Match, Metering, Place
+from authz.shape import TALK, Content, Shape
 from authz.table import MODEL, MODEL_PREFIX, ROWS
+from store.catalog import Catalog
+from store.catalogfile import EndpointEntry
+from store.errors import ConfigError
 
 _ANTHROPIC_PREFIX: Final = "/v1/messages"
 _SEGMENT: Final = r"[A-Za-z0-9._~!$&'()*+,=@:-]+"
 _VARIABLE: Final = re.compile(r"\{([a-z]+)\}")
 _DOTS: Final = frozenset({".", ".."})
+_MODEL_CALL: Final = f"GET {MODEL_PREFIX}{{}}"
+_NO_JSON: Final = frozenset({Place.FORM, Place.NONE})
 
 
 class Table:
@@ -104,3 +110,58 @@ def dialect_of(path: str) -> Dialect:
     """Whose error shape a path speaks, whether or not it is an endpoint."""
     anthropic = path == _ANTHROPIC_PREFIX or path.startswith(_ANTHROPIC_PREFIX + "/")
     return Dialect.ANTHROPIC if anthropic else Dialect.OPENAI
+
+
+def table_of(catalog: Catalog) -> Table:
+    """The table of this installation. Raises ConfigError naming the line of every bad row."""
+    taken = {value for row in ROWS for value in (row.name, _call(row))} | {_MODEL_CALL}
+    rows, faults = list[Endpoint](), list[str]()
+    for number, row in enumerate(catalog.endpoints):
+        endpoint = _endpoint(row.entry)
+        for member, value in (("name", endpoint.name), ("path", _call(endpoint))):
+            if value in taken:
+                where = f"line {row.lines[member]}: endpoints.{number}.{member}"
+                faults.append(f"{where}: a built-in endpoint has it already")
+        rows.append(endpoint)
+    if faults:
+        raise ConfigError(f"The catalog {catalog.source} cannot be used:", tuple(faults))
+    return Table(rows, catalog.native_model)
+
+
+def _call(row: Endpoint) -> str:
+    """The method and the path, whatever its variables are called."""
+    return f"{row.method} {_VARIABLE.sub('{}', row.path)}"
+
+
+def _endpoint(entry: EndpointEntry) -> Endpoint:
+    place = Place(entry.model)
+    return Endpoint(
+        entry.name,
+        entry.method,
+        entry.path,
+        Lane(entry.lane),
+        Dialect(entry.dialect),
+        place,
+        Metering(entry.usage),
+        None if entry.method == "GET" or place in _NO_JSON else _shape(entry),
+    )
+
+
+def _shape(entry: EndpointEntry) -> Shape:
+    """Without a member for its input the context is held; a listing holds nothing."""
+    nests = {name.partition(".")[0] for name in (*entry.output, *entry.repeats) if "." in name}
+    content = entry.input or "input"
+    if entry.lane == "listing":
+        return Shape(models=(entry.model_member,))
+    kind = Content.TALK if content in TALK else Content.PROMPTS
+    return Shape(
+        content,
+        kind=Content.OPAQUE if entry.input is None else kind,
+        bounds=entry.output,
+        repeats=entry.repeats,
+        endless=entry.usage == "ollama",
+        tagged=entry.usage == "ollama",
+        models=(entry.model_member,),
+        nests=tuple(sorted(nests)),
+        usage_on_request=entry.usage == "openai" and content == "messages",
+    )

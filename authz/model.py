@@ -107,7 +107,8 @@ class Ask:
     makes the server report usage, and is there only where the client did not ask for it.
     `stored`, `unbounded` and `bound_name` (of the client's largest bound) name a member.
     `again_bytes` is text that the server reads once more for each prompt but the first, with a
-    template around it. `context` is what the client sets the context to, 0 where it does not.
+    template around it. `context` is what the client sets the context to by the member
+    `context_name`, 0 where it does not. `endless`: only a bound ends the answer, no context does.
     """
 
     output: int | None
@@ -122,6 +123,8 @@ class Ask:
     also: int = 0
     again_bytes: int | None = None
     context: int = 0
+    context_name: str | None = None
+    endless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

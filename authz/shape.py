@@ -79,7 +79,8 @@ class Shape:
     repeats: tuple[str, ...] = ()
     generates: bool = True  # there is output that could cost something
     endless: bool = False
-    context: str = ""  # the member that says how long the context is to be
+    context: tuple[str, ...] = ()  # members that say how long the context is to be
+    tagged: bool = False  # a model's name without a tag means `:latest`
     usage_on_request: bool = False  # a stream carries usage only where `stream_options` asks
     streams: bool = False  # unless `stream` is false
     always_streams: bool = False
@@ -123,8 +124,7 @@ class Shape:
         """Every member that is read, by its name here."""
         yield from ("stream", *self.models, *self.second)
         yield from (*self.query, *self.beside, *self.bounds, *self.also, *self.repeats)
-        yield from (*self.stored, *self.unbounded)
-        yield from filter(None, (self.context,))
+        yield from (*self.stored, *self.unbounded, *self.context)
         if self.usage_on_request:
             yield "stream_options"
         if self.content:

@@ -121,7 +121,8 @@ def _ollama(content: str, *beside: str, generates: bool, kind: Content) -> Shape
         bounds=("options.num_predict",) if generates else (),
         generates=generates,
         endless=generates,
-        context="options.num_ctx",
+        context=("options.num_ctx",),
+        tagged=True,
         streams=generates,
         controls=_RELOADING,
         nests=("options",),
@@ -134,7 +135,7 @@ OLLAMA_GENERATE: Final = _ollama(
 )
 OLLAMA_EMBED: Final = _ollama("input", generates=False, kind=Content.PROMPTS)
 OLLAMA_EMBEDDINGS: Final = _ollama("prompt", generates=False, kind=Content.PROMPTS)
-OLLAMA_SHOW: Final = Shape(models=("model", "name"))
+OLLAMA_SHOW: Final = Shape(models=("model", "name"), tagged=True)
 
 # ── KServe and Triton, TF Serving ────────────────────────────────────────────────────────────────
 

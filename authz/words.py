@@ -204,8 +204,13 @@ _WORDS: Final[Mapping[Reason, Callable[[Occasion], str]]] = {
     Reason.BUDGET_HELD: _budget_held,
     Reason.BUDGET_EXCEEDED: _budget_exceeded,
     Reason.PARAMETER_NOT_ALLOWED: lambda o: (
-        f"`{o.fault.param}` is not allowed here: what the server keeps has no bound, and other "
-        "keys could read it. Send the whole conversation instead."
+        f"`{o.fault.param}` is not allowed here: "
+        + (
+            o.fault.detail
+            or "what the server keeps has no bound, and other keys could read it. "
+            "Send the whole conversation instead"
+        )
+        + "."
     ),
     Reason.UNBOUNDED_NOT_ALLOWED: lambda o: (
         f"`{o.fault.param}` lets the work outlive the request, and this key has a budget. "
