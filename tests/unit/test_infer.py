@@ -187,6 +187,7 @@ FRAMES = {
     "a message that is cut off": (framed(MODEL)[:-1], 7),
     "a length beyond the end": (b"\x00\xff\xff\xff\xff" + MODEL, 8),
     "a second message": (framed(MODEL) + framed(MODEL), 8),
+    "a field behind": (framed(MODEL) + field(2, "1"), 8),
     "a byte behind": (framed(MODEL) + b"\x00", 8),
     "JSON": (b'{"model_name":"m"}', 0),
 }
