@@ -13,6 +13,7 @@ from authz.model import Dialect, Endpoint, Lane
 
 _ANTHROPIC_PREFIX: Final = "/v1/messages"
 MODEL_PREFIX: Final = "/v1/models/"
+GRPC_TYPE: Final = "application/grpc"
 
 MODELS: Final = Endpoint("models", "GET", "/v1/models", Lane.OURS, reads_model=False)
 MODEL: Final = Endpoint("model", "GET", MODEL_PREFIX, Lane.OURS, reads_model=False)
@@ -48,6 +49,11 @@ _TABLE: Final = {
 }
 
 
+def is_grpc(content_type: str) -> bool:
+    """Whether the client waits for a gRPC answer: just where Envoy gives it one."""
+    return content_type == GRPC_TYPE or content_type.startswith(f"{GRPC_TYPE}+")
+
+
 def find(method: str, path: str) -> Endpoint | None:
     """The endpoint of a path without its query, or None: then the request is refused."""
     row = _TABLE.get((method, path))
@@ -56,7 +62,9 @@ def find(method: str, path: str) -> Endpoint | None:
     return row
 
 
-def dialect_of(path: str) -> Dialect:
-    """Whose error shape a path speaks, whether or not it is an endpoint."""
+def dialect_of(path: str, content_type: str = "") -> Dialect:
+    """Whose error shape a request speaks, whether or not its path is an endpoint."""
+    if is_grpc(content_type):
+        return Dialect.GRPC
     anthropic = path == _ANTHROPIC_PREFIX or path.startswith(_ANTHROPIC_PREFIX + "/")
     return Dialect.ANTHROPIC if anthropic else Dialect.OPENAI

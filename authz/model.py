@@ -42,6 +42,7 @@ class Dialect(StrEnum):
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    GRPC = "grpc"  # by the content type, as Envoy judges it, whatever the path
 
 
 class Lane(StrEnum):

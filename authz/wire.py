@@ -61,7 +61,7 @@ class Reader:
             id=headers.get("x-request-id", ""),
             method=http.method,
             path="" if in_url else path,
-            dialect=endpoints.dialect_of(path),
+            dialect=endpoints.dialect_of(path, headers.get("content-type", "")),
             digests=digests,
             endpoint=endpoints.find(http.method, path),
             encoded=bool(headers.get("content-encoding", "")),
