@@ -22,6 +22,7 @@ _HOST_PORT: Final = re.compile(
 )
 UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MAX_PORT: Final = 65535
+_URL_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
 _TAKEN_UPSTREAM: Final = "default"  # the server of those that name none
 
 
@@ -47,6 +48,12 @@ def _host_port(value: str) -> str:
     match = _HOST_PORT.fullmatch(value)
     if not match or not 0 < int(match[1]) <= MAX_PORT:
         raise ValueError("write the address as host:port")
+    return value
+
+
+def _url_path(value: str) -> str:
+    if not _URL_PATH.fullmatch(value):
+        raise ValueError("write a path such as /health, without a query")
     return value
 
 
@@ -100,6 +107,18 @@ class ModelEntry(_Entry):
     upstream: str | None = None
 
 
+class UpstreamEntry(_Entry):
+    """A model server; where nothing more than its address is said of it, that alone is written."""
+
+    address: Address
+    grpc: Address | None = None
+    health: Annotated[str, AfterValidator(_url_path)] | None = None
+
+
+def _bare_address(value: object) -> object:
+    return {"address": _host_port(value)} if isinstance(value, str) else value
+
+
 class PlanEntry(_Entry):
     """Caps of a plan; what is not named is not capped."""
 
@@ -115,7 +134,9 @@ class CatalogFile(_Entry):
 
     models: dict[ModelName, ModelEntry] = Field(default_factory=dict)
     default: ModelEntry | None = None
-    upstreams: dict[UpstreamName, Address] = Field(default_factory=dict)
+    upstreams: dict[UpstreamName, Annotated[UpstreamEntry, BeforeValidator(_bare_address)]] = Field(
+        default_factory=dict
+    )
     plans: dict[str, PlanEntry]
     default_plan: str
     endpoints: Annotated[tuple[Any, ...], AfterValidator(_no_rows)] = ()
