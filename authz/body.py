@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from threading import local
@@ -128,7 +129,7 @@ def _read(has: Has, mended: bool, raw: bytes, shape: Shape, named: str | None) -
     ask = read_ask(has, raw, shape) if shape.content else None
     if isinstance(ask, Fault):
         return ask
-    beside = _beside(has, shape)
+    beside = second(has, shape)
     if isinstance(beside, Fault):
         return beside
     return Body(model, stream or shape.always_streams, ask, *beside)
@@ -152,7 +153,7 @@ def _model(has: Has, mended: bool, shape: Shape, named: str | None) -> str | Fau
     return Fault(Reason.MODEL_REQUIRED, param=shape.models[0]) if found is None else found
 
 
-def _beside(has: Has, shape: Shape) -> tuple[str | None, tuple[str, ...]] | Fault:
+def second(has: Mapping[str, Any], shape: Shape) -> tuple[str | None, tuple[str, ...]] | Fault:
     """The adapter that is to be used beside the model, and the members that steer the server."""
     if shape.second.isdisjoint(has):
         return None, ()

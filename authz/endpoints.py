@@ -23,6 +23,8 @@ _ANTHROPIC_PREFIX: Final = "/v1/messages"
 _SEGMENT: Final = r"[A-Za-z0-9._~!$&'()*+,=@:-]+"
 _VARIABLE: Final = re.compile(r"\{([a-z]+)\}")
 _DOTS: Final = frozenset({".", ".."})
+GRPC_TYPE: Final = "application/grpc"
+_GRPC_TYPES: Final = frozenset({GRPC_TYPE, f"{GRPC_TYPE}+proto"})
 _MODEL_CALL: Final = f"GET {MODEL_PREFIX}{{}}"
 _NO_JSON: Final = frozenset({Place.FORM, Place.NONE})
 
@@ -106,8 +108,22 @@ def path_regex(path: str, model: str = _SEGMENT) -> str:
 BUILT_IN: Final = Table()
 
 
-def dialect_of(path: str) -> Dialect:
-    """Whose error shape a path speaks, whether or not it is an endpoint."""
+def is_grpc(content_type: str) -> bool:
+    """Whether the client waits for a gRPC answer: just where Envoy gives it one."""
+    return content_type == GRPC_TYPE or content_type.startswith(f"{GRPC_TYPE}+")
+
+
+def speaks(endpoint: Endpoint, content_type: str) -> bool:
+    """Whether a content type is the endpoint's: gRPC where and only where the endpoint is."""
+    if endpoint.dialect is Dialect.GRPC:
+        return content_type in _GRPC_TYPES
+    return not is_grpc(content_type)
+
+
+def dialect_of(path: str, content_type: str = "") -> Dialect:
+    """Whose error shape a request speaks, whether or not its path is an endpoint."""
+    if is_grpc(content_type):
+        return Dialect.GRPC
     anthropic = path == _ANTHROPIC_PREFIX or path.startswith(_ANTHROPIC_PREFIX + "/")
     return Dialect.ANTHROPIC if anthropic else Dialect.OPENAI
 

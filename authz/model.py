@@ -43,6 +43,7 @@ class Dialect(StrEnum):
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    GRPC = "grpc"  # by the content type, as Envoy judges it, whatever the path
 
 
 class Lane(StrEnum):

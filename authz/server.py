@@ -193,7 +193,11 @@ def _checker(
     cache: KeyCache,
     stack: ExitStack,
 ) -> Checker:
-    listings = Listings(settings.runtime / "upstreams.sock", (DEFAULT_UPSTREAM, *catalog.upstreams))
+    listings = Listings(
+        settings.runtime / "upstreams.sock",
+        (DEFAULT_UPSTREAM, *catalog.upstreams),
+        catalog.upstream_of,
+    )
     stack.callback(listings.stop)
     listings.start()
     return Checker(

@@ -57,6 +57,9 @@ _OPENAI: Final = (
     _post("score.bare", "/score", shapes.SCORE),
     _post("images.generations", "/v1/images/generations", shapes.IMAGES),
     _post("audio.speech", "/v1/audio/speech", shapes.SPEECH),
+    _post("audio.transcriptions", "/v1/audio/transcriptions", place=Place.FORM),
+    _post("audio.translations", "/v1/audio/translations", place=Place.FORM),
+    _post("images.edits", "/v1/images/edits", place=Place.FORM),
     MODELS,
     KEY,
 )
@@ -154,7 +157,7 @@ _GRPC_SERVICE: Final = "/inference.GRPCInferenceService"
 
 def _grpc(name: str, method: str, lane: Lane, place: Place) -> Endpoint:
     path = f"{_GRPC_SERVICE}/{method}"
-    return Endpoint(name, "POST", path, lane, place=place, usage=Metering.NONE)
+    return Endpoint(name, "POST", path, lane, Dialect.GRPC, place, Metering.NONE)
 
 
 _GRPC: Final = (
@@ -195,5 +198,6 @@ ROWS: Final = (
     *_OLLAMA,
     *_KSERVE_V2,
     *_TENSORFLOW,
+    *_GRPC,
     *_NATIVE,
 )

@@ -18,7 +18,7 @@ from authz import endpoints
 from authz.credential import CREDENTIAL_HEADERS, holds_key, read_credential
 from authz.denial import Answer, Headers
 from authz.endpoints import BUILT_IN, Table
-from authz.model import Fault, Reason, Request
+from authz.model import Dialect, Fault, Reason, Request
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
 from authz.pb.core_pb2 import HeaderValueOption
 from authz.reading import read_body
@@ -58,13 +58,20 @@ class Reader:
         headers = http.headers
         path, _, _ = http.path.partition("?")
         digests = read_credential(headers, http.path, self.form, self.digester)
+        content_type = headers.get("content-type", "")
         match = self.table.find(http.method, path)
+        dialect = endpoints.dialect_of(path, content_type)
+        if match is not None:
+            if not endpoints.speaks(match.endpoint, content_type):
+                match = None
+            elif dialect is not Dialect.GRPC:
+                dialect = match.endpoint.dialect
         in_url = isinstance(digests, Fault) and digests.reason is Reason.KEY_IN_URL
         return Request(
             id=headers.get("x-request-id", ""),
             method=http.method,
             path="" if in_url else path,
-            dialect=endpoints.dialect_of(path),
+            dialect=dialect,
             digests=digests,
             endpoint=None if match is None else match.endpoint,
             encoded=bool(headers.get("content-encoding", "")),

@@ -48,6 +48,19 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Upstream:
+    """A model server: where it answers over HTTP and, if elsewhere, over gRPC, as host:port.
+
+    `health` is the path of a GET that it answers with 200 while it is well; without one it counts
+    as well while it takes connections.
+    """
+
+    address: str
+    grpc: str | None = None
+    health: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """What the catalog says of one name: the canonical name and the row that prices it."""
 
@@ -125,7 +138,7 @@ class Catalog:
 
     models: Mapping[str, Model]
     default: Model | None
-    upstreams: Mapping[str, str]
+    upstreams: Mapping[str, Upstream]
     plans: Mapping[str, Plan]
     default_plan: str
     native_model: str | None = None  # the one of a server whose own paths name none
@@ -212,7 +225,12 @@ class Catalog:
         return cls(
             models=MappingProxyType(models),
             default=None if entry.default is None else _model("default", entry.default),
-            upstreams=MappingProxyType(dict(entry.upstreams)),
+            upstreams=MappingProxyType(
+                {
+                    name: Upstream(row.address, row.grpc, row.health)
+                    for name, row in entry.upstreams.items()
+                }
+            ),
             plans=MappingProxyType(plans),
             default_plan=entry.default_plan,
             native_model=entry.native_model,
@@ -256,6 +274,11 @@ class Catalog:
 
     def _default(self, name: str) -> Offer | None:
         return None if self.default is None else Offer(name, self.default)
+
+    def upstream_of(self, name: str) -> str:
+        """The upstream that a call of a model goes to, by the name that it is asked for."""
+        offer = self.resolve(name)
+        return DEFAULT_UPSTREAM if offer is None else offer.model.upstream or DEFAULT_UPSTREAM
 
     def exact_names(self) -> Iterator[str]:
         """The models that can be listed without asking a server."""

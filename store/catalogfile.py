@@ -26,6 +26,7 @@ _VARIABLE: Final = r"\{(?:model|version|label)\}(?=[/:]|$)"
 _CHARACTERS: Final = r"[A-Za-z0-9._~!$&'()*+,=@:-]*"
 _PATH: Final = re.compile(rf"(?:/(?=[^/])(?!\.{{1,2}}(?:/|$))(?:{_VARIABLE})?{_CHARACTERS})+")
 _MEMBER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?")
+_URL_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
 _TAKEN_UPSTREAM: Final = "default"  # the server of those that name none
 
 
@@ -79,6 +80,12 @@ def _own_name(value: str) -> str:
     return value
 
 
+def _url_path(value: str) -> str:
+    if not _URL_PATH.fullmatch(value):
+        raise ValueError("write a path such as /health, without a query")
+    return value
+
+
 Usd = Annotated[Decimal, BeforeValidator(_not_bool), Field(ge=0, le=1_000_000, decimal_places=9)]
 Count = Annotated[int, BeforeValidator(_not_bool), Field(ge=0, le=1_000_000_000)]
 Positive = Annotated[int, BeforeValidator(_not_bool), Field(ge=1, le=1_000_000_000)]
@@ -124,6 +131,18 @@ class ModelEntry(_Entry):
     stored_context: bool = False
     aliases: tuple[ModelName, ...] = ()
     upstream: str | None = None
+
+
+class UpstreamEntry(_Entry):
+    """A model server; where nothing more than its address is said of it, that alone is written."""
+
+    address: Address
+    grpc: Address | None = None
+    health: Annotated[str, AfterValidator(_url_path)] | None = None
+
+
+def _bare_address(value: object) -> object:
+    return {"address": _host_port(value)} if isinstance(value, str) else value
 
 
 class PlanEntry(_Entry):
@@ -177,7 +196,9 @@ class CatalogFile(_Entry):
 
     models: dict[ModelName, ModelEntry] = Field(default_factory=dict)
     default: ModelEntry | None = None
-    upstreams: dict[UpstreamName, Address] = Field(default_factory=dict)
+    upstreams: dict[UpstreamName, Annotated[UpstreamEntry, BeforeValidator(_bare_address)]] = Field(
+        default_factory=dict
+    )
     plans: dict[str, PlanEntry]
     default_plan: str
     native_model: Annotated[ModelName, AfterValidator(_own_name)] | None = None

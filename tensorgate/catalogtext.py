@@ -18,7 +18,10 @@ def as_json(catalog: Catalog) -> dict[str, object]:
         "default": None if catalog.default is None else _model_json(catalog.default),
         "plans": {name: _plan_json(plan) for name, plan in catalog.plans.items()},
         "default_plan": catalog.default_plan,
-        "upstreams": dict(catalog.upstreams),
+        "upstreams": {
+            name: {"address": each.address, "grpc": each.grpc, "health": each.health}
+            for name, each in catalog.upstreams.items()
+        },
     }
 
 

@@ -71,6 +71,10 @@ def up(
         str | None,
         typer.Option(metavar="HOST:PORT", help="The model server. [default: a demo server]"),
     ] = None,
+    upstream_grpc: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where it speaks gRPC. [default: the same address]"),
+    ] = None,
     port: Annotated[int, typer.Option(help="Where clients reach the gate.")] = 8080,
     admin_port: Annotated[int, typer.Option(help="Where people administer it.")] = 8081,
     state: Annotated[
@@ -87,6 +91,7 @@ def up(
 
     return whole.up(
         upstream=upstream,
+        upstream_grpc=upstream_grpc,
         port=port,
         admin_port=admin_port,
         state=state,

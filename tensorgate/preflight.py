@@ -31,6 +31,7 @@ class UpSettings(AuthzSettings):
     """What the environment says to `up`: the data path's settings and Envoy's."""
 
     upstream: str | None = None
+    upstream_grpc: str | None = None
     cors_origins: Names = ("*",)
 
     _split_origins = field_validator("cors_origins", mode="before")(split_names)
@@ -47,17 +48,22 @@ class Asked:
     workers: int = 1
     listen: str = "127.0.0.1"
     metrics_listen: str | None = None
+    upstream_grpc: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A request that can be carried out. `upstream` None asks for the demo server."""
+    """A request that can be carried out.
+
+    `upstream` None asks for the demo server, `upstream_grpc` None for the same address.
+    """
 
     state: StateFolder
     settings: UpSettings
     catalog: Catalog
     gate: Address
     upstream: Address | None
+    upstream_grpc: Address | None
     metrics: Address
     notes: tuple[str, ...]
 
@@ -75,6 +81,7 @@ class Setup:
         """Envoy's configuration for this gate."""
         return RenderOptions(
             upstream=str(upstream),
+            upstream_grpc=str(self.upstream_grpc) if self.upstream_grpc else None,
             upstreams=self.catalog.upstreams,
             model_routes=self.catalog.routes(),
             listen=self.gate.host,
@@ -143,11 +150,17 @@ def check(asked: Asked) -> Setup:
     if given:
         what = f"--upstream (make: UPSTREAM) {given}"
         upstream = faults.get(what, lambda: _upstream(given, gate))
+    elsewhere = asked.upstream_grpc or (settings.upstream_grpc if settings else None)
+    grpc = None
+    if elsewhere:
+        grpc = faults.get(f"--upstream-grpc {elsewhere}", lambda: _upstream(elsewhere, gate))
     metrics = _metrics(asked, gate, faults)
     if settings and catalog and gate and metrics:
         state = StateFolder(settings.state.absolute())
         where, notes = metrics
-        setup = Setup(state, settings, catalog, gate, upstream, where, (*_exposed(gate), *notes))
+        setup = Setup(
+            state, settings, catalog, gate, upstream, grpc, where, (*_exposed(gate), *notes)
+        )
         stand_in = upstream or Address("127.0.0.1", 8000)
         faults.get("envoy", lambda: render(setup.envoy(setup.settings.runtime, stand_in)))
         if not faults.found:

@@ -39,6 +39,14 @@ def render_command(
             help="The model server; https://HOST[:PORT] speaks TLS to it.",
         ),
     ] = _DEFAULTS.upstream,
+    upstream_grpc: Annotated[
+        str | None,
+        typer.Option(
+            envvar=f"{PREFIX}UPSTREAM_GRPC",
+            metavar="HOST:PORT",
+            help="Where the model server speaks gRPC. [default: the same address]",
+        ),
+    ] = _DEFAULTS.upstream_grpc,
     upstream_credential_file: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,6 +131,7 @@ def render_command(
     known = _catalog(catalog, settings)
     options = RenderOptions(
         upstream=upstream,
+        upstream_grpc=upstream_grpc,
         upstreams=known.upstreams if known else {},
         model_routes=known.routes() if known else (),
         credential_files=_credential_files(upstream_credential_file or []),

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import jinja2
 
+from authz.listings import LISTING_PATHS
 from tensorgate.envoy import capacity, headers, replies, routes, scripts
 from tensorgate.envoy.capacity import Capacity
 from tensorgate.envoy.options import Checked, RenderOptions, check
@@ -66,6 +67,9 @@ def _data(checked: Checked, sizes: Capacity) -> dict[str, Any]:
         "no_check": routes.NO_CHECK,
         "credentials": tuple(routes.credentials(options.key_form)),
         "allowed": routes.allowed(),
+        "grpc_prefix": routes.GRPC_PREFIX,
+        "grpc_unread": routes.grpc_unread(),
+        "listing_paths": LISTING_PATHS,
         "key_in_url": routes.key_in_url(options.key_form),
         "no_credential": routes.no_credential(),
         "unclear": routes.unclear(),

@@ -13,7 +13,7 @@ from store.keyformat import KeyForm
 from tensorgate.envoy.capacity import KIB, MIB, OTHER_BODY, SMALL_BODY
 from tensorgate.envoy.headers import EXPOSED
 from tensorgate.envoy.options import Server
-from tensorgate.envoy.replies import AUTHZ_METADATA
+from tensorgate.envoy.replies import AUTHZ_METADATA, GRPC_TYPE
 
 Tree = dict[str, Any]
 
@@ -24,6 +24,11 @@ PROMPT_PATHS: Final = (
     "/v1/embeddings",
     "/v1/messages",
     "/v1/messages/count_tokens",
+)
+
+GRPC_PREFIX: Final = "/inference.GRPCInferenceService/"
+GRPC_READ: Final = tuple(
+    f"{GRPC_PREFIX}{name}" for name in ("ModelInfer", "ModelReady", "ModelMetadata")
 )
 
 SMALL_TOO_LARGE: Final = (
@@ -69,6 +74,19 @@ def body_classes(prompt_limit: int) -> tuple[BodyClass, ...]:
         ),
         BodyClass("other", "anywhere else", {"prefix": "/"}, OTHER_BODY),
     )
+
+
+def grpc_unread() -> Tree:
+    """An Envoy RouteMatch: a gRPC call of which the service reads no message."""
+    known = "|".join(map(literal, GRPC_READ))
+    path = {"safe_regex": {"regex": rf"(?:{known})(?:\?.*)?"}}
+    return {
+        "prefix": "/",
+        "headers": [
+            {"name": "content-type", "string_match": {"safe_regex": {"regex": GRPC_TYPE}}},
+            {"name": ":path", "string_match": path, "invert_match": True},
+        ],
+    }
 
 
 def credentials(form: KeyForm) -> Iterator[tuple[str, Tree]]:

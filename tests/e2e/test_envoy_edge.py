@@ -31,6 +31,7 @@ from peers.process import PeerError
 from peers.recorder import Recorder, Reply
 
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
+from store.catalog import Upstream
 from store.keyformat import KeyForm
 from tensorgate.envoy.headers import EXPOSED
 from tensorgate.envoy.options import RenderOptions
@@ -65,7 +66,11 @@ def passed(gate: Edge) -> list[tuple[str, str]]:
 
 # ── Envoy's own opinion of the file ──────────────────────────────────────────────────────────────
 
-TWO = {"gpu-a": "10.0.0.7:8000", "gpu-b": "https://gpu.example", "gpu-c": "[2001:db8::1]:80"}
+TWO = {
+    "gpu-a": Upstream("10.0.0.7:8000", grpc="10.0.0.7:8001", health="/health"),
+    "gpu-b": Upstream("https://gpu.example"),
+    "gpu-c": Upstream("[2001:db8::1]:80"),
+}
 
 
 @pytest.mark.parametrize(
@@ -454,7 +459,7 @@ def test_the_model_that_the_service_found_chooses_the_server(tmp_path: Path) -> 
     routes = (("llama-3.1", "gpu"), ("qwen-mini", "default"), ("modèle*", "gpu"), ("qwen*", "gpu"))
     try:
         with edge(
-            upstreams={"gpu": f"localhost:{other.address.rpartition(':')[2]}"},
+            upstreams={"gpu": Upstream(f"localhost:{other.address.rpartition(':')[2]}")},
             model_routes=routes,
             credential_files={"gpu": secret},
         ) as gate:

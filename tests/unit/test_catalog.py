@@ -13,7 +13,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.catalog import DEFAULT_UPSTREAM, Catalog, Offer, Plan, Price, is_pattern, pattern_regex
+from store.catalog import (
+    DEFAULT_UPSTREAM,
+    Catalog,
+    Offer,
+    Plan,
+    Price,
+    Upstream,
+    is_pattern,
+    pattern_regex,
+)
 from store.errors import ConfigError
 
 PLANS = "plans: {free: {}}\ndefault_plan: free\n"
@@ -73,7 +82,7 @@ def test_the_designs_own_example() -> None:
         "pro": Plan("pro", 10, 500_000_000_000, 600, 1_000_000_000_000),
     }
     assert catalog.default_plan == "free"
-    assert catalog.upstreams == {"gpu-a": "10.0.0.7:8000"}
+    assert catalog.upstreams == {"gpu-a": Upstream("10.0.0.7:8000")}
     assert list(catalog.exact_names()) == ["llama-3.1-8b"]
 
 
@@ -253,6 +262,35 @@ def test_no_name_makes_a_pattern_search_for_long() -> None:
     assert time.perf_counter() - started < 0.1
 
 
+def test_what_may_be_said_of_an_upstream() -> None:
+    catalog = catalog_of(
+        "{}",
+        "upstreams:\n  a: h:1\n  b: {address: 'h:2'}\n"
+        "  c: {address: 'h:3', grpc: '[::1]:4', health: /v2/health/ready}\n",
+    )
+    assert catalog.upstreams == {
+        "a": Upstream("h:1"),
+        "b": Upstream("h:2"),
+        "c": Upstream("h:3", "[::1]:4", "/v2/health/ready"),
+    }
+
+
+def test_a_models_upstream() -> None:
+    catalog = catalog_of(
+        f"""
+m: {{price: {{input: 1}}, context_tokens: 10, upstream: a, aliases: ["x*"]}}
+n: {ROW}
+""",
+        "upstreams: {a: 'h:1'}\n",
+    )
+    assert [catalog.upstream_of(name) for name in ("m", "xy", "n", "unknown")] == [
+        "a",
+        "a",
+        DEFAULT_UPSTREAM,
+        DEFAULT_UPSTREAM,
+    ]
+
+
 def test_routes_stand_in_the_order_of_names() -> None:
     catalog = catalog_of(
         f"""
@@ -393,6 +431,22 @@ FAULTY = {
     "an upstream with a scheme": (
         PLANS + "upstreams:\n  a: http://h:1  # <here>\n",
         "upstreams.a: write the address as host:port",
+    ),
+    "an upstream's gRPC address": (
+        PLANS + "upstreams:\n  a: h:1\n  b: {address: h:1, grpc: h}  # <here>\n",
+        "upstreams.b.grpc: write the address as host:port",
+    ),
+    "an upstream without an address": (
+        PLANS + "upstreams:\n  a:  # <here>\n    grpc: h:1\n",
+        "upstreams.a.address: it is missing",
+    ),
+    "an upstream's health that is no path": (
+        PLANS + "upstreams:\n  a:\n    address: h:1\n    health: health?x  # <here>\n",
+        "upstreams.a.health: write a path such as /health, without a query",
+    ),
+    "an unknown member of an upstream": (
+        PLANS + "upstreams:\n  a:\n    address: h:1\n    tls: true  # <here>\n",
+        "upstreams.a.tls: nothing is called so here",
     ),
     "an upstream's port": (
         PLANS + "upstreams:\n  a: h:65536  # <here>\n",

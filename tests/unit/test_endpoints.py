@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from authz import endpoints
 from authz.endpoints import BUILT_IN
 from authz.model import Dialect, Lane
+from tensorgate.envoy import replies
 
 ROWS = [
     ("POST", "/v1/chat/completions", "chat.completions", Lane.INFERENCE, Dialect.OPENAI, True),
@@ -103,3 +106,23 @@ def test_near_a_listing(path: str) -> None:
 )
 def test_whose_error_shape_a_path_speaks(path: str, dialect: Dialect) -> None:
     assert endpoints.dialect_of(path) is dialect
+    assert endpoints.dialect_of(path, "application/json") is dialect
+    assert endpoints.dialect_of(path, "application/grpc") is Dialect.GRPC
+
+
+@pytest.mark.parametrize(
+    ("content_type", "grpc"),
+    [
+        ("application/grpc", True),
+        ("application/grpc+proto", True),
+        ("application/grpc+json", True),
+        ("application/grpc-web", False),
+        ("application/grpc; a=b", False),
+        ("Application/gRPC", False),
+        ("application/grp", False),
+    ],
+)
+def test_who_waits_for_a_grpc_answer(content_type: str, grpc: bool) -> None:
+    """As Envoy judges it, which makes a gRPC answer of a refusal or does not."""
+    assert endpoints.is_grpc(content_type) is grpc
+    assert (re.fullmatch(replies.GRPC_TYPE, content_type) is not None) is grpc

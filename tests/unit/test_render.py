@@ -19,7 +19,7 @@ from authz import credential, denial, endpoints
 from authz import headers as authz_headers
 from authz.model import Dialect, Reason
 from authz.wire import TO_REMOVE
-from store.catalog import Catalog
+from store.catalog import Catalog, Upstream
 from store.errors import ConfigError
 from store.keyformat import KeyForm, mint
 from tensorgate.envoy import capacity, headers, replies, routes, yamltext
@@ -82,8 +82,8 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"upstream": "a b:80"}, "not a host name"),
     ({"upstream": "http://host:80/v1"}, "not a host name"),
     ({"upstream": "host:99999"}, "write it as host:port"),
-    ({"upstreams": {"GPU": "h:1"}}, "its name looks like 'gpu-a'"),
-    ({"upstreams": {"gpu\n": "h:1"}}, "its name looks like 'gpu-a'"),
+    ({"upstreams": {"GPU": Upstream("h:1")}}, "its name looks like 'gpu-a'"),
+    ({"upstreams": {"gpu\n": Upstream("h:1")}}, "its name looks like 'gpu-a'"),
     ({"model_routes": (("m", "gpu"),)}, "model m: there is no upstream 'gpu'"),
     ({"credential_files": {"gpu": RUN}}, "there is no upstream 'gpu'"),
     ({"credential_files": {"default": Path("x")}}, "file x: name it by its whole path"),
@@ -141,12 +141,14 @@ def test_a_model_servers_address(
     text: str, address: tuple[str, int], tls: bool, authority: str
 ) -> None:
     server = check(RenderOptions(upstream=text)).servers[0]
-    assert (server.address.host, server.address.port) == address
-    assert (server.tls, server.authority) == (tls, authority)
+    for door, http2 in ((server.http, False), (server.grpc, True)):
+        assert (door.address.host, door.address.port) == address
+        assert (door.tls, door.authority, door.http2) == (tls, authority, http2)
 
 
 def test_names_are_looked_up_and_addresses_are_not() -> None:
-    servers = {"a": "10.0.0.7:1", "b": "[::1]:1", "c": "gpu.internal:1"}
+    named = {"a": "10.0.0.7:1", "b": "[::1]:1", "c": "gpu.internal:1"}
+    servers = {name: Upstream(address) for name, address in named.items()}
     clusters = tree(RenderOptions(upstreams=servers))["static_resources"]["clusters"]
     types = {c["name"]: c["type"] for c in clusters}
     assert [types[f"model-{name}"] for name in "abc"] == ["STATIC", "STATIC", "STRICT_DNS"]
@@ -172,7 +174,7 @@ HOSTILE = st.text(min_size=1, max_size=40).filter(lambda t: t.strip("/") and "\0
 @example("1e5", "0x10")
 @example("\u0085\u2028\ufeff", "\U000e0001\x7f")
 def test_names_and_paths_stay_values(name: str, folder: str) -> None:
-    plain = RenderOptions(upstreams={"gpu": "h:1"}, model_routes=(("plain", "gpu"),))
+    plain = RenderOptions(upstreams={"gpu": Upstream("h:1")}, model_routes=(("plain", "gpu"),))
     shape = _shape(tree(plain))
     given_ = replace(plain, model_routes=((name, "gpu"),))
     rendered = tree(given_)
@@ -283,6 +285,8 @@ def test_only_routes_with_room_take_more_than_anybody_may_send() -> None:
     for route in gate_routes(tree(RenderOptions())):
         config = route.get("typed_per_filter_config", {})
         settings = config.get("envoy.filters.http.ext_authz", {}).get("check_settings")
+        if settings == {"disable_request_body_buffering": True}:  # it takes none at all
+            continue
         assert (settings is not None) == ("tensorgate.body_room" in config)
         if settings:
             most = settings["with_request_body"]["max_request_bytes"]
@@ -347,7 +351,9 @@ def _matches(matcher: dict[str, Any], text: str) -> bool:
 
 
 def test_a_model_server_is_reached_only_with_the_services_mark() -> None:
-    options = RenderOptions(upstreams={"a": "h:1"}, model_routes=(("m", "a"), ("n*", "default")))
+    options = RenderOptions(
+        upstreams={"a": Upstream("h:1")}, model_routes=(("m", "a"), ("n*", "default"))
+    )
     seen = []
     for route in gate_routes(tree(options)):
         cluster = route.get("route", {}).get("cluster", "")
@@ -357,7 +363,8 @@ def test_a_model_server_is_reached_only_with_the_services_mark() -> None:
             seen.append(cluster)
         else:
             assert cluster in {"", "nowhere"}
-    assert seen == ["model-a", "model-default", "model-default"]
+    over_http = ["model-a", "model-default", "model-default"]
+    assert seen == [*(f"{name}-grpc" for name in over_http), *over_http]
 
 
 def test_what_a_credential_looks_like() -> None:
@@ -488,5 +495,8 @@ def test_faults_are_raised_for_the_front_door(alone: Path) -> None:
 
 
 def test_a_render_is_the_same_every_time() -> None:
-    texts = [render(RenderOptions(upstreams={"a": "h:1", "b": "i:1"})) for _ in range(3)]
+    texts = [
+        render(RenderOptions(upstreams={"a": Upstream("h:1"), "b": Upstream("i:1")}))
+        for _ in range(3)
+    ]
     assert all(one == other for one, other in pairwise(texts))
