@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from itertools import islice
 from threading import local
 from typing import Any, Final
@@ -62,8 +61,7 @@ _parsers = local()
 _locator = msgspec.json.Decoder(msgspec.Raw)
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(msgspec.Struct, frozen=True):
     """What is read of a body: the model's name as it stands, a stream or not, what it asks for."""
 
     model: str

@@ -8,9 +8,10 @@ input + output ≤ context, for each answer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
+
+import msgspec
 
 from authz.model import Ask, Edit
 from store.catalog import Model
@@ -19,8 +20,7 @@ from store.records import NANOUSD
 MILLION: Final = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """What is held for a request, and the edits that make the hold true.
 
     `input_tokens` and `output_tokens` are for the whole request, all prompts and repeats. Each is
