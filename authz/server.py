@@ -31,6 +31,7 @@ from authz.listings import Listings
 from authz.meter import Meter
 from authz.metrics import Metrics
 from authz.observe import ObservedKeys
+from authz.onecore import keep_to_one_core
 from authz.pb import health_pb2, health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest
 from authz.settings import AuthzSettings
@@ -116,6 +117,8 @@ def main() -> int:
 
 def serve(settings: AuthzSettings) -> None:
     """The whole life of the process: lease, stores, servers, drain."""
+    if settings.one_core:
+        keep_to_one_core()  # before there is any other thread
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
