@@ -219,7 +219,10 @@ def _in_place(
     """
     for match in islice(re.finditer(pattern, raw), _MAX_PLACES):
         start, end = match.span(1)
-        edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
+        try:
+            edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
+        except (ValueError, RuntimeError):  # a comma too many in another, empty object
+            continue
         if holds(edited):
             return Edit(start, end - start, text)
     detail = f"`{name}` is null or incomplete, and where it stands cannot be told"
