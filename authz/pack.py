@@ -68,6 +68,8 @@ _VALUE: Final = _tag(HeaderValue, "value")
 _OVERWRITE: Final = HeaderValueOption(
     append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 ).SerializeToString()
+_FRAME: Final = len(_NAME) + len(_VALUE) + 2  # tags and lengths around a short name and value
+_SHORT: Final = b"%%b%%c%b%%c%b%%c%%b%b%%c%%b%b" % (_HEADER, _NAME, _VALUE, _OVERWRITE)
 _ENTRY: Final = _tag(Struct, "fields")
 _ENTRY_NAME: Final = b"\x0a"  # every map has its key as field 1 and its value as field 2
 _ENTRY_VALUE: Final = b"\x12"
@@ -82,7 +84,12 @@ def removal(names: Iterable[str]) -> bytes:
 @lru_cache(_KEPT)
 def header(where: bytes, name: str, value: str) -> bytes:
     """One header, in place of any of that name."""
-    pair = _delimited(_NAME, name.encode()) + _delimited(_VALUE, value.encode())
+    key, said = name.encode(), value.encode()
+    size = len(key) + len(said) + _FRAME
+    if size + _FRAME < _ONE_BYTE:  # nearly always: every length is one byte
+        whole = size + len(_HEADER) + 1 + len(_OVERWRITE)
+        return _SHORT % (where, whole, size, len(key), key, len(said), said)
+    pair = _delimited(_NAME, key) + _delimited(_VALUE, said)
     return _delimited(where, _delimited(_HEADER, pair) + _OVERWRITE)
 
 

@@ -264,6 +264,15 @@ def test_what_is_answered(code: int) -> None:
     assert overwrites(response.denied_response.headers)
 
 
+def test_a_header_of_any_length_is_read_back() -> None:
+    """The short form's lengths are one byte each, and it ends where that does."""
+    for size in range(300):
+        pairs = (("x-name", "v" * size),)
+        response = CheckResponse.FromString(allowed(pairs, pairs, pairs, pairs))
+        assert upstream_headers(response) == client_headers(response) == dict(pairs)
+        assert metadata(response) == dict(pairs)
+
+
 # Also texts whose length is one, two and three bytes on the wire.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.builds(
     str.__mul__, st.sampled_from(["a", "ü"]), st.sampled_from([127, 128, 16383, 16384])
