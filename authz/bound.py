@@ -46,7 +46,7 @@ def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds:
     `seconds` is the limit of its running time, which `per_second` is held for.
     """
     context, price = model.context_tokens, model.price
-    edits = [] if ask.usage_edit is None else [ask.usage_edit]
+    edits = [edit for edit in (ask.usage_edit, ask.bound_edit) if edit is not None]
     one = 0
     if has_output:
         one = ask.output or context

@@ -152,6 +152,13 @@ def test_it_is_rounded_up_once() -> None:
     assert bound_of(Ask(output=1), row, 1).nanousd == 2  # 0.6 + 0.6
 
 
+def test_the_clients_bound_is_made_one_that_every_server_heeds() -> None:
+    most = bound_of(ask_of(CHAT, max_completion_tokens=70), model(max_output_tokens=9))
+    assert most.output_tokens == 70
+    [edit] = most.edits
+    assert edit.text == '"max_tokens":70'
+
+
 def test_edits_at_one_place_are_one_edit() -> None:
     ask = ask_of(CHAT, stream=True)
     most = bound_of(ask, model(max_output_tokens=9))
