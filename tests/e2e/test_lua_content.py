@@ -1,5 +1,5 @@
-"""What counts as generated in a stream, in a real Envoy: in the events of every server that we know,
-what was, and in those of servers that nobody knows, whatever may have been."""
+"""What counts as generated in a stream, in a real Envoy: in events that we know what was, and in
+those of servers that nobody knows whatever may have been."""
 
 from __future__ import annotations
 
