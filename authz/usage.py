@@ -22,6 +22,7 @@ _ERRORS: Final = 400
 _MAX_STATUS: Final = 999
 _MAX_DIGITS: Final = 12
 _COUNTERS: Final = ("input", "cached", "cache_write", "output")
+_STREAMS: Final = frozenset({"sse", "lines", "array"})
 _BY_UPSTREAM: Final = "via_upstream"
 _CUT_OFF: Final = ("downstream_remote_disconnect", "upstream_reset_after_response_started")
 """How an answer can end whose status is the server's own."""
@@ -96,7 +97,7 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         duration_us=max(0, _us(common.duration) - _us(common.time_to_last_rx_byte)),
         usage=usage,
         final=whole and response.get("final") == "1",
-        stream=response.get("format") == "sse",
+        stream=response.get("format") in _STREAMS,
         events=_count(response.get("events")) or 0,
         content_bytes=_count(response.get("content_bytes")) or 0,
         encoded=bool(response.get("encoded")),

@@ -3,18 +3,25 @@
 -- `scanner(node)` reads one object after the shape of `node`; what no node names is passed over by
 -- counting brackets outside of strings. Nothing is kept of a text but what was asked for and the
 -- beginning of a token that a piece breaks off in, so a text may be of any length.
+-- `scanner(node, on_element)` reads an object or an array. Of an array each element has a record of
+-- its own: `on_element(record)` hears of it when it ends, if it was an object.
 --
 -- A node says what is wanted of a value, whichever of these the value turns out to be:
 --   fields   = {name = node, …}   of an object: its members
+--   others   = node               beside `fields`: all other members
 --   items    = node               of an array: its elements
 --   into     = "name"             of an object: what its members yield goes into a record of its
 --                                 own under this name; `whole` is set in it when the object ends
 --   count    = "name"             of an array: record the number of its elements
 --   integer  = "name"             record the number's digits; null is nothing; any other value,
 --                                 and a number that is no natural one, is a fault
+--   flag     = "name"             of true and false: record it
 --   text     = "name"             of a string: record it (at most NAME_BYTES long as it is written)
+--   tally    = "name"             of a string that is not empty: record how many such there were
 --   measured = true               of a string: add its length to `measured`, in bytes of UTF-8,
 --                                 escapes counted as what they stand for
+--   spanned  = true               of any value: add its length as it is written to `measured`,
+--                                 without its quotes or its outer brackets; null and false are 0
 --
 -- After `feed`: `record` has what was recorded, `whole` says that the object has ended and only
 -- white space came after it, `fault` says why this can never become one. A member that a node
@@ -69,6 +76,12 @@ local function wait(self, s, at)
   return nil
 end
 
+-- The string that begins at `at` is not wanted, or only its length as it is written.
+local function skip(self, at, after, spanned)
+  self.step, self.after, self.spanned = unwanted, after, spanned
+  return at + 1
+end
+
 local function push(self, node, kind)
   local depth = self.depth + 1
   if depth > DEPTH then
@@ -102,6 +115,10 @@ local function pop(self)
   end
   self.depth = depth - 1
   self.step = following
+  if depth == 2 and self.on_element and self.kinds[1] == ARRAY and self.kinds[2] == OBJECT then
+    self.on_element(record)
+    self.records[1] = {}
+  end
   if depth == 1 then
     self.whole = true
     self.step = finished
@@ -144,8 +161,8 @@ function member(self, s, at)
   local quote = closing(s, at + 1)
   if not quote then
     if #s - at > NAME_BYTES then -- nothing that anybody asks for
-      self.node, self.step, self.after = nil, unwanted, colon
-      return at + 1
+      self.node = self.nodes[self.depth].others
+      return skip(self, at, colon)
     end
     return wait(self, s, at)
   end
@@ -153,7 +170,8 @@ function member(self, s, at)
   if find(name, "\\", 1, true) then
     name = plain(name)
   end
-  self.node = name and self.nodes[self.depth].fields[name]
+  local node = self.nodes[self.depth]
+  self.node = name and node.fields[name] or node.others
   if byte(s, quote + 1) == COLON then
     self.step = value
     return quote + 2
@@ -184,16 +202,22 @@ local function note(self, name, content)
   return true
 end
 
-local function text(self, name, s, at)
+local function text(self, node, s, at)
   local quote = closing(s, at + 1)
   if not quote and #s - at <= NAME_BYTES then
     return wait(self, s, at)
   elseif not quote or quote - at > NAME_BYTES then
-    self.step, self.after = unwanted, following
-    return at + 1
+    return skip(self, at, following)
   end
-  local content = plain(sub(s, at + 1, quote - 1))
-  return note(self, name, content or "") and quote + 1
+  local content = plain(sub(s, at + 1, quote - 1)) or ""
+  if node.text then
+    return note(self, node.text, content) and quote + 1
+  elseif content ~= "" then
+    local record = self.records[self.depth]
+    record[node.tally] = (record[node.tally] or 0) + 1
+  end
+  self.step = following
+  return quote + 1
 end
 
 -- A number, true, false or null.
@@ -218,6 +242,10 @@ local function scalar(self, s, at)
     return note(self, node.integer, token) and stop
   elseif not LITERALS[token] and not match(token, "^%-?%d+%.?%d*[eE]?[-+]?%d*$") then
     return fail(self, "no value")
+  elseif node and node.flag and token ~= "null" and LITERALS[token] then
+    return note(self, node.flag, token) and stop
+  elseif node and node.spanned and token ~= "null" and token ~= "false" then
+    self.measured = self.measured + #token
   end
   self.step = following
   return stop
@@ -235,11 +263,10 @@ function value(self, s, at)
     if node and node.measured then
       self.step = measured
       return at + 1
-    elseif node and node.text then
-      return text(self, node.text, s, at)
+    elseif node and (node.text or node.tally) then
+      return text(self, node, s, at)
     end
-    self.step, self.after = unwanted, following
-    return at + 1
+    return skip(self, at, following, node and node.spanned)
   elseif c ~= OBJECT and c ~= ARRAY then
     return scalar(self, s, at)
   elseif node and (c == OBJECT and node.fields or c == ARRAY and (node.items or node.count)) then
@@ -247,18 +274,30 @@ function value(self, s, at)
   end
   self.floor = self.depth
   self.step = passed_over
+  self.spanned = node and node.spanned
+  if self.spanned then
+    self.measured = self.measured - 1 -- the bracket, which is passed over next
+  end
   return at
 end
 
--- An object or an array that nobody wants; `floor` is the depth at which it stands.
+-- What is passed over from `from` up to `to` may be wanted as a span.
+local function span(self, from, to)
+  if self.spanned then
+    self.measured = self.measured + to - from
+  end
+end
+
+-- An object or an array of which no more is wanted; `floor` is the depth at which it stands.
 function passed_over(self, s, at)
   local kinds, depth, floor = self.kinds, self.depth, self.floor
-  local c = byte(s, at)
+  local from, c = at, byte(s, at)
   while c do
     if c == QUOTE then
       local quote = closing(s, at + 1)
       if not quote then
         self.depth, self.step, self.after = depth, unwanted, passed_over
+        span(self, from, at + 1)
         return at + 1
       end
       at = quote
@@ -275,6 +314,7 @@ function passed_over(self, s, at)
       depth = depth - 1
       if depth == floor then
         self.depth, self.step = depth, following
+        span(self, from, at)
         return at + 1
       end
     end
@@ -282,14 +322,16 @@ function passed_over(self, s, at)
     c = byte(s, at)
   end
   self.depth = depth
+  span(self, from, at)
   return nil
 end
 
--- The rest of a string that nobody wants; then comes `after`.
+-- The rest of a string of which no more is wanted; then comes `after`.
 function unwanted(self, s, at)
   local quote = closing(s, at)
   if quote then
     self.step = self.after
+    span(self, at, self.after == passed_over and quote + 1 or quote)
     return quote + 1
   end
   local before = #s
@@ -299,6 +341,7 @@ function unwanted(self, s, at)
   if (#s - before) % 2 == 1 then
     self.rest = "\\" -- what it makes of the next byte is not known yet
   end
+  span(self, at, #s + 1 - #self.rest)
   return nil
 end
 
@@ -352,7 +395,7 @@ local function start(self, s, at)
   at, c = visible(s, at)
   if not c then
     return nil
-  elseif c ~= OBJECT then
+  elseif c ~= OBJECT and not (c == ARRAY and self.on_element) then
     return fail(self, "no object")
   end
   return push(self, self.root, c) and at + 1
@@ -383,9 +426,10 @@ function Scanner:feed(piece)
   until not at
 end
 
-local function scanner(node)
+local function scanner(node, on_element)
   local self = setmetatable({
-    root = node, measured = 0, kinds = {}, nodes = {}, records = {}, counts = {},
+    root = node, on_element = on_element,
+    measured = 0, kinds = {}, nodes = {}, records = {}, counts = {},
   }, Scanner)
   self:reset()
   return self

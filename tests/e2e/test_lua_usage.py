@@ -82,7 +82,7 @@ def test_any_stream_cut_anywhere_reads_as_the_whole(
     stream = data.draw(streams(openai_event if dialect == "openai" else typed_event))
     cuts = cuts_of(data, stream)
     seen, left = read_stream(stream, dialect)
-    case, hiding = (Case(stream, cuts, dialect=dialect, hide=hide) for hide in (False, True))
+    case, hiding = (Case(stream, cuts, usage=dialect, hide=hide) for hide in (False, True))
     read, hidden = drive(lua, [case, hiding])
     assert said(read) == said(hidden) == seen
     if seen["format"] == "sse":
@@ -148,7 +148,7 @@ def test_no_garbage_is_an_error_of_ours(lua: Gate) -> None:
     for case, read in zip(cases, drive(lua, cases), strict=True):
         if read.seen["format"] == "other":
             assert read.seen == {"format": "other"}
-        if case.kind == "sse":
+        if case.framing == "sse":
             assert read.passed == case.body, "no event there is a usage alone"
 
 
@@ -291,7 +291,7 @@ def test_when_a_usage_is_the_whole_answers(
 ) -> None:
     body = b"".join(stream)
     for cuts in ((), [len(each) for each in stream], [1] * len(body)):
-        [read] = drive(lua, [Case(body, cuts, dialect=dialect)])
+        [read] = drive(lua, [Case(body, cuts, usage=dialect)])
         assert {name: said(read).get(name) for name in expected} == expected
 
 
@@ -508,17 +508,16 @@ def test_a_long_stream_and_a_long_body_cost_little(lua: Gate) -> None:
 
 DEFECT = """
 local usage = require "tensorgate.usage"
-for name, make in pairs({body = usage.body, stream = usage.stream}) do
-  usage[name] = function(...)
-    local meter, chunks = make(...), 0
-    local feed = meter.feed
-    function meter:feed(chunk)
-      chunks = chunks + 1
-      assert(chunks < 3, "a defect")
-      feed(self, chunk)
-    end
-    return meter
+local make = usage.reader
+function usage.reader(...)
+  local meter, chunks = make(...), 0
+  local feed = meter.feed
+  function meter:feed(chunk)
+    chunks = chunks + 1
+    assert(chunks < 3, "a defect")
+    feed(self, chunk)
   end
+  return meter
 end
 """
 
