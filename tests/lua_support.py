@@ -175,6 +175,11 @@ class Read:
     microseconds: float
 
 
+def said(read: Read) -> dict[str, str]:
+    """What was seen; a `final` that was taken back is as one that never was."""
+    return {name: value for name, value in read.seen.items() if (name, value) != ("final", "0")}
+
+
 def drive(gate: Gate, cases: Sequence[Case]) -> list[Read]:
     """Read the cases by the filter's own modules, all in one request."""
     parts = []

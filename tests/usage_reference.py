@@ -13,6 +13,8 @@ Seen = dict[str, str]
 
 _COUNTER: Final = re.compile(r"0|[1-9][0-9]{0,11}")
 _RESPONSE_ENDS: Final = {"response.completed", "response.incomplete", "response.failed"}
+_IMAGE_ENDS: Final = {"image_generation.completed", "image_edit.completed"}
+_ENDS: Final = {"message_stop", "transcript.text.done", "speech.audio.done"}
 
 
 class UnreadableError(Exception):
@@ -25,6 +27,7 @@ class State:
     seen: Seen = field(default_factory=dict)
     covered: bool = False
     ended: bool = False
+    images: int = 0
     events: int = 0
     content_bytes: int = 0
 
@@ -33,11 +36,7 @@ class State:
             value: Any = usage
             for name in path:
                 value = value.get(name) if isinstance(value, dict) else None
-            if value is None:
-                return None
-            if not isinstance(value, Number) or not _COUNTER.fullmatch(value):
-                raise UnreadableError
-            return str(value)
+            return counter(value)
 
         prompt = count("prompt_tokens")
         tokens_in = prompt or count("input_tokens")
@@ -64,6 +63,7 @@ class State:
 
     def result(self, form: str) -> Seen:
         final = self.covered and self.ended and {"input", "output"} <= self.seen.keys()
+        final = final and self.images < 2
         return self.seen | {"format": form} | ({"final": "1"} if final else {})
 
 
@@ -71,6 +71,15 @@ class Number(str):
     """A JSON number as it was written."""
 
     __slots__ = ()
+
+
+def counter(value: Any) -> str | None:
+    """The digits of a natural number; None of what is not there."""
+    if value is None:
+        return None
+    if not isinstance(value, Number) or not _COUNTER.fullmatch(value):
+        raise UnreadableError
+    return str(value)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -93,10 +102,29 @@ def read_body(body: bytes, dialect: str = "openai") -> Seen:
         value = parse(body)
         if isinstance(value.get("usage"), dict):
             state.take(value["usage"])
+        if isinstance(value.get("results"), list):
+            _reranked(state, value)
     except UnreadableError:
         return {"format": "other"}
     state.ended = True
     return state.result("json") | {"done": "1"}
+
+
+def _reranked(state: State, body: dict[str, Any]) -> None:
+    """A reranker generates nothing: a total is its input."""
+    for place in (("usage",), ("meta", "tokens"), ("meta", "billed_units")):
+        units = _member(body, *place)
+        if not isinstance(units, dict):
+            continue
+        names = ["prompt_tokens", "input_tokens"] + ["total_tokens"] * (place == ("usage",))
+        tokens_in = next((found for name in names if (found := counter(units.get(name)))), None)
+        outs = (counter(units.get(name)) for name in ("completion_tokens", "output_tokens"))
+        tokens_out = next((found for found in outs if found), "0")
+        if tokens_in:
+            state.take(
+                {"prompt_tokens": Number(tokens_in), "completion_tokens": Number(tokens_out)}
+            )
+            return
 
 
 @dataclass(frozen=True)
@@ -149,13 +177,16 @@ def _read_event(state: State, data: bytes) -> bool:
         state.content_bytes += generated
         state.covered = state.ended = False
     empty = event.get("choices") == []
-    ends = kind == "message_stop" or (isinstance(usage, dict) and empty)
+    ends = kind in _ENDS or (isinstance(usage, dict) and empty)
     if kind == "message_start":
         usage = _member(event, "message", "usage")
     elif kind == "message_delta":
         ends = isinstance(_member(event, "delta", "stop_reason"), str)
     elif kind in _RESPONSE_ENDS:
         usage, ends = _member(event, "response", "usage"), True
+    elif kind in _IMAGE_ENDS:
+        ends = True
+        state.images += 1
     if isinstance(usage, dict):
         state.take(usage)
     state.ended = state.ended or ends
@@ -191,6 +222,6 @@ def _content(event: dict[str, Any]) -> Iterator[str]:
         for call in (*calls, _member(delta, "function_call")):
             yield from _texts(call, "name", "arguments")
         yield from _texts(_member(delta, "audio"), "data", "transcript")
-    yield from _texts(event, "delta")
+    yield from _texts(event, "delta", "audio", "b64_json", "partial_image_b64")
     yield from _texts(event.get("delta"), "text", "thinking", "partial_json")
     yield from _texts(event.get("content_block"), "text", "thinking", "name")

@@ -29,22 +29,22 @@ local USAGE = {into = "usage", fields = {
 }}
 
 local NOTHING = {}
-local CONTENT = {measured = true}
 local SPAN = {spanned = true}
+local CONTENT = {measured = true, spanned = true}
 
-local PART = {others = SPAN, fields = {
-  text = CONTENT,
-  thought = NOTHING,
-  thoughtSignature = NOTHING,
-}}
-local CANDIDATE = {others = SPAN, fields = {
-  content = {others = SPAN, fields = {role = NOTHING, parts = {items = PART}}},
+local function all_but(fields)
+  return {spanned = true, others = SPAN, fields = fields}
+end
+
+local PART = all_but({text = CONTENT, thought = NOTHING, thoughtSignature = NOTHING})
+local CANDIDATE = all_but({
+  content = all_but({role = NOTHING, parts = {spanned = true, items = PART}}),
   finishReason = {tally = "finished"},
   -- said of what was generated, not generated
   index = NOTHING, finishMessage = NOTHING, tokenCount = NOTHING, avgLogprobs = NOTHING,
   logprobsResult = NOTHING, safetyRatings = NOTHING, citationMetadata = NOTHING,
   groundingMetadata = NOTHING, groundingAttributions = NOTHING, urlContextMetadata = NOTHING,
-}}
+})
 
 local BODY = {fields = {
   usageMetadata = USAGE,

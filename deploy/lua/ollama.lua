@@ -8,8 +8,8 @@
 -- written.
 
 local NOTHING = {}
-local CONTENT = {measured = true}
 local SPAN = {spanned = true}
+local CONTENT = {measured = true, spanned = true}
 
 local OBJECT = {others = SPAN, fields = {
   done = {flag = "done"},
@@ -19,7 +19,9 @@ local OBJECT = {others = SPAN, fields = {
   embeddings = {count = "embeddings"},
   response = CONTENT,
   thinking = CONTENT,
-  message = {others = SPAN, fields = {role = NOTHING, content = CONTENT, thinking = CONTENT}},
+  message = {spanned = true, others = SPAN, fields = {
+    role = NOTHING, content = CONTENT, thinking = CONTENT,
+  }},
   -- said of the call
   model = NOTHING, remote_model = NOTHING, remote_host = NOTHING, created_at = NOTHING,
   total_duration = NOTHING, load_duration = NOTHING, prompt_eval_duration = NOTHING,

@@ -13,7 +13,7 @@ from http.client import HTTPException
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lua_answers import (
     DONE,
@@ -22,7 +22,9 @@ from lua_answers import (
     SSE,
     USAGE,
     chunk,
+    cuts_of,
     event,
+    fuzz,
     named_usage,
     openai_event,
     openai_usage,
@@ -31,7 +33,7 @@ from lua_answers import (
     typed_event,
     written,
 )
-from lua_support import CHAT, MIB, Case, Gate, Read, drive, gate, usage_of
+from lua_support import CHAT, MIB, Case, Gate, drive, gate, said, usage_of
 from peers.recorder import Abort, Hangup, Pause, Reply, Step, Until, json_reply, sse_reply
 from usage_reference import read_body, read_stream
 
@@ -51,26 +53,7 @@ def lua(_gate: Gate) -> Gate:
     return _gate
 
 
-def said(read: Read) -> dict[str, str]:
-    """What was seen; a `final` that was taken back is as one that never was."""
-    return {name: value for name, value in read.seen.items() if (name, value) != ("final", "0")}
-
-
 # ── Against a second reading, cut anywhere ───────────────────────────────────────────────────────
-
-
-def cuts_of(data: st.DataObject, body: bytes) -> list[int]:
-    every = data.draw(st.sampled_from([0, 1, 2, 50]))
-    if every:
-        return [every] * (len(body) // every)
-    return data.draw(st.lists(st.integers(1, 40), max_size=len(body) // 8 + 1))
-
-
-fuzz = settings(
-    max_examples=200,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
