@@ -78,18 +78,37 @@ class _FaultError(Exception):
         self.fault = Fault(reason, detail, param=param)
 
 
-CHAT: Final = Shape(
-    "messages", bounds=("max_tokens", "max_completion_tokens"), usage_on_request=True
+_ANYWHERE: Final = (
+    *("max_tokens", "max_completion_tokens", "max_output_tokens"),
+    *("n_predict", "max_new_tokens"),
 )
-COMPLETIONS: Final = Shape("prompt", bounds=("max_tokens",), many=True, usage_on_request=True)
+"""What some server takes for a bound on another endpoint than the one that it belongs to: of
+llama.cpp every endpoint reads `n_predict`, else `max_completion_tokens`, else `max_tokens`, and
+its Responses pass on what they do not know."""
+
+
+def _beside(*bounds: str) -> tuple[str, ...]:
+    return tuple(name for name in _ANYWHERE if name not in bounds)
+
+
+CHAT: Final = Shape(
+    "messages",
+    bounds=("max_tokens", "max_completion_tokens"),
+    also=_beside("max_tokens", "max_completion_tokens"),
+    usage_on_request=True,
+)
+COMPLETIONS: Final = Shape(
+    "prompt", bounds=("max_tokens",), also=_beside("max_tokens"), many=True, usage_on_request=True
+)
 RESPONSES: Final = Shape(
     "input",
     bounds=("max_output_tokens",),
+    also=_beside("max_output_tokens"),
     stored=("previous_response_id", "conversation", "prompt"),
     unbounded=("background",),
 )
-MESSAGES: Final = Shape("messages", bounds=("max_tokens",))
-EMBEDDINGS: Final = Shape("input", also=(), repeats=(), many=True)
+MESSAGES: Final = Shape("messages", bounds=("max_tokens",), also=_beside("max_tokens"))
+EMBEDDINGS: Final = Shape("input", repeats=(), many=True)
 
 _SHAPES: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)
 _TALK: Final = ("messages", "system", "instructions")  # whatever else the endpoint calls content
@@ -117,9 +136,11 @@ def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
             name = shape.content if repeats == 1 else _set(has, shape.repeats)
             detail = f"a request may ask for at most {MAX_SEQUENCES} answers"
             return Fault(Reason.INVALID_PARAMETER, detail, param=name)
-        slot = None
-        if shape.bounds and not bounds:
-            slot = _bound_slot(raw, shape.bounds[0], present=shape.bounds[0] in has)
+        slot = bound_edit = None
+        if shape.bounds and shape.bounds[0] not in bounds:
+            slot = _bound_slot(has, raw, shape.bounds)
+            if bounds:
+                slot, bound_edit = None, slot.edit(max(bounds.values()))
         stored = _stored(has, shape)
         return Ask(
             output=max((*bounds.values(), also)) if bounds else None,
@@ -132,6 +153,7 @@ def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
             stored=stored,
             unbounded=_set(has, shape.unbounded),
             bound_name=max(bounds, key=bounds.__getitem__, default=None),
+            bound_edit=bound_edit,
         )
     except _FaultError as fault:
         return fault.fault
@@ -159,17 +181,30 @@ def _numbers(has: Mapping[str, Any], names: tuple[str, ...], most: int) -> dict[
 # -- where the body can be changed
 
 
-def _bound_slot(raw: bytes, name: str, *, present: bool) -> Slot:
-    """In front of the first member; or in place of the `null` that stands for no bound.
+def _bound_slot(has: Mapping[str, Any], raw: bytes, names: tuple[str, ...]) -> Slot:
+    """In front of the first member; or in place of `null`, or of the bound's newer name.
 
     A second member of the same name would not do: a server that takes the first would be
-    unbounded.
+    unbounded. Nor would one beside the newer name. vLLM, SGLang and llama.cpp, which know both,
+    take the newer (`max_completion_tokens or max_tokens`); Ollama and llama-cpp-python know the
+    older alone; but TGI and mistral.rs, for which they are two names of one field, refuse a body
+    that has both. So there is one, by the name that all of them know.
     """
-    if not present:
-        return Slot(raw.index(b"{") + 1, 0, f'"{name}":', ",")
-    pattern = rb'"%s"[ \t\r\n]*:[ \t\r\n]*(null)' % name.encode()
-    edit = _in_place(raw, pattern, "1", name, lambda edited: edited[name] == 1)
-    return Slot(edit.offset, edit.removed, "", "")
+    name = names[0]
+    member = b'"%s"[ \t\r\n]*:[ \t\r\n]*'
+    if name in has:
+        pattern = member % name.encode() + b"(null)"
+        edit = _in_place(raw, pattern, "1", name, lambda edited: edited.get(name) == 1)
+        return Slot(edit.offset, edit.removed, "", "")
+    for newer in names[1:]:
+        if newer in has:
+            # -1 is none of what a client can have set
+            pattern = b"(%s(?:null|[0-9]+))" % (member % newer.encode())
+            edit = _in_place(
+                raw, pattern, f'"{name}":-1', newer, lambda edited: edited.get(name) == -1
+            )
+            return Slot(edit.offset, edit.removed, f'"{name}":', "")
+    return Slot(raw.index(b"{") + 1, 0, f'"{name}":', ",")
 
 
 def _usage_edit(has: Mapping[str, Any], raw: bytes) -> Edit | None:
@@ -222,7 +257,7 @@ def _in_place(
         edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
         if holds(edited):
             return Edit(start, end - start, text)
-    detail = f"`{name}` is null or incomplete, and where it stands cannot be told"
+    detail = f"`{name}` has to be completed, and where it stands cannot be told"
     raise _FaultError(Reason.AMBIGUOUS_BODY, detail, name)
 
 

@@ -79,14 +79,15 @@ class Slot:
 class Shape:
     """How the body of an endpoint says what it asks for.
 
-    `bounds` are members that every server of the endpoint takes for a bound of the output, the
-    first of them is set where the client set none; `also` are members that some servers take for
-    one. `many`: a list in `content` is many prompts, each with its own answers.
+    `bounds` are the members that bound the output by the endpoint's API. Every server knows the
+    first of them, so that is set where the client set none, and stands in place of another that
+    the client set alone. `also` are members that some servers take for a bound. `many`: a list in
+    `content` is many prompts, each with its own answers.
     """
 
     content: str
     bounds: tuple[str, ...] = ()
-    also: tuple[str, ...] = ("n_predict", "max_new_tokens")
+    also: tuple[str, ...] = ()
     repeats: tuple[str, ...] = ("n", "best_of", "n_cmpl")
     many: bool = False
     usage_on_request: bool = False  # a stream carries usage only where `stream_options` asks
@@ -100,7 +101,8 @@ class Ask:
 
     `output` is the client's own bound for one answer, in tokens, None where it set none;
     `slot` is then where one can be put. `also`, 0 if there is none, is what the client set by a
-    name that only some servers know: these may heed it whatever stands in the slot. `usage_edit`
+    name that only some servers know: these may heed it whatever stands in the slot. `bound_edit`
+    makes `output` a bound that every server heeds, where the client's own is not. `usage_edit`
     makes the server report usage, and is there only where the client did not ask for it.
     `stored`, `unbounded` and `bound_name` (of the client's largest bound) name a member.
     """
@@ -115,6 +117,7 @@ class Ask:
     unbounded: str | None = None
     bound_name: str | None = None
     also: int = 0
+    bound_edit: Edit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,7 @@ ENDING: Final = Ending(
     status=200,
     reached=True,
     answered=True,
+    complete=True,
     duration_us=1_000_000,
     usage=None,
     final=False,

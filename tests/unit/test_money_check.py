@@ -20,6 +20,7 @@ from support import (
 )
 
 from authz import ours
+from authz.bound import MARGIN_SECONDS
 from authz.decide import limits
 from authz.model import Edit
 from authz.pb.auth_pb2 import CheckResponse
@@ -120,7 +121,7 @@ def test_time_that_has_a_price_has_an_end() -> None:
     gate = Gate()
     headers = upstream_headers(gate.call(model="timed"))
     assert headers["x-envoy-upstream-rq-timeout-ms"] == "100000"
-    assert gate.hold.nanousd == USD // 10
+    assert gate.hold.nanousd == USD // 1000 * (100 + MARGIN_SECONDS)
     assert "x-envoy-upstream-rq-timeout-ms" not in upstream_headers(gate.call(max_tokens=1))
 
 
