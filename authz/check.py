@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Final, Protocol, assert_never
 
@@ -13,6 +13,7 @@ import msgspec
 from authz import endpoints, ours
 from authz.bound import FREE, MAX_NANOUSD, Bound, bound
 from authz.cache import KeyCache
+from authz.continuous import Counting, counting
 from authz.decide import decide, is_live, limits
 from authz.denial import Answer, Headers, deny
 from authz.headers import standing_headers
@@ -65,6 +66,7 @@ class _Asked:
     offer: Offer | None
     plan: Plan | None
     most: Bound
+    counted: Counting | None
 
     @property
     def model(self) -> str:
@@ -108,8 +110,9 @@ class Checker:
                 case Deny(fault):
                     response = self._deny(fault, request, key, now_us)
                 case Allow(taking) if key is not None and request.endpoint is not None:
-                    most = self._bound(request, offer)
-                    asked = _Asked(request, request.endpoint, key, offer, plan, most)
+                    counted = _counting(request, offer, message)
+                    most = self._bound(request, offer, counted)
+                    asked = _Asked(request, request.endpoint, key, offer, plan, most, counted)
                     if most.nanousd <= MAX_NANOUSD:
                         response = self._serve(asked, taking, now_us, is_active)
                     else:
@@ -163,7 +166,7 @@ class Checker:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
         return allowed(self._upstream(asked), client, _metadata(asked, took.hold))
 
-    def _bound(self, request: Request, offer: Offer | None) -> Bound:
+    def _bound(self, request: Request, offer: Offer | None, counted: Counting | None) -> Bound:
         """The most that the call can cost; nothing where it holds no money or has no price."""
         ask, shape = request.ask, None if request.endpoint is None else request.endpoint.shape
         if ask is None or shape is None:
@@ -171,7 +174,7 @@ class Checker:
         if offer is None:
             return Bound(0, 0, 0, () if ask.usage_edit is None else (ask.usage_edit,))
         return bound(
-            ask,
+            ask if counted is None else replace(ask, usage_edit=counted.edit),
             offer.model,
             request.body_bytes,
             has_output=bool(shape.bounds),
@@ -298,6 +301,16 @@ def _draft(asked: _Asked, hold_id: str, request_id: str, taking: Sequence[Limit]
     )
 
 
+def _counting(request: Request, offer: Offer | None, message: CheckRequest) -> Counting | None:
+    """How the server is made to count as it goes, where the catalog says that it can."""
+    if offer is None or not offer.model.continuous_usage or not request.stream:
+        return None
+    shape = None if request.endpoint is None else request.endpoint.shape
+    if shape is None or not shape.usage_on_request or request.ask is None:
+        return None
+    return counting(message.attributes.request.http.raw_body, request.ask)
+
+
 def _metadata(asked: _Asked, hold: Hold | None) -> dict[str, str]:
     """What Envoy's filters and the settlement need of the decision."""
     request, most = asked.request, asked.most
@@ -314,6 +327,8 @@ def _metadata(asked: _Asked, hold: Hold | None) -> dict[str, str]:
         metadata["hold_id"] = hold.id
     if request.stream:
         metadata["stream"] = "1"
+    if asked.counted is not None:
+        metadata["continuous_usage"] = "1"
     if most.edits:
         metadata["edits"] = msgspec.json.encode(
             [(edit.offset, edit.removed, edit.text) for edit in most.edits]
