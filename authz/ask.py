@@ -136,11 +136,9 @@ def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
             name = shape.content if repeats == 1 else _set(has, shape.repeats)
             detail = f"a request may ask for at most {MAX_SEQUENCES} answers"
             return Fault(Reason.INVALID_PARAMETER, detail, param=name)
-        slot = bound_edit = None
+        slot = None
         if shape.bounds and shape.bounds[0] not in bounds:
             slot = _bound_slot(has, raw, shape.bounds)
-            if bounds:
-                slot, bound_edit = None, slot.edit(max(bounds.values()))
         stored = _stored(has, shape)
         return Ask(
             output=max((*bounds.values(), also)) if bounds else None,
@@ -148,12 +146,12 @@ def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
             prompts=prompts,
             repeats=repeats,
             text_only=text_only and stored is None,
-            slot=slot,
+            slot=None if bounds else slot,
             usage_edit=_usage_edit(has, raw) if shape.usage_on_request else None,
             stored=stored,
             unbounded=_set(has, shape.unbounded),
             bound_name=max(bounds, key=bounds.__getitem__, default=None),
-            bound_edit=bound_edit,
+            bound_edit=slot.edit(max(bounds.values())) if slot and bounds else None,
         )
     except _FaultError as fault:
         return fault.fault

@@ -29,16 +29,15 @@ local USAGE = {into = "usage", fields = {
 }}
 
 local NOTHING = {}
-local SPAN = {spanned = true}
-local CONTENT = {measured = true, spanned = true}
+local CONTENT = {measured = true}
 
 local function all_but(fields)
-  return {spanned = true, others = SPAN, fields = fields}
+  return {measured = true, others = CONTENT, fields = fields}
 end
 
 local PART = all_but({text = CONTENT, thought = NOTHING, thoughtSignature = NOTHING})
 local CANDIDATE = all_but({
-  content = all_but({role = NOTHING, parts = {spanned = true, items = PART}}),
+  content = all_but({role = NOTHING, parts = {measured = true, items = PART}}),
   finishReason = {tally = "finished"},
   -- said of what was generated, not generated
   index = NOTHING, finishMessage = NOTHING, tokenCount = NOTHING, avgLogprobs = NOTHING,

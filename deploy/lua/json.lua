@@ -8,7 +8,7 @@
 --
 -- A node says what is wanted of a value, whichever of these the value turns out to be:
 --   fields   = {name = node, …}   of an object: its members
---   others   = node               beside `fields`: all other members
+--   others   = node               of an object: its members that `fields` does not name
 --   items    = node               of an array: its elements
 --   into     = "name"             of an object: what its members yield goes into a record of its
 --                                 own under this name; `whole` is set in it when the object ends
@@ -19,12 +19,13 @@
 --   text     = "name"             of a string: record it (at most NAME_BYTES long as it is written)
 --   tally    = "name"             of a string that is not empty: record how many such there were
 --   measured = true               of a string: add its length to `measured`, in bytes of UTF-8,
---                                 escapes counted as what they stand for
---   spanned  = true               of any value: add its length as it is written to `measured`,
---                                 without its quotes or its outer brackets; null and false are 0
+--                                 escapes counted as what they stand for; of an object or array
+--                                 that is not looked into: all between its brackets, as written
+--   loose    = true               the same, but added to `loose`, which `reset` sets to 0
 --
 -- After `feed`: `record` has what was recorded, `whole` says that the object has ended and only
--- white space came after it, `fault` says why this can never become one. A member that a node
+-- white space came after it, `fault` says why this can never become one. `pending()` is what
+-- `measured` and `loose` lack of an object or array that has not ended. A member that a node
 -- records twice is a fault: a reader that takes the first and one that takes the last must not
 -- see two different things. What is passed over is checked for balance, not for each comma.
 --
@@ -76,12 +77,6 @@ local function wait(self, s, at)
   return nil
 end
 
--- The string that begins at `at` is not wanted, or only its length as it is written.
-local function skip(self, at, after, spanned)
-  self.step, self.after, self.spanned = unwanted, after, spanned
-  return at + 1
-end
-
 local function push(self, node, kind)
   local depth = self.depth + 1
   if depth > DEPTH then
@@ -118,8 +113,7 @@ local function pop(self)
   if depth == 2 and self.on_element and self.kinds[1] == ARRAY and self.kinds[2] == OBJECT then
     self.on_element(record)
     self.records[1] = {}
-  end
-  if depth == 1 then
+  elseif depth == 1 then
     self.whole = true
     self.step = finished
   end
@@ -159,10 +153,11 @@ function member(self, s, at)
     return fail(self, "no name")
   end
   local quote = closing(s, at + 1)
+  local container = self.nodes[self.depth]
   if not quote then
-    if #s - at > NAME_BYTES then -- nothing that anybody asks for
-      self.node = self.nodes[self.depth].others
-      return skip(self, at, colon)
+    if #s - at > NAME_BYTES then -- nothing that anybody asks for by name
+      self.node, self.step, self.after = container.others, unwanted, colon
+      return at + 1
     end
     return wait(self, s, at)
   end
@@ -170,8 +165,7 @@ function member(self, s, at)
   if find(name, "\\", 1, true) then
     name = plain(name)
   end
-  local node = self.nodes[self.depth]
-  self.node = name and node.fields[name] or node.others
+  self.node = name and container.fields[name] or container.others
   if byte(s, quote + 1) == COLON then
     self.step = value
     return quote + 2
@@ -202,12 +196,22 @@ local function note(self, name, content)
   return true
 end
 
+-- Adds to what the value's node measures.
+local function add(self, bytes)
+  if self.node.loose then
+    self.loose = self.loose + bytes
+  else
+    self.measured = self.measured + bytes
+  end
+end
+
 local function text(self, node, s, at)
   local quote = closing(s, at + 1)
   if not quote and #s - at <= NAME_BYTES then
     return wait(self, s, at)
   elseif not quote or quote - at > NAME_BYTES then
-    return skip(self, at, following)
+    self.step, self.after = unwanted, following
+    return at + 1
   end
   local content = plain(sub(s, at + 1, quote - 1)) or ""
   if node.text then
@@ -242,10 +246,8 @@ local function scalar(self, s, at)
     return note(self, node.integer, token) and stop
   elseif not LITERALS[token] and not match(token, "^%-?%d+%.?%d*[eE]?[-+]?%d*$") then
     return fail(self, "no value")
-  elseif node and node.flag and token ~= "null" and LITERALS[token] then
+  elseif node and node.flag and LITERALS[token] and token ~= "null" then
     return note(self, node.flag, token) and stop
-  elseif node and node.spanned and token ~= "null" and token ~= "false" then
-    self.measured = self.measured + #token
   end
   self.step = following
   return stop
@@ -260,44 +262,34 @@ function value(self, s, at)
   elseif node and node.integer and (c == QUOTE or c == OBJECT or c == ARRAY) then
     return fail(self, "no count: " .. node.integer)
   elseif c == QUOTE then
-    if node and node.measured then
+    if node and (node.measured or node.loose) then
       self.step = measured
       return at + 1
     elseif node and (node.text or node.tally) then
       return text(self, node, s, at)
     end
-    return skip(self, at, following, node and node.spanned)
+    self.step, self.after = unwanted, following
+    return at + 1
   elseif c ~= OBJECT and c ~= ARRAY then
     return scalar(self, s, at)
   elseif node and (c == OBJECT and node.fields or c == ARRAY and (node.items or node.count)) then
     return push(self, node, c) and at + 1
   end
   self.floor = self.depth
+  self.began = node and (node.measured or node.loose) and self.base + at
   self.step = passed_over
-  self.spanned = node and node.spanned
-  if self.spanned then
-    self.measured = self.measured - 1 -- the bracket, which is passed over next
-  end
   return at
 end
 
--- What is passed over from `from` up to `to` may be wanted as a span.
-local function span(self, from, to)
-  if self.spanned then
-    self.measured = self.measured + to - from
-  end
-end
-
--- An object or an array of which no more is wanted; `floor` is the depth at which it stands.
+-- An object or an array that nobody wants; `floor` is the depth at which it stands.
 function passed_over(self, s, at)
   local kinds, depth, floor = self.kinds, self.depth, self.floor
-  local from, c = at, byte(s, at)
+  local c = byte(s, at)
   while c do
     if c == QUOTE then
       local quote = closing(s, at + 1)
       if not quote then
         self.depth, self.step, self.after = depth, unwanted, passed_over
-        span(self, from, at + 1)
         return at + 1
       end
       at = quote
@@ -314,7 +306,10 @@ function passed_over(self, s, at)
       depth = depth - 1
       if depth == floor then
         self.depth, self.step = depth, following
-        span(self, from, at)
+        if self.began then
+          add(self, self.base + at - self.began - 1)
+          self.began = nil
+        end
         return at + 1
       end
     end
@@ -322,16 +317,14 @@ function passed_over(self, s, at)
     c = byte(s, at)
   end
   self.depth = depth
-  span(self, from, at)
   return nil
 end
 
--- The rest of a string of which no more is wanted; then comes `after`.
+-- The rest of a string that nobody wants; then comes `after`.
 function unwanted(self, s, at)
   local quote = closing(s, at)
   if quote then
     self.step = self.after
-    span(self, at, self.after == passed_over and quote + 1 or quote)
     return quote + 1
   end
   local before = #s
@@ -341,7 +334,6 @@ function unwanted(self, s, at)
   if (#s - before) % 2 == 1 then
     self.rest = "\\" -- what it makes of the next byte is not known yet
   end
-  span(self, at, #s + 1 - #self.rest)
   return nil
 end
 
@@ -353,7 +345,7 @@ function measured(self, s, at)
   if not bytes then
     return fail(self, "no escape")
   end
-  self.measured = self.measured + bytes
+  add(self, bytes)
   if not quote then
     return wait(self, content, stop)
   end
@@ -401,9 +393,19 @@ local function start(self, s, at)
   return push(self, self.root, c) and at + 1
 end
 
+function Scanner:pending()
+  local bytes = self.began and self.fed - self.began or 0
+  if self.began and self.node.loose then
+    return 0, bytes
+  end
+  return bytes, 0
+end
+
 -- Begin another object; `measured` goes on.
 function Scanner:reset()
   self.record = {}
+  self.loose = 0
+  self.began = nil -- the position of the bracket of what is passed over and measured
   self.whole = false
   self.fault = nil
   self.rest = ""
@@ -416,6 +418,8 @@ function Scanner:feed(piece)
     return
   end
   local s = piece
+  self.base = self.fed - #self.rest -- the bytes of all pieces before `s`
+  self.fed = self.fed + #piece
   if self.rest ~= "" then
     s = self.rest .. piece
     self.rest = ""
@@ -428,8 +432,8 @@ end
 
 local function scanner(node, on_element)
   local self = setmetatable({
-    root = node, on_element = on_element,
-    measured = 0, kinds = {}, nodes = {}, records = {}, counts = {},
+    root = node, on_element = on_element, measured = 0, fed = 0,
+    kinds = {}, nodes = {}, records = {}, counts = {},
   }, Scanner)
   self:reset()
   return self

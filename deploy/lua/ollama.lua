@@ -8,20 +8,15 @@
 -- written.
 
 local NOTHING = {}
-local SPAN = {spanned = true}
-local CONTENT = {measured = true, spanned = true}
+local CONTENT = {measured = true}
 
-local OBJECT = {others = SPAN, fields = {
+local OBJECT = {others = CONTENT, fields = {
   done = {flag = "done"},
   done_reason = {text = "done_reason"},
   prompt_eval_count = {integer = "prompt_eval_count"},
   eval_count = {integer = "eval_count"},
   embeddings = {count = "embeddings"},
-  response = CONTENT,
-  thinking = CONTENT,
-  message = {spanned = true, others = SPAN, fields = {
-    role = NOTHING, content = CONTENT, thinking = CONTENT,
-  }},
+  message = {measured = true, others = CONTENT, fields = {role = NOTHING}},
   -- said of the call
   model = NOTHING, remote_model = NOTHING, remote_host = NOTHING, created_at = NOTHING,
   total_duration = NOTHING, load_duration = NOTHING, prompt_eval_duration = NOTHING,

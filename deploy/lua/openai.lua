@@ -7,14 +7,20 @@
 --   object(state, record)  takes over what such an object says, when it has ended, by
 --                     `state:count`; returns whether it ends the answer, and whether it was the
 --                     usage and nothing else
+--   known(state)      where given: whether what is `loose` in an object, as far as it was read, is
+--                     no content
 --   told(record)      where given: whether a body that has not ended has said all of it
 --   lines, listed     whether its streams may be lines of JSON; JSON arrays
 --
 -- Only a member `usage` at its own place counts: at the top of a body or an event, in `message` of
 -- an event `message_start`, in `response` of one that ends a response; of a reranker's body also
 -- `meta.tokens` and `meta.billed_units`.
+--
+-- So that no stream is free where it is cut, however its server writes, all that is not known to be
+-- none counts as generated: each string, object and array in a choice, a delta or a block, and in
+-- an event that is none of the known ones. What is not known by its name is measured as it stands.
 
-local format = string.format
+local format, match = string.format, string.match
 
 local COUNTERS = {
   "prompt_tokens", "completion_tokens", "total_tokens", -- OpenAI
@@ -40,9 +46,30 @@ local function units(into)
 end
 
 local CONTENT = {measured = true}
-local CALL = {fields = {name = CONTENT, arguments = CONTENT}}
-local CUSTOM = {fields = {name = CONTENT, input = CONTENT}}
-local PARTS = {measured = true, items = {fields = {text = CONTENT}}}
+local UNKNOWN = {loose = true} -- content, if the event turns out to be none that is known
+local NONE = {}
+
+-- A node of an object in which all is content but the members that are named here to be none.
+local function content(fields, ...)
+  for _, name in ipairs({...}) do
+    fields[name] = NONE
+  end
+  return {measured = true, fields = fields, others = CONTENT}
+end
+
+local CALL = content({})
+local PARTS = {measured = true, items = content({}, "type", "annotations")}
+local DELTA = content(
+  {
+    content = PARTS,
+    tool_calls = {measured = true, items = content(
+      {["function"] = CALL, custom = CALL}, "index", "id", "type"
+    )},
+    function_call = CALL,
+    audio = content({}, "id", "expires_at"),
+  },
+  "role", "type", "index", "annotations", "tool_call_id", "provider_specific_fields"
+)
 
 local BODY = {fields = {
   usage = usage("usage"),
@@ -51,38 +78,52 @@ local BODY = {fields = {
   meta = {fields = {tokens = units("meta_tokens"), billed_units = units("billed_units")}},
 }}
 
-local EVENT = {fields = {
-  usage = usage("usage"),
-  type = {text = "type"},
-  -- OpenAI: chat completions and completions
-  choices = {count = "choices", items = {fields = {
-    text = CONTENT,
-    delta = {fields = {
-      content = PARTS,
-      reasoning_content = CONTENT,
-      reasoning = CONTENT,
-      refusal = CONTENT,
-      thinking = CONTENT,
-      tool_calls = {items = {fields = {["function"] = CALL, custom = CUSTOM}}},
-      function_call = CALL,
-      audio = {fields = {data = CONTENT, transcript = CONTENT}},
+local EVENT = content(
+  {
+    usage = usage("usage"),
+    type = {text = "type"},
+    -- OpenAI: chat completions and completions
+    choices = {loose = true, count = "choices", items = content(
+      {delta = DELTA},
+      "index", "usage", "finish_reason", "native_finish_reason", "stop_reason", "matched_stop",
+      "logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids", "hidden_states",
+      "content_filter_results", "content_filter_offsets"
+    )},
+    -- Anthropic; in OpenAI's Responses `delta` is the text itself
+    delta = content(
+      {stop_reason = {text = "stop_reason"}},
+      "type", "signature", "citation", "stop_sequence", "stop_details", "container"
+    ),
+    content_block = content(
+      {}, "type", "id", "signature", "citations", "caller", "tool_use_id"
+    ),
+    message = {loose = true, others = UNKNOWN, fields = {
+      usage = usage("message_usage"), content = CONTENT, role = NONE,
     }},
-  }}},
-  -- Anthropic; in OpenAI's Responses and transcriptions `delta` is the text itself
-  delta = {measured = true, fields = {
-    text = CONTENT,
-    thinking = CONTENT,
-    partial_json = CONTENT,
-    stop_reason = {text = "stop_reason"},
-  }},
-  content_block = {fields = {text = CONTENT, thinking = CONTENT, name = CONTENT}},
-  message = {fields = {usage = usage("message_usage")}},
-  -- OpenAI: Responses; speech; images
-  response = {fields = {usage = usage("response_usage")}},
-  audio = CONTENT,
-  b64_json = CONTENT,
-  partial_image_b64 = CONTENT,
-}}
+    -- OpenAI: Responses
+    response = {loose = true, others = UNKNOWN, fields = {usage = usage("response_usage")}},
+    -- OpenAI: speech, images
+    audio = CONTENT,
+    b64_json = CONTENT,
+    partial_image_b64 = CONTENT,
+  },
+  "id", "object", "created", "created_at", "model", "provider", "system_fingerprint",
+  "service_tier", "error", "timings", "prompt_progress", "prompt_filter_results",
+  "item_id", "logprobs", "obfuscation"
+)
+EVENT.measured, EVENT.others = nil, UNKNOWN
+
+-- Events in which all that is generated stands where it is looked for. Those of Responses are known
+-- by their names but for a `delta`, and for an item of which no delta came before.
+local KNOWN = {
+  message_start = true, content_block_start = true, content_block_delta = true,
+  content_block_stop = true, message_delta = true, message_stop = true, ping = true, error = true,
+  ["transcript.text.delta"] = true,
+  ["speech.audio.delta"] = true, ["speech.audio.done"] = true,
+  ["image_generation.partial_image"] = true, ["image_generation.completed"] = true,
+  ["image_edit.partial_image"] = true, ["image_edit.completed"] = true,
+}
+local REPEATS = {["response.output_item.done"] = true, ["transcript.text.segment"] = true}
 
 local ENDS_RESPONSE = {
   ["response.completed"] = true, ["response.incomplete"] = true, ["response.failed"] = true,
@@ -150,7 +191,24 @@ local function object(state, record, beside)
   if counted then
     take(state, counted, beside)
   end
+  if REPEATS[kind] then
+    state.item = state.scan.measured
+  end
   return ends, kind == nil and counted ~= nil and record.choices == 0
+end
+
+-- Whether what is loose in an event, as far as it was read, is no content.
+local function known(state)
+  local scan = state.scan
+  local kind = scan.record.type
+  if REPEATS[kind] then
+    return scan.measured > (state.item or 0)
+  elseif kind == "transcript.text.done" then
+    return state.events > 0
+  elseif kind and match(kind, "^response%.") then
+    return scan.measured > state.measured or not match(kind, "%.delta$")
+  end
+  return scan.record.choices ~= nil or KNOWN[kind] ~= nil
 end
 
 local function told(record)
@@ -165,6 +223,6 @@ local function anthropic(state, record)
 end
 
 return {
-  openai = {body = BODY, event = EVENT, told = told, object = object},
-  anthropic = {body = BODY, event = EVENT, told = told, object = anthropic},
+  openai = {body = BODY, event = EVENT, object = object, known = known, told = told},
+  anthropic = {body = BODY, event = EVENT, object = anthropic, known = known, told = told},
 }

@@ -43,6 +43,7 @@ local FORMATS = {
 }
 local ARRAY, OBJECT = 91, 123
 local NOTE_BYTES = 16 -- of data that is no object: enough for [DONE]
+local DONE = "^%[DONE%]%s*$"
 
 -- ── What all kinds share ─────────────────────────────────────────────────────────────────────────
 
@@ -84,9 +85,21 @@ local function report(self)
   return seen
 end
 
--- What was generated in a stream, so far; `counted`: the event that is being read was counted.
-local function generated(self)
-  if self.scan.measured > self.measured and not self.counted then
+-- The bytes of content in the object that is being read, as far as it was, that are not in
+-- `scan.measured`.
+local function unmeasured(self)
+  local bytes, loose = self.scan:pending()
+  loose = loose + self.scan.loose
+  if loose > 0 and not self.format.known(self) then
+    return bytes + loose
+  end
+  return bytes
+end
+
+-- Counts an object of a stream in which something was generated, once: what usage came before it
+-- does not cover it.
+local function generated(self, more)
+  if not self.counted and (more or self.scan.measured > self.measured) then
     self.counted = true
     self.events = self.events + 1
     self.covered, self.ended = false, false
@@ -95,7 +108,9 @@ end
 
 -- An object of a stream has ended; returns whether it was a usage alone.
 local function object(self, record)
-  generated(self)
+  local more = unmeasured(self)
+  self.besides = self.besides + more
+  generated(self, more > 0)
   local ends, only_usage = self.format.object(self, record)
   self.ended = self.ended or ends
   self.measured, self.counted = self.scan.measured, false
@@ -105,13 +120,13 @@ end
 local function report_stream(self)
   if not self.broken then
     self.seen.events = format("%d", self.events)
-    self.seen.content_bytes = format("%d", self.scan.measured)
+    self.seen.content_bytes = format("%d", self.scan.measured + self.besides + self:unmeasured())
   end
   return report(self)
 end
 
 local function class(reports)
-  local made = {count = count, give_up = give_up, report = reports}
+  local made = {count = count, give_up = give_up, report = reports, unmeasured = unmeasured}
   made.__index = made
   return made
 end
@@ -209,14 +224,23 @@ function Stream:data(text)
     if visible > #text then
       return
     end
-    self.kind = byte(text, visible) == OBJECT and "object" or "note"
+    text = sub(text, visible)
+    self.kind = byte(text) == OBJECT and "object" or "note"
   end
   if self.kind == "note" then
     self.note = sub(self.note .. text, 1, NOTE_BYTES)
+    self.noted = self.noted + (text == "\n" and 0 or #text)
     return
   end
   self.scan:feed(text)
   generated(self)
+end
+
+function Stream:unmeasured()
+  if self.kind == "object" then
+    return unmeasured(self)
+  end
+  return match(self.note, DONE) and 0 or self.noted
 end
 
 function Stream:event(stop)
@@ -232,10 +256,14 @@ function Stream:event(stop)
       return give_up(self)
     end
     self.cut = true -- by the stream's end: no event, but what was generated in it is counted
-  elseif match(self.note, "^%[DONE%]%s*$") then
+    self.besides = self.besides + unmeasured(self)
+  elseif match(self.note, DONE) then
     self.ended = true
+  elseif self.noted > 0 then
+    self.besides = self.besides + self.noted
+    self.events = self.events + 1 -- but a `ping` or the like takes no usage back
   end
-  self.kind, self.note = nil, ""
+  self.kind, self.note, self.noted = nil, "", 0
   if self.on_event then
     self.on_event(stop, only_usage)
   end
@@ -254,7 +282,7 @@ end
 local function body(kind, options)
   local self = setmetatable({
     format = kind, seen = {format = "json"}, continuous = options.continuous,
-    measured = 0, events = 0,
+    measured = 0, besides = 0, events = 0,
   }, Body)
   if kind.listed then
     self.scan = json.scanner({fields = kind.body.fields, items = kind.event}, function(record)
@@ -270,7 +298,7 @@ local function stream(kind, framing, options)
   local self = setmetatable({
     format = kind, seen = {format = framing}, scan = json.scanner(kind.event),
     on_event = options.on_event, continuous = options.continuous,
-    note = "", measured = 0, events = 0,
+    note = "", noted = 0, measured = 0, besides = 0, events = 0,
   }, framing == "sse" and Stream or Lines)
   self.reader = framing == "sse" and sse.reader(self) or nil
   return self

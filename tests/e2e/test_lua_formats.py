@@ -330,13 +330,9 @@ def test_when_a_usage_of_gemini_is_the_whole_answers(lua: Gate, framing: str) ->
 def test_what_gemini_generates_besides_text_is_counted(lua: Gate) -> None:
     parts = [
         ({"functionCall": {"name": "f", "args": {"a": [1, 2]}}}, '"name":"f","args":{"a":[1,2]}'),
-        (
-            {"inlineData": {"mimeType": "image/png", "data": "QUJD"}},
-            '"mimeType":"image/png","data":"QUJD"',
-        ),
+        ({"inlineData": {"data": "QUJD"}}, '"data":"QUJD"'),
         ({"executableCode": {"code": "x\n"}}, '"code":"x\\n"'),
-        ({"new": "é\\"}, "é\\\\"),
-        ({"new": 12.5}, "12.5"),
+        ({"new": "é\\"}, "é\\"),
         ({"text": "x\n", "thoughtSignature": "QUJDQUJD"}, "x\n"),
         ({"new": None, "thought": True, "text": ""}, ""),
         ({"new": [], "more": {}}, ""),

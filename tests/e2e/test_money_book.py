@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from load.audit import Audit, admitted_ids, all_booked, check_budgets, check_filters, rows, until
@@ -240,6 +240,24 @@ def test_what_was_seen_of_a_cut_call_of_a_free_model_is_booked(
         call(gate, key=key["key"], body=json.dumps(body).encode())
     [row] = booked(gate, key)
     assert (row["basis"], row["output_tokens"], row["charge_nanousd"]) == ("estimated", 4, 0)
+
+
+@pytest.mark.parametrize(
+    "foreign", [{"choices": [{"delta": {"thoughts": "x" * 900}}]}, {"token": "x" * 900}]
+)
+def test_a_cut_stream_is_not_cheap_for_a_fashion_that_nobody_knows(
+    gate: Stack, recorder: Recorder, foreign: dict[str, Any]
+) -> None:
+    """Where some of its content is found, what else was generated counts too."""
+    said = {"choices": [{"index": 0, "delta": {"content": "Well"}}]}
+    recorder.answer = sse_reply(said, foreign, Pause(0.1), Hangup())
+    key = gate.mint(budget_usd="5")
+    body = json.loads(BODY) | {"max_tokens": 2000, "stream": True}
+    with suppress(HTTPException, OSError):
+        call(gate, key=key["key"], body=json.dumps(body).encode())
+    [row] = booked(gate, key)
+    assert (row["basis"], row["output_tokens"]) == ("estimated", 904)
+    assert row["output_tokens"] * 1500 < row["charge_nanousd"] < row["hold_nanousd"]
 
 
 def test_the_same_prompt_costs_the_same_in_both_dialects(gate: Stack, book: Book) -> None:
