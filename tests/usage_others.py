@@ -1,5 +1,5 @@
-"""The second reading of Gemini's and Ollama's answers: slowly, of whole answers, by Python's own JSON
-reader."""
+"""The second reading of Gemini's and Ollama's answers: slowly, of whole answers, by Python's own
+JSON reader."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any, Final
 from usage_reference import Object, Seen, UnreadableError, counter, events, parse, weight
 
 _SAID_OF_A_CANDIDATE: Final = frozenset(
-    (
-        "index finishReason finishMessage tokenCount avgLogprobs logprobsResult safetyRatings "
-        "citationMetadata groundingMetadata groundingAttributions urlContextMetadata"
-    ).split()
+    {
+        *("index", "finishReason", "finishMessage", "tokenCount", "avgLogprobs"),
+        *("logprobsResult", "safetyRatings", "citationMetadata", "groundingMetadata"),
+        *("groundingAttributions", "urlContextMetadata"),
+    }
 )
 _SAID_OF_A_CALL: Final = frozenset(
-    (
-        "done done_reason prompt_eval_count eval_count embeddings model remote_model remote_host "
-        "created_at total_duration load_duration prompt_eval_duration eval_duration completed total "
-        "context logprobs error embedding"
-    ).split()
+    {
+        *("done", "done_reason", "prompt_eval_count", "eval_count", "embeddings"),
+        *("model", "remote_model", "remote_host", "created_at", "total_duration"),
+        *("load_duration", "prompt_eval_duration", "eval_duration", "completed", "total"),
+        *("context", "logprobs", "error", "embedding"),
+    }
 )
 
 

@@ -220,11 +220,12 @@ function Stream:data(text)
     return
   end
   if not self.kind then
-    local visible = match(text, "^[ \t\n]*()")
-    if visible > #text then
+    local visible = byte(text) == OBJECT and 1 or find(text, "[^ \t\n]")
+    if not visible then
       return
+    elseif visible > 1 then
+      text = sub(text, visible)
     end
-    text = sub(text, visible)
     self.kind = byte(text) == OBJECT and "object" or "note"
   end
   if self.kind == "note" then
@@ -240,7 +241,7 @@ function Stream:unmeasured()
   if self.kind == "object" then
     return unmeasured(self)
   end
-  return match(self.note, DONE) and 0 or self.noted
+  return self.noted > 0 and not match(self.note, DONE) and self.noted or 0
 end
 
 function Stream:event(stop)

@@ -1,5 +1,5 @@
-"""The response meter on the answers of Gemini, Ollama, rerankers, speech, images, and of servers that
-say nothing, in a real Envoy."""
+"""The response meter in a real Envoy on the answers of Gemini, Ollama, rerankers, speech, and
+of images, and of servers that say nothing."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_what_gemini_writes_is_never_read_as_usage(lua: Gate, hostile: str) -> N
     call = {"functionCall": {"name": hostile, "args": {hostile: hostile, **ZEROS}}}
     answers = [
         gemini(hostile, more=ZEROS, **{hostile: ZEROS}),
-        {"candidates": [{"content": {"parts": [call]}, **{hostile: ZEROS}}]},
+        {"candidates": [{"content": {"parts": [call]}, hostile: ZEROS}]},
         {"candidates": [{"content": {"parts": [{"text": hostile, **ZEROS}], **ZEROS}}]},
     ]
     end = gemini_end(**GEMINI_USAGE)
@@ -321,10 +321,10 @@ def test_when_a_usage_of_gemini_is_the_whole_answers(lua: Gate, framing: str) ->
         if framing == "array":
             body = body.rstrip(b"]\n")  # which would be an end of the whole
         kind = "json" if framing == "array" else "sse"
-        expected = {n: v for n, v in expected.items() if n != "done" or framing == "sse"}
         for cuts in ((), [1] * len(body)):
             [read] = drive(lua, [Case(body, cuts, kind, "gemini")])
-            assert {name: said(read).get(name) for name in expected} == expected
+            wanted = {n: v for n, v in expected.items() if n != "done" or framing == "sse"}
+            assert {name: said(read).get(name) for name in wanted} == wanted
 
 
 def test_what_gemini_generates_besides_text_is_counted(lua: Gate) -> None:
@@ -383,6 +383,7 @@ def test_the_counters_of_ollama(
         assert {name: read.seen.get(name) for name in expected} == expected
 
 
+NONE = {"input": None, "output": None, "final": None}
 AUDIO = {"input_tokens": 14, "output_tokens": 45, "total_tokens": 59}
 HEARD = {"input": "14", "output": "45", "cached_inside": "1", "final": "1"}
 
@@ -391,25 +392,37 @@ HEARD = {"input": "14", "output": "45", "cached_inside": "1", "final": "1"}
     ("body", "expected"),
     [
         ({"text": "x", "usage": {"type": "tokens", "input_token_details": {}, **AUDIO}}, HEARD),
-        ({"text": "x", "usage": {"type": "duration", "seconds": 3.5}}, {"input": None, "output": None}),
+        ({"text": "x", "usage": {"type": "duration", "seconds": 3.5}}, NONE),
         ({"task": "transcribe", "text": "x", "segments": [{"usage": AUDIO}]}, {"input": None}),
         ({"data": [{"b64_json": "QUJD", "usage": {}}], "usage": AUDIO}, HEARD),
-        ({"data": [{"url": "x"}]}, {"input": None, "output": None}),
-        ({"results": [{"flagged": False}]}, {"input": None, "output": None, "final": None}),
-        ({"data": [{"score": 1}], "usage": {"prompt_tokens": 8, "total_tokens": 8}}, {"input": "8", "output": "0"}),
-        ({"usage": {"total_tokens": 8}, "results": []}, {"input": "8", "output": "0", "final": "1"}),
-        ({"usage": {"prompt_tokens": 7, "total_tokens": 8}, "results": [{}]}, {"input": "7", "output": "0"}),
-        ({"results": [{}], "meta": {"tokens": {"input_tokens": 9, "output_tokens": 2}}}, {"input": "9", "output": "2"}),
+        ({"data": [{"url": "x"}]}, NONE),
+        ({"results": [{"flagged": False}]}, NONE),
+        (
+            {"data": [{"score": 1}], "usage": {"prompt_tokens": 8, "total_tokens": 8}},
+            {"input": "8", "output": "0"},
+        ),
+        (
+            {"usage": {"total_tokens": 8}, "results": []},
+            {"input": "8", "output": "0", "final": "1"},
+        ),
+        (
+            {"usage": {"prompt_tokens": 7, "total_tokens": 8}, "results": [{}]},
+            {"input": "7", "output": "0"},
+        ),
+        (
+            {"results": [{}], "meta": {"tokens": {"input_tokens": 9, "output_tokens": 2}}},
+            {"input": "9", "output": "2"},
+        ),
         (
             {"results": [{}], "meta": {"tokens": None, "billed_units": {"input_tokens": 9}}},
             {"input": "9", "output": "0", "final": "1"},
         ),
-        ({"results": [{}], "meta": {"billed_units": {"search_units": 1}}}, {"input": None, "output": None}),
-        ({"meta": {"tokens": {"input_tokens": 9, "output_tokens": 2}}}, {"input": None, "output": None}),
-        ({"results": [{"usage": AUDIO, "meta": {"tokens": AUDIO}}]}, {"input": None, "output": None}),
-        ({"usage": {"total_tokens": 8}}, {"input": None, "output": None}),
+        ({"results": [{}], "meta": {"billed_units": {"search_units": 1}}}, NONE),
+        ({"meta": {"tokens": {"input_tokens": 9, "output_tokens": 2}}}, NONE),
+        ({"results": [{"usage": AUDIO, "meta": {"tokens": AUDIO}}]}, NONE),
+        ({"usage": {"total_tokens": 8}}, NONE),
     ],
-)  # fmt: skip
+)
 def test_bodies_of_audio_images_rerank_score_moderations(
     lua: Gate, body: dict[str, Any], expected: dict[str, str | None]
 ) -> None:
