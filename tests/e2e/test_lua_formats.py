@@ -1,5 +1,5 @@
-"""The response meter in a real Envoy on the answers of Gemini, Ollama, rerankers, speech, and
-of images, and of servers that say nothing."""
+"""The response meter in a real Envoy on answers of Gemini, Ollama, rerankers, speech, images, and
+of servers that say nothing."""
 
 from __future__ import annotations
 
