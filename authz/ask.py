@@ -52,6 +52,9 @@ _ITEM_MEMBERS: Final = frozenset(
 """What may stand in them. Any other member might be an image for some server, whatever `type` is,
 unless it is null, a boolean or a number."""
 
+_PLAIN: Final = frozenset({("role", "content"), ("content", "role")})
+"""What most messages have: it can be read in one way only, and all but the content is text."""
+
 _Small = int | float | None
 _CLIENT_TOOLS: Final = frozenset({"function", "custom", "local_shell"})
 _READ_MEMBERS: Final = frozenset({"type", "content", "output"})
@@ -159,7 +162,10 @@ def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
 
 def _set(has: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first of the members that is there and not null or false."""
-    return next((name for name in names if has.get(name) not in (None, False)), None)
+    for name in names:
+        if has.get(name) not in (None, False):
+            return name
+    return None
 
 
 def _numbers(has: Mapping[str, Any], names: tuple[str, ...], most: int) -> dict[str, int]:
@@ -252,7 +258,10 @@ def _in_place(
     """
     for match in islice(re.finditer(pattern, raw), _MAX_PLACES):
         start, end = match.span(1)
-        edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
+        try:
+            edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
+        except (ValueError, RuntimeError):  # a comma too many in another, empty object
+            continue
         if holds(edited):
             return Edit(start, end - start, text)
     detail = f"`{name}` has to be completed, and where it stands cannot be told"
@@ -288,8 +297,9 @@ def _content(has: Mapping[str, Any], shape: Shape) -> tuple[int, bool]:
         elif shape.content not in _TALK:
             _walk(content, visits)
         for name in _TALK:
-            _walk(has.get(name), visits)
-        if any(has.get(name) is not None for name in CONTEXT):
+            if name in has:
+                _walk(has[name], visits)
+        if any(has[name] is not None for name in CONTEXT & has.keys()):
             return max(prompts, 1), False
         _tools(has.get("tools"), visits)
     except _NotUnderstoodError:
@@ -337,15 +347,22 @@ def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
             continue
         if not isinstance(item, simdjson.Object) or len(item) > _MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
-        names = _names(item, _READ_MEMBERS)
-        if "type" in names and item["type"] not in _TEXTS:
-            raise _NotUnderstoodError
-        if not _ITEM_MEMBERS.issuperset(names):
-            _small(item, names)
-        if "content" in names:
-            _walk(item["content"], visits, depth + 1)
+        names: tuple[str, ...] = tuple(item)
+        if names not in _PLAIN:
+            _item(item, names)
+        if "content" in names and not isinstance(content := item["content"], str):
+            _walk(content, visits, depth + 1)
         if "output" in names:
             _walk(item["output"], visits, depth + 1)
+
+
+def _item(item: Any, names: tuple[str, ...]) -> None:
+    """Raises where an item can be read in two ways, or is more than text."""
+    _clear(names, _READ_MEMBERS)
+    if "type" in names and item["type"] not in _TEXTS:
+        raise _NotUnderstoodError
+    if not _ITEM_MEMBERS.issuperset(names):
+        _small(item, names)
 
 
 def _small(item: Any, names: tuple[str, ...]) -> None:
@@ -403,11 +420,15 @@ _clean: set[tuple[frozenset[str], tuple[str, ...]]] = set()  # few shapes come a
 def _names(item: Any, read: frozenset[str]) -> tuple[str, ...]:
     """The member names of a nested object. Raises if one that is read could be read twice."""
     names = tuple(item)
+    _clear(names, read)
+    return names
+
+
+def _clear(names: tuple[str, ...], read: frozenset[str]) -> None:
     if (read, names) not in _clean:
         _check(names, read)
         if len(_clean) < _KEPT_SHAPES and sum(map(len, names)) < _KEPT_CHARS:
             _clean.add((read, names))
-    return names
 
 
 def _check(names: tuple[str, ...], read: frozenset[str]) -> None:

@@ -8,9 +8,10 @@ input + output ≤ context, for each answer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
+
+import msgspec
 
 from authz.model import Ask, Edit
 from store.catalog import Model
@@ -24,8 +25,7 @@ whole request is there; Envoy's clock starts after the Check, which has 2 s (`ch
 the end comes as much after the limit as Envoy is late at that moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """What is held for a request, and the edits that make the hold true.
 
     `input_tokens` and `output_tokens` are for the whole request, all prompts and repeats. Each is

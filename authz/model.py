@@ -1,12 +1,15 @@
 """What a request asks and what is decided of it. Values only: no wire, no store, no clock.
 
-`Reason` is the closed vocabulary: metric label, log field, error code and header alike.
+`Reason` is the closed vocabulary: metric label, log field, error code and header alike. What is
+made anew for each request is a struct: a frozen dataclass takes five to ten times as long.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from store.counters.model import Limit
 
@@ -52,8 +55,7 @@ class Lane(StrEnum):
     OURS = "ours"  # as LISTING, answered by us
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(msgspec.Struct, frozen=True):
     """A change to the body before the model server gets it: at a byte, in place of so many."""
 
     offset: int
@@ -61,8 +63,7 @@ class Edit:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """Where a bound of the output can be put: an edit but for the number."""
 
     offset: int
@@ -95,8 +96,7 @@ class Shape:
     unbounded: tuple[str, ...] = ()  # members that make the work outlive the request
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """What one request asks for.
 
     `output` is the client's own bound for one answer, in tokens, None where it set none;
@@ -136,8 +136,7 @@ class Endpoint:
     shape: Shape | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """Something wrong with a request, carried along until its turn comes.
 
     `param` names the member that is wrong; `detail` is public text without any of the
@@ -150,8 +149,7 @@ class Fault:
     offset: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One HTTP request, read once and in one way. The plaintext key is not in it.
 
     `digests` has one digest per active pepper, newest first, or what is wrong with the
@@ -176,7 +174,7 @@ class Request:
     def reading(
         self, model: str | None, ask: Ask | None, fault: Fault | None, *, stream: bool
     ) -> Request:
-        """This request with what its body says. Spelled out: `replace` takes four times as long."""
+        """This request with what its body says. Spelled out: `replace` takes twice as long."""
         return Request(
             self.id,
             self.method,
@@ -197,15 +195,13 @@ class Request:
         return self.reading(None, None, fault, stream=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Allow:
+class Allow(msgspec.Struct, frozen=True):
     """The request may pass once every limit has room, in the order in which they answer."""
 
     limits: tuple[Limit, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Deny:
+class Deny(msgspec.Struct, frozen=True):
     """The request is refused; `fault` says what of it."""
 
     fault: Fault

@@ -28,9 +28,14 @@ from lua_answers import (
     streams,
 )
 from lua_support import MIB, Case, Gate, drive, gate, said
+from moneyhelp import hold
 from peers.recorder import Pause, Reply, Step, Until, json_reply
 from usage_others import read_answer
 from usage_reference import read_body, read_stream
+
+from authz.pricing import charge
+from authz.usage import read_ending
+from store.records import Basis, Price
 
 NDJSON = (("content-type", "application/x-ndjson"),)
 
@@ -325,6 +330,27 @@ def test_when_a_usage_of_gemini_is_the_whole_answers(lua: Gate, framing: str) ->
             [read] = drive(lua, [Case(body, cuts, kind, "gemini")])
             wanted = {n: v for n, v in expected.items() if n != "done" or framing == "sse"}
             assert {name: said(read).get(name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("usage", "framing", "end"),
+    [
+        ("gemini", "array", gemini_end(**GEMINI_USAGE)),
+        ("gemini", "sse", gemini_end(**GEMINI_USAGE)),
+        ("ollama", "lines", OLLAMA_END),
+    ],
+)
+def test_no_usage_covers_what_came_after_it(
+    lua: Gate, usage: str, framing: str, end: dict[str, Any]
+) -> None:
+    more = gemini("more") if usage == "gemini" else {"response": "more"}
+    body = written_as(framing, [end, more])
+    body = body[: body.index(b"more") + 4]  # it breaks off in an object
+    kind = "json" if framing == "array" else framing
+    for cuts in ((), [1] * len(body)):
+        [read] = drive(lua, [Case(body, cuts, kind, usage)])
+        assert (read.seen["output"], read.seen["events"]) == ("7", "1")
+        assert not said(read).keys() & {"final", "done"}
 
 
 def test_what_gemini_generates_besides_text_is_counted(lua: Gate) -> None:
@@ -643,6 +669,51 @@ def test_what_was_seen_stays_when_the_client_leaves(
     never.set()
     assert got == whole
     assert seen == {"format": framing, "events": "2", "content_bytes": "14"}
+
+
+@pytest.mark.parametrize(
+    ("decision", "headers", "came", "basis", "tokens"),
+    [
+        (
+            {"continuous_usage": "1"},
+            SSE,
+            counting("abcd", 2) + counting("efgh", 3),
+            Basis.METERED,
+            (11, 3),
+        ),
+        ({}, SSE, counting("abcd", 2) + counting("efgh", 3), Basis.ESTIMATED, (11, 8)),
+        (
+            {"usage": "ollama"},
+            NDJSON,
+            compact({"response": "Grüße"}) + b"\n",
+            Basis.ESTIMATED,
+            (100, 7),
+        ),
+        ({"usage": "none"}, SSE, counting("abcd", 2), Basis.HELD, (0, 0)),
+    ],
+)
+def test_what_a_stream_costs_whose_client_leaves(
+    lua: Gate,
+    decision: dict[str, str],
+    headers: Any,
+    came: bytes,
+    basis: Basis,
+    tokens: tuple[int, int],
+) -> None:
+    never = threading.Event()
+    lua.decision = decision
+    lua.upstream.answer = Reply(headers=headers, body=[came, Until(never)])
+    with lua.opened() as response:
+        request_id = response.headers["x-request-id"]
+        got = b""
+        while len(got) < len(came):
+            got += response.read1()
+    entry = lua.last_entry(request_id)
+    never.set()
+    held = hold(10_000, price=Price(input=10**6, output=2 * 10**6), input_bound=100)
+    cost = charge(held, read_ending(entry), 1)
+    assert (cost.basis, (cost.input_tokens, cost.output_tokens)) == (basis, tokens)
+    assert cost.nanousd == (10_000 if basis is Basis.HELD else tokens[0] + 2 * tokens[1])
 
 
 def test_long_answers_pass_and_are_read(lua: Gate) -> None:

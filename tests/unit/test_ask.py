@@ -319,6 +319,12 @@ def as_server_gets(raw: bytes, found: Ask, tokens: int = 4096) -> Any:
 @given(layouts())
 @example((b'{"x":{"max_tokens":null},"model":"llama","max_tokens" : null}', {}))
 @example((b'{"max_tokens":null,"model":"llama","x":{"max_tokens":null}}', {}))
+@example(
+    (
+        b'{"x":{"stream_options":{}},"model":"llama","stream":true,"stream_options":{"a":0}}',
+        {},
+    )
+)
 def test_exactly_the_bound_and_the_usage_are_changed(case: tuple[bytes, dict[str, Any]]) -> None:
     raw, meant = case
     meant = meant or json.loads(raw)

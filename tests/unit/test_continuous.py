@@ -105,7 +105,7 @@ def test_of_several_answers_each_event_counts_its_own_alone(more: dict[str, int]
 def told(gate: Gate, **members: Any) -> tuple[Any, dict[str, str]]:
     """The body that the server gets, and what the filter is told."""
     sent = gate.message(**members)
-    said = dict(metadata(gate.checker.check(sent)))
+    said = dict(metadata(gate.answer(sent)))
     edits = [Edit(*each) for each in json.loads(said.get("edits", "[]"))]
     return json.loads(edited(sent.attributes.request.http.raw_body, edits)), said
 
