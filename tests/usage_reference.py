@@ -340,7 +340,7 @@ def _generated(event: Object, state: State) -> int:
         known_event = state.item_bytes > 0
         state.item_bytes = 0
     elif kind == "transcript.text.done":
-        known_event = state.events > 0
+        known_event = state.content_bytes + known > 0
     elif kind.startswith("response."):
         known_event = known > 0 or not kind.endswith(".delta")
     else:

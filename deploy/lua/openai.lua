@@ -204,7 +204,7 @@ local function known(state)
   if REPEATS[kind] then
     return scan.measured > (state.item or 0)
   elseif kind == "transcript.text.done" then
-    return state.events > 0
+    return scan.measured + state.besides > 0
   elseif kind and match(kind, "^response%.") then
     return scan.measured > state.measured or not match(kind, "%.delta$")
   end
@@ -213,7 +213,7 @@ end
 
 local function told(record)
   local counted = record.usage
-  return counted and counted.whole and not record.results
+  return counted and counted.whole
     and (counted.prompt_tokens or counted.input_tokens)
     and (counted.completion_tokens or counted.output_tokens)
 end

@@ -74,7 +74,8 @@ local function settled(self)
     return false
   end
   return self.ended
-    or (self.continuous and self.events > 0 and tonumber(seen.output) >= self.events)
+    or (self.continuous and self.events > 0 and tonumber(seen.output) >= self.events
+      and self:unmeasured() == 0)
 end
 
 local function report(self)
@@ -257,7 +258,9 @@ function Stream:event(stop)
       return give_up(self)
     end
     self.cut = true -- by the stream's end: no event, but what was generated in it is counted
-    self.besides = self.besides + unmeasured(self)
+    local more = unmeasured(self)
+    self.besides = self.besides + more
+    generated(self, more > 0)
   elseif match(self.note, DONE) then
     self.ended = true
   elseif self.noted > 0 then

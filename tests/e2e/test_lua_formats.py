@@ -548,6 +548,7 @@ def counting(text: str, output: int, **more: Any) -> bytes:
         # an event that did not come whole is not in the usage
         ([counting("ab", 2), chunk("cd")[:-6]], {"output": "2", "final": None, "events": "2"}),
         ([counting("ab", 2), chunk("cd")], {"output": "2", "final": None}),
+        ([counting("ab", 2), event({"new": "cd"})[:-4]], {"output": "2", "final": None}),
         ([counting("ab", 2), chunk("cd", usage=None)], {"output": "2", "final": None}),
         # less than a token an event: it does not count as it goes
         ([counting("ab", 0), counting("cd", 0)], {"output": "0", "final": None}),
