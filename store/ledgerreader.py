@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, exists, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    RowMapping,
+    exists,
+    func,
+    literal_column,
+    select,
+)
 
 from store.errors import StoreUnavailableError
 from store.ledger import read_row
@@ -252,8 +261,8 @@ def _added_up(
     windows = (
         columns.key_id, columns.key_window, columns.account_id, columns.account_window,
     )  # fmt: skip
-    high = func.sum(columns.charge_nanousd.op(">>")(_HALF))
-    low = func.sum(columns.charge_nanousd.op("&")((1 << _HALF) - 1))
+    high = func.sum(literal_column(f"charge_nanousd >> {_HALF}"))
+    low = func.sum(literal_column(f"charge_nanousd & {(1 << _HALF) - 1}"))
     last = connection.execute(select(func.coalesce(func.max(columns.seq), 0))).scalar_one()
     for at in range(0, last, ADDED_AT_ONCE):
         asked = (

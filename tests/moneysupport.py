@@ -154,6 +154,7 @@ class Settled:
     """In a Settler's place: keeps what ended."""
 
     ends: list[tuple[Hold, Charge]] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
 
     def end(self, hold: Hold, charge: Charge) -> None:
@@ -161,6 +162,7 @@ class Settled:
 
     def end_all(self, ends: Sequence[tuple[Hold, Charge]]) -> None:
         self.ends += ends
+        self.groups.append(len(ends))
 
     def is_ending(self, hold_id: str) -> bool:
         return hold_id in self.waiting

@@ -166,6 +166,53 @@ def test_ends_are_booked_in_groups(rig: Rig, monkeypatch: pytest.MonkeyPatch) ->
     assert sum(rig.stores.groups) == 20
 
 
+def test_what_ended_together_is_written_down_together_and_done_once_all_is_settled(
+    rig: Rig,
+) -> None:
+    holds = rig.holds(5)
+    theirs = row_of(holds[1], made_charge(holds[1], 7, basis=Basis.HELD, at=1))
+    rig.stores.rows[holds[1].id] = theirs
+    rig.settler.end_all([(hold, made_charge(hold, 40)) for hold in holds])
+    until(lambda: rig.settler.waiting == 0)
+    kinds = [kind for kind, _ in rig.stores.done_to]
+    assert kinds == [kind for kind in ("close", "end", "book", "settle", "done") for _ in holds]
+    assert rig.stores.settled == {hold.id: 40 for hold in holds} | {holds[1].id: 7}
+    until(lambda: rig.value("tokens_total", model="llama-3.1-8b", kind="output") > 0)
+    assert rig.value("settlements_total", basis="metered") == 4
+    assert rig.value("settlements_total", basis="held") == 0
+    assert rig.value("late_settlements_total") == 1
+    assert rig.value("tokens_total", model="llama-3.1-8b", kind="output") == 4 * 7
+    assert rig.value("spend_usd_total", model="llama-3.1-8b") == pytest.approx(160e-9)
+
+
+def test_of_two_ends_that_come_together_the_first_counts(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "MAX_WAITING", 3)
+    first, second, third, fourth = rig.holds(4)
+    with rig.stores.gate:  # nothing leaves the queue
+        ends = [(hold, made_charge(hold, 40)) for hold in (first, second, third, fourth)]
+        rig.settler.end_all([ends[0], (first, made_charge(first, 90)), *ends[1:]])
+    until(lambda: rig.settler.waiting == 0)
+    assert rig.stores.settled == {first.id: 40, second.id: 40, third.id: 40}
+    assert rig.value("late_settlements_total") == 1
+    assert rig.value("settlements_dropped_total") == 1
+    assert not rig.settler.is_ending(fourth.id)
+
+
+def test_a_row_of_ours_from_before_a_crash_is_counted_once(stores: Stores) -> None:
+    """It was booked, and the lights went out before the counters had it."""
+    hold = made_hold(100)
+    stores.open.add(hold.id)
+    end = made_charge(hold, 40)
+    stores.rows[hold.id] = row_of(hold, end)
+    with settling(stores, [(hold, end)]) as rig:
+        until(lambda: rig.settler.waiting == 0)
+        assert stores.settled == {hold.id: 40}
+        until(lambda: rig.value("settlements_total", basis="metered") == 1)
+        assert rig.value("late_settlements_total") == 0
+
+
 def test_a_group_has_an_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle, "GROUP_ROWS", 8)
     for hold in rig.holds(50):
