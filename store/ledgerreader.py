@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
@@ -261,8 +262,8 @@ def _added_up(
     windows = (
         columns.key_id, columns.key_window, columns.account_id, columns.account_window,
     )  # fmt: skip
-    high = func.sum(literal_column(f"charge_nanousd >> {_HALF}"))
-    low = func.sum(literal_column(f"charge_nanousd & {(1 << _HALF) - 1}"))
+    high = literal_column(f"sum(charge_nanousd >> {_HALF})", BigInteger)
+    low = literal_column(f"sum(charge_nanousd & {(1 << _HALF) - 1})", BigInteger)
     last = connection.execute(select(func.coalesce(func.max(columns.seq), 0))).scalar_one()
     for at in range(0, last, ADDED_AT_ONCE):
         asked = (

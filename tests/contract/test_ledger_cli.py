@@ -307,6 +307,20 @@ def counting(
             yield opened
 
 
+def test_authz_says_at_its_start_which_plans_the_catalog_has_lost(
+    books: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog = books.folder / "catalog.yaml"
+    catalog.write_text("plans: {free: {}, pro: {}}\ndefault_plan: free\n")
+    with counting(books):
+        assert caplog.records == []
+    catalog.write_text("plans: {free: {}}\ndefault_plan: free\n")
+    with counting(books):
+        [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("1 accounts are on plan 'pro', which the catalog does")
+
+
 def take(opened: Books, nanousd: int) -> Hold:
     asked = draft(nanousd)
     taken = opened.seeded.take(asked.request_id, asked, limits())
