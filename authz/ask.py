@@ -52,6 +52,9 @@ _ITEM_MEMBERS: Final = frozenset(
 """What may stand in them. Any other member might be an image for some server, whatever `type` is,
 unless it is null, a boolean or a number."""
 
+_PLAIN: Final = frozenset({("role", "content"), ("content", "role")})
+"""What most messages have: it can be read in one way only, and all but the content is text."""
+
 _Small = int | float | None
 _CLIENT_TOOLS: Final = frozenset({"function", "custom", "local_shell"})
 _READ_MEMBERS: Final = frozenset({"type", "content", "output"})
@@ -78,18 +81,37 @@ class _FaultError(Exception):
         self.fault = Fault(reason, detail, param=param)
 
 
-CHAT: Final = Shape(
-    "messages", bounds=("max_tokens", "max_completion_tokens"), usage_on_request=True
+_ANYWHERE: Final = (
+    *("max_tokens", "max_completion_tokens", "max_output_tokens"),
+    *("n_predict", "max_new_tokens"),
 )
-COMPLETIONS: Final = Shape("prompt", bounds=("max_tokens",), many=True, usage_on_request=True)
+"""What some server takes for a bound on another endpoint than the one that it belongs to: of
+llama.cpp every endpoint reads `n_predict`, else `max_completion_tokens`, else `max_tokens`, and
+its Responses pass on what they do not know."""
+
+
+def _beside(*bounds: str) -> tuple[str, ...]:
+    return tuple(name for name in _ANYWHERE if name not in bounds)
+
+
+CHAT: Final = Shape(
+    "messages",
+    bounds=("max_tokens", "max_completion_tokens"),
+    also=_beside("max_tokens", "max_completion_tokens"),
+    usage_on_request=True,
+)
+COMPLETIONS: Final = Shape(
+    "prompt", bounds=("max_tokens",), also=_beside("max_tokens"), many=True, usage_on_request=True
+)
 RESPONSES: Final = Shape(
     "input",
     bounds=("max_output_tokens",),
+    also=_beside("max_output_tokens"),
     stored=("previous_response_id", "conversation", "prompt"),
     unbounded=("background",),
 )
-MESSAGES: Final = Shape("messages", bounds=("max_tokens",))
-EMBEDDINGS: Final = Shape("input", also=(), repeats=(), many=True)
+MESSAGES: Final = Shape("messages", bounds=("max_tokens",), also=_beside("max_tokens"))
+EMBEDDINGS: Final = Shape("input", repeats=(), many=True)
 
 _SHAPES: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)
 _TALK: Final = ("messages", "system", "instructions")  # whatever else the endpoint calls content
@@ -118,8 +140,8 @@ def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
             detail = f"a request may ask for at most {MAX_SEQUENCES} answers"
             return Fault(Reason.INVALID_PARAMETER, detail, param=name)
         slot = None
-        if shape.bounds and not bounds:
-            slot = _bound_slot(raw, shape.bounds[0], present=shape.bounds[0] in has)
+        if shape.bounds and shape.bounds[0] not in bounds:
+            slot = _bound_slot(has, raw, shape.bounds)
         stored = _stored(has, shape)
         return Ask(
             output=max((*bounds.values(), also)) if bounds else None,
@@ -127,11 +149,12 @@ def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
             prompts=prompts,
             repeats=repeats,
             text_only=text_only and stored is None,
-            slot=slot,
+            slot=None if bounds else slot,
             usage_edit=_usage_edit(has, raw) if shape.usage_on_request else None,
             stored=stored,
             unbounded=_set(has, shape.unbounded),
             bound_name=max(bounds, key=bounds.__getitem__, default=None),
+            bound_edit=slot.edit(max(bounds.values())) if slot and bounds else None,
         )
     except _FaultError as fault:
         return fault.fault
@@ -139,7 +162,10 @@ def read_ask(document: Any, raw: bytes, shape: Shape) -> Ask | Fault:
 
 def _set(has: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first of the members that is there and not null or false."""
-    return next((name for name in names if has.get(name) not in (None, False)), None)
+    for name in names:
+        if has.get(name) not in (None, False):
+            return name
+    return None
 
 
 def _numbers(has: Mapping[str, Any], names: tuple[str, ...], most: int) -> dict[str, int]:
@@ -159,17 +185,30 @@ def _numbers(has: Mapping[str, Any], names: tuple[str, ...], most: int) -> dict[
 # -- where the body can be changed
 
 
-def _bound_slot(raw: bytes, name: str, *, present: bool) -> Slot:
-    """In front of the first member; or in place of the `null` that stands for no bound.
+def _bound_slot(has: Mapping[str, Any], raw: bytes, names: tuple[str, ...]) -> Slot:
+    """In front of the first member; or in place of `null`, or of the bound's newer name.
 
     A second member of the same name would not do: a server that takes the first would be
-    unbounded.
+    unbounded. Nor would one beside the newer name. vLLM, SGLang and llama.cpp, which know both,
+    take the newer (`max_completion_tokens or max_tokens`); Ollama and llama-cpp-python know the
+    older alone; but TGI and mistral.rs, for which they are two names of one field, refuse a body
+    that has both. So there is one, by the name that all of them know.
     """
-    if not present:
-        return Slot(raw.index(b"{") + 1, 0, f'"{name}":', ",")
-    pattern = rb'"%s"[ \t\r\n]*:[ \t\r\n]*(null)' % name.encode()
-    edit = _in_place(raw, pattern, "1", name, lambda edited: edited[name] == 1)
-    return Slot(edit.offset, edit.removed, "", "")
+    name = names[0]
+    member = b'"%s"[ \t\r\n]*:[ \t\r\n]*'
+    if name in has:
+        pattern = member % name.encode() + b"(null)"
+        edit = _in_place(raw, pattern, "1", name, lambda edited: edited.get(name) == 1)
+        return Slot(edit.offset, edit.removed, "", "")
+    for newer in names[1:]:
+        if newer in has:
+            # -1 is none of what a client can have set
+            pattern = b"(%s(?:null|[0-9]+))" % (member % newer.encode())
+            edit = _in_place(
+                raw, pattern, f'"{name}":-1', newer, lambda edited: edited.get(name) == -1
+            )
+            return Slot(edit.offset, edit.removed, f'"{name}":', "")
+    return Slot(raw.index(b"{") + 1, 0, f'"{name}":', ",")
 
 
 def _usage_edit(has: Mapping[str, Any], raw: bytes) -> Edit | None:
@@ -219,10 +258,13 @@ def _in_place(
     """
     for match in islice(re.finditer(pattern, raw), _MAX_PLACES):
         start, end = match.span(1)
-        edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
+        try:
+            edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
+        except (ValueError, RuntimeError):  # a comma too many in another, empty object
+            continue
         if holds(edited):
             return Edit(start, end - start, text)
-    detail = f"`{name}` is null or incomplete, and where it stands cannot be told"
+    detail = f"`{name}` has to be completed, and where it stands cannot be told"
     raise _FaultError(Reason.AMBIGUOUS_BODY, detail, name)
 
 
@@ -255,8 +297,9 @@ def _content(has: Mapping[str, Any], shape: Shape) -> tuple[int, bool]:
         elif shape.content not in _TALK:
             _walk(content, visits)
         for name in _TALK:
-            _walk(has.get(name), visits)
-        if any(has.get(name) is not None for name in CONTEXT):
+            if name in has:
+                _walk(has[name], visits)
+        if any(has[name] is not None for name in CONTEXT & has.keys()):
             return max(prompts, 1), False
         _tools(has.get("tools"), visits)
     except _NotUnderstoodError:
@@ -304,15 +347,22 @@ def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
             continue
         if not isinstance(item, simdjson.Object) or len(item) > _MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
-        names = _names(item, _READ_MEMBERS)
-        if "type" in names and item["type"] not in _TEXTS:
-            raise _NotUnderstoodError
-        if not _ITEM_MEMBERS.issuperset(names):
-            _small(item, names)
-        if "content" in names:
-            _walk(item["content"], visits, depth + 1)
+        names: tuple[str, ...] = tuple(item)
+        if names not in _PLAIN:
+            _item(item, names)
+        if "content" in names and not isinstance(content := item["content"], str):
+            _walk(content, visits, depth + 1)
         if "output" in names:
             _walk(item["output"], visits, depth + 1)
+
+
+def _item(item: Any, names: tuple[str, ...]) -> None:
+    """Raises where an item can be read in two ways, or is more than text."""
+    _clear(names, _READ_MEMBERS)
+    if "type" in names and item["type"] not in _TEXTS:
+        raise _NotUnderstoodError
+    if not _ITEM_MEMBERS.issuperset(names):
+        _small(item, names)
 
 
 def _small(item: Any, names: tuple[str, ...]) -> None:
@@ -370,11 +420,15 @@ _clean: set[tuple[frozenset[str], tuple[str, ...]]] = set()  # few shapes come a
 def _names(item: Any, read: frozenset[str]) -> tuple[str, ...]:
     """The member names of a nested object. Raises if one that is read could be read twice."""
     names = tuple(item)
+    _clear(names, read)
+    return names
+
+
+def _clear(names: tuple[str, ...], read: frozenset[str]) -> None:
     if (read, names) not in _clean:
         _check(names, read)
         if len(_clean) < _KEPT_SHAPES and sum(map(len, names)) < _KEPT_CHARS:
             _clean.add((read, names))
-    return names
 
 
 def _check(names: tuple[str, ...], read: frozenset[str]) -> None:
