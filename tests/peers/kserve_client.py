@@ -1,0 +1,99 @@
+"""Triton's own client, run in its venv: a call a line on stdin, how it ended a line on stdout.
+
+A call is a JSON object: `over` (http or grpc), `url`, `what`, `model`, `key` and, for `infer`,
+`numbers`, `binary`, `parameters`. What comes back is {"value": …} or {"status": …, "message": …}.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as over_grpc
+import tritonclient.http as over_http
+from tritonclient.utils import InferenceServerException
+
+_clients: dict[tuple[str, str], Any] = {}
+
+
+def client(call: dict[str, Any]) -> Any:
+    module = over_grpc if call["over"] == "grpc" else over_http
+    at = (call["over"], call["url"])
+    if at not in _clients:
+        _clients[at] = module.InferenceServerClient(call["url"])
+    return _clients[at]
+
+
+def tensors(call: dict[str, Any]) -> list[Any]:
+    numbers = np.array(call["numbers"], dtype=np.float32)
+    if call["over"] == "grpc":
+        given = over_grpc.InferInput("numbers", list(numbers.shape), "FP32")
+        return [given.set_data_from_numpy(numbers)]
+    given = over_http.InferInput("numbers", list(numbers.shape), "FP32")
+    return [given.set_data_from_numpy(numbers, binary_data=call.get("binary", False))]
+
+
+def outputs(call: dict[str, Any]) -> Any:
+    if call["over"] == "grpc":
+        return None
+    return [over_http.InferRequestedOutput("doubled", binary_data=call.get("binary", False))]
+
+
+def stream(server: Any, call: dict[str, Any], headers: dict[str, str]) -> Any:
+    """A bidirectional call; the first thing that the server says to it."""
+    said: queue.Queue[Any] = queue.Queue()
+    server.start_stream(callback=lambda result, error: said.put(error or result), headers=headers)
+    try:
+        server.async_stream_infer(call["model"], tensors(call))
+        first = said.get(timeout=10)
+    finally:
+        server.stop_stream(cancel_requests=True)
+    if isinstance(first, InferenceServerException):
+        raise first
+    return "answered"
+
+
+def run(call: dict[str, Any]) -> Any:
+    server = client(call)
+    headers = {"authorization": f"Bearer {call['key']}"} if call.get("key") else {}
+    match call["what"]:
+        case "infer":
+            result = server.infer(
+                call["model"],
+                tensors(call),
+                outputs=outputs(call),
+                headers=headers,
+                parameters=call.get("parameters"),
+            )
+            return result.as_numpy("doubled").tolist()
+        case "stream":
+            return stream(server, call, headers)
+        case "model_ready":
+            return server.is_model_ready(call["model"], headers=headers)
+        case "live" | "ready" as which:
+            return getattr(server, f"is_server_{which}")(headers=headers)
+        case "metadata":
+            found = server.get_server_metadata(headers=headers)
+        case _:
+            found = server.get_model_metadata(call["model"], headers=headers)
+    return found["name"] if isinstance(found, dict) else found.name
+
+
+def main() -> None:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        try:
+            ended = {"value": run(json.loads(line))}
+        except InferenceServerException as fault:
+            message = fault.message()
+            if not isinstance(message, str):
+                message = json.dumps(message)
+            ended = {"status": str(fault.status()), "message": message}
+        print(json.dumps(ended), flush=True)
+
+
+if __name__ == "__main__":
+    main()
