@@ -15,12 +15,13 @@ from urllib.parse import unquote_plus
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from authz import endpoints
-from authz.body import read_json
 from authz.credential import CREDENTIAL_HEADERS, holds_key, read_credential
 from authz.denial import Answer, Headers
-from authz.model import Fault, Reason, Request
+from authz.endpoints import BUILT_IN, Table
+from authz.model import Dialect, Fault, Reason, Request
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
 from authz.pb.core_pb2 import HeaderValueOption
+from authz.reading import read_body
 from store.keyformat import Digester, KeyForm
 
 _OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -41,10 +42,11 @@ TO_REMOVE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How requests are read here: which strings are keys, and their digests."""
+    """How requests are read here: which strings are keys, their digests, which calls there are."""
 
     form: KeyForm
     digester: Digester
+    table: Table = BUILT_IN
 
     def read(self, message: CheckRequest) -> Request:
         """Read one request, whole."""
@@ -56,16 +58,25 @@ class Reader:
         headers = http.headers
         path, _, _ = http.path.partition("?")
         digests = read_credential(headers, http.path, self.form, self.digester)
+        content_type = headers.get("content-type", "")
+        match = self.table.find(http.method, path)
+        dialect = endpoints.dialect_of(path, content_type)
+        if match is not None:
+            if not endpoints.speaks(match.endpoint, content_type):
+                match = None
+            elif dialect is not Dialect.GRPC:
+                dialect = match.endpoint.dialect
         in_url = isinstance(digests, Fault) and digests.reason is Reason.KEY_IN_URL
         return Request(
             id=headers.get("x-request-id", ""),
             method=http.method,
             path="" if in_url else path,
-            dialect=endpoints.dialect_of(path, headers.get("content-type", "")),
+            dialect=dialect,
             digests=digests,
-            endpoint=endpoints.find(http.method, path),
+            endpoint=None if match is None else match.endpoint,
             encoded=bool(headers.get("content-encoding", "")),
             body_bytes=len(http.raw_body),
+            model=None if match is None else match.model,
         )
 
     def with_body(self, request: Request, message: CheckRequest) -> Request:
@@ -77,14 +88,24 @@ class Reader:
         if endpoint is None or not endpoint.reads_model or isinstance(request.digests, Fault):
             return request
         http = message.attributes.request.http
-        reading = read_json(http.raw_body, endpoint.shape)
+        reading = read_body(endpoint, request.model, http.raw_body, http.headers)
         if isinstance(reading, Fault):
             return request.unreadable(reading)
-        if holds_key(reading.model, self.form):
+        named = reading.model
+        if reading.adapter is not None:
+            named = f"{named}:{reading.adapter}"
+        if holds_key(named, self.form):
             return request.unreadable(Fault(Reason.MODEL_REQUIRED, param="model"))
         _, _, query = http.path.partition("?")
         fault = _other_model(query, reading.model) if query else None
-        return request.reading(reading.model, reading.ask, fault, stream=reading.stream)
+        return request.reading(
+            named,
+            reading.ask,
+            fault,
+            stream=reading.stream,
+            base=None if reading.adapter is None else reading.model,
+            controls=reading.controls,
+        )
 
 
 def _other_model(query: str, model: str) -> Fault | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from authz import endpoints
+from authz.endpoints import BUILT_IN
 from authz.model import Dialect, Fault, Reason, Request
 from store.counters.model import MinuteLimit, MoneyStanding, Refused
 from store.keyformat import BODY_CHARS, CHECKSUM_CHARS, DEFAULT_PREFIX
@@ -98,9 +98,9 @@ def _right_path(request: Request) -> str:
             "Over gRPC they can call `ModelInfer` of the open inference protocol, and ask for "
             "health and metadata; nothing that streams."
         )
-    if endpoints.find(request.method, f"/v1{request.path}"):
+    if BUILT_IN.find(request.method, f"/v1{request.path}"):
         return "Let the base URL in your client end in `/v1`."
-    if endpoints.find(request.method, request.path.removeprefix("/v1")):
+    if BUILT_IN.find(request.method, request.path.removeprefix("/v1")):
         return "Let the base URL in your client end before `/v1`."
     return (
         "Check the method and the path: they are compared letter by letter, "
@@ -218,8 +218,13 @@ _WORDS: Final[Mapping[Reason, Callable[[Occasion], str]]] = {
     Reason.BUDGET_HELD: _budget_held,
     Reason.BUDGET_EXCEEDED: _budget_exceeded,
     Reason.PARAMETER_NOT_ALLOWED: lambda o: (
-        f"`{o.fault.param}` is not allowed here: what the server keeps has no bound, and other "
-        "keys could read it. Send the whole conversation instead."
+        f"`{o.fault.param}` is not allowed here: "
+        + (
+            o.fault.detail
+            or "what the server keeps has no bound, and other keys could read it. "
+            "Send the whole conversation instead"
+        )
+        + "."
     ),
     Reason.UNBOUNDED_NOT_ALLOWED: lambda o: (
         f"`{o.fault.param}` lets the work outlive the request, and this key has a budget. "

@@ -13,7 +13,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -43,17 +43,18 @@ def ensure_venv(name: str, lock: Path | None = None) -> Path:
     with exclusive(name):
         if not (python.exists() and stamp.exists() and stamp.read_text() == wanted):
             shutil.rmtree(folder, ignore_errors=True)
-            _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+            run(sys.executable, "-m", "venv", "--without-pip", str(folder))
             pip = (sys.executable, "-m", "pip", "--python", str(python), "--quiet")
             flags = ("--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:")
-            _run(*pip, "install", *flags, "--requirement", str(lock))
+            run(*pip, "install", *flags, "--requirement", str(lock))
             # last: a venv without its stamp is half made
             stamp.write_text(wanted)
     return python
 
 
-def _run(*argv: str) -> None:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+def run(*argv: str, env: Mapping[str, str] | None = None) -> None:
+    """A step of setting something up: it works, or RuntimeError says what it printed."""
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stdout + done.stderr)[-4000:]
         raise RuntimeError(f"{' '.join(argv)} ended with {done.returncode}:\n{said}")

@@ -33,7 +33,7 @@ from support import (
     upstream_headers,
 )
 
-from authz import wire
+from authz import reading
 from authz.body import Body, read_json
 from authz.cache import KeyCache
 from authz.check import Checker, Site
@@ -229,6 +229,7 @@ def test_what_passes_is_described_to_the_server_to_the_client_and_to_the_meter(g
         "model": LLAMA,
         "endpoint": "chat.completions",
         "dialect": "openai",
+        "usage": "openai",
     }
     assert gate.counted() == {("allowed", ""): 1}
 
@@ -522,14 +523,14 @@ def must_not_be_called(*_: object) -> NoReturn:
 def test_a_body_is_not_read_for_a_key_that_does_not_count(
     reason: Reason, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "read_json", must_not_be_called)
+    monkeypatch.setattr(reading, "read_json", must_not_be_called)
     refused(Gate(DEAD_KEYS[reason]).call(body=body), reason)
 
 
 def test_a_body_is_not_read_without_a_key_nor_while_nobody_knows_of_it(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "read_json", must_not_be_called)
+    monkeypatch.setattr(reading, "read_json", must_not_be_called)
     broken = b'{"model":'
     twice = bearer(KEY) | {"x-api-key": OTHER}
     refused(gate.call(CHAT_PATH + "?key=x", broken), Reason.KEY_IN_URL)
@@ -549,7 +550,7 @@ def test_the_body_of_a_live_key_is_read_once(gate: Gate, monkeypatch: pytest.Mon
         asked.append(raw)
         return read_json(raw, shape)
 
-    monkeypatch.setattr(wire, "read_json", counting)
+    monkeypatch.setattr(reading, "read_json", counting)
     refused(gate.call(body=b'{"model":'), Reason.MALFORMED_BODY)
     assert is_allowed(gate.call())
     assert asked == [b'{"model":', json.dumps(CHAT).encode()]

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from authz import endpoints
+from authz.endpoints import BUILT_IN
 from authz.model import Dialect, Lane
 from tensorgate.envoy import replies
 
@@ -35,8 +36,9 @@ ROWS = [
 def test_rows(
     method: str, path: str, name: str, lane: Lane, dialect: Dialect, reads_model: bool
 ) -> None:
-    row = endpoints.find(method, path)
-    assert row is not None
+    match = BUILT_IN.find(method, path)
+    assert match is not None
+    row = match.endpoint
     assert (row.name, row.lane, row.reads_model) == (name, lane, reads_model)
     assert row.dialect == dialect == endpoints.dialect_of(path)
 
@@ -45,7 +47,7 @@ def test_rows(
 def test_another_method_is_another_endpoint(path: str) -> None:
     own = {method for method, named, *_ in ROWS if named == path}
     for method in {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "post", ""} - own:
-        assert endpoints.find(method, path) is None
+        assert BUILT_IN.find(method, path) is None
 
 
 @pytest.mark.parametrize(
@@ -81,13 +83,13 @@ def test_another_method_is_another_endpoint(path: str) -> None:
     ],
 )
 def test_what_no_row_names_is_no_endpoint(path: str) -> None:
-    assert endpoints.find("POST", path) is None
-    assert endpoints.find("GET", path) is None
+    assert BUILT_IN.find("POST", path) is None
+    assert BUILT_IN.find("GET", path) is None
 
 
 @pytest.mark.parametrize("path", ["/v1/models/", "/v1/modelsx", "/v1/keys", "/v1/key/", "/v1/keyx"])
 def test_near_a_listing(path: str) -> None:
-    assert endpoints.find("GET", path) is None
+    assert BUILT_IN.find("GET", path) is None
 
 
 @pytest.mark.parametrize(
