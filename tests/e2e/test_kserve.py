@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from load.audit import Row
+from load.audit import Row, until
 from moneygate import NANOUSD, booked
 from peers.client import call
 from peers.kserve import MODELS, Ended, Kserve, TritonClient, kserve_server
@@ -35,7 +35,7 @@ both = pytest.mark.parametrize("over", ["http", "grpc"])
 
 @dataclass(frozen=True)
 class Site:
-    """A gate before an mlserver, and Triton's client at the gate."""
+    """A gate before an mlserver, Triton's client at the gate, and a key that may call `doubling`."""
 
     gate: Stack
     server: Kserve
@@ -54,7 +54,11 @@ def site(start_stack: StartStack, tmp_path_factory: pytest.TempPathFactory) -> I
         env = {"TENSORGATE_UPSTREAM_GRPC": server.grpc}
         gate = start_stack(server.address, catalog=catalog, env=env)
         with TritonClient(gate.address) as client:
-            yield Site(gate, server, client, gate.mint(models="doubling"))
+            key = gate.mint(models="doubling", budget_usd=1)
+            server.wait()
+            made = Site(gate, server, client, key)
+            until(lambda: made.call("grpc").value and made.call("http").value, 5, "a first answer")
+            yield made
 
 
 def assert_refused(ended: Ended, over: str, code: str, status: int, grpc_status: str) -> str:
@@ -77,23 +81,23 @@ def rows_of(site: Site, key: dict[str, Any], count: int) -> list[Row]:
 # ── What passes, and what it costs ───────────────────────────────────────────────────────────────
 
 
-@both
-def test_an_allowed_call_is_answered_and_booked_by_its_price(site: Site, over: str) -> None:
-    key = site.gate.mint(models="doubling", budget_usd=1)
-    assert site.call(over, key=key["key"]) == Ended([[2.0, 5.0]])
-    (row,) = rows_of(site, key, 1)
-    assert (row["model"], row["basis"], row["status"]) == ("doubling", "metered", 200)
-    assert (row["charge_nanousd"], row["hold_nanousd"]) == (PER_REQUEST, PER_REQUEST)
+def test_allowed_calls_are_answered_and_booked_by_their_price(site: Site) -> None:
+    before = rows_of(site, site.key, 2)
+    assert site.call("http") == site.call("grpc") == Ended([[2.0, 5.0]])
+    rows = rows_of(site, site.key, len(before) + 2)[-2:]
+    assert [row["endpoint"] for row in rows] == ["v2.infer", "grpc.infer"]
+    for row in rows:
+        assert (row["model"], row["basis"], row["status"]) == ("doubling", "metered", 200)
+        assert row["charge_nanousd"] == row["hold_nanousd"] == PER_REQUEST
 
 
-@both
-def test_a_models_own_error_is_the_clients_and_costs_nothing(site: Site, over: str) -> None:
-    key = site.gate.mint(models="doubling")
-    ended = site.call(over, key=key["key"], numbers=[-1.0])
-    assert ended.message == "it does not take negative numbers"
-    assert ended.status == ("StatusCode.INVALID_ARGUMENT" if over == "grpc" else "400")
-    (row,) = rows_of(site, key, 1)
-    assert (row["basis"], row["status"], row["charge_nanousd"]) == ("released", 400, 0)
+def test_a_models_own_error_is_the_clients_and_costs_nothing(site: Site) -> None:
+    before = rows_of(site, site.key, 2)
+    for over, status in (("http", "400"), ("grpc", "StatusCode.INVALID_ARGUMENT")):
+        ended = site.call(over, numbers=[-1.0])
+        assert ended == Ended(status=status, message="it does not take negative numbers")
+    for row in rows_of(site, site.key, len(before) + 2)[-2:]:
+        assert (row["basis"], row["status"], row["charge_nanousd"]) == ("released", 400, 0)
 
 
 @both
@@ -138,39 +142,46 @@ def test_no_key(site: Site, over: str) -> None:
     assert_refused(ended, over, "missing_api_key", 401, "UNAUTHENTICATED")
 
 
-@both
-def test_an_expired_key(site: Site, over: str) -> None:
+def test_an_expired_key(site: Site) -> None:
     key = site.gate.mint()
     site.gate.expire(key["id"])
     time.sleep(1)  # what changed shows at the latest after a second
-    ended = site.call(over, key=key["key"])
-    words = assert_refused(ended, over, "api_key_expired", 401, "UNAUTHENTICATED")
-    assert words.startswith("This key (sk-tg_")
+    for over in ("http", "grpc"):
+        ended = site.call(over, key=key["key"])
+        words = assert_refused(ended, over, "api_key_expired", 401, "UNAUTHENTICATED")
+        assert words.startswith("This key (sk-tg_")
+
+
+def test_over_the_minute(site: Site) -> None:
+    key = site.gate.mint(rpm=2)
+    assert all(site.call(over, key=key["key"]).value for over in ("http", "grpc"))
+    for over in ("http", "grpc"):
+        ended = site.call(over, key=key["key"])
+        words = assert_refused(ended, over, "rate_limit_exceeded", 429, "RESOURCE_EXHAUSTED")
+        assert words.startswith("2 requests in the last 60 seconds is this key's limit.")
+
+
+def test_over_the_budget(site: Site) -> None:
+    key = site.gate.mint(budget_usd=0.025)
+    assert all(site.call(over, key=key["key"]).value for over in ("http", "grpc"))
+    rows_of(site, key, 2)
+    for over in ("http", "grpc"):
+        ended = site.call(over, key=key["key"])
+        assert_refused(ended, over, "budget_exceeded", 429, "RESOURCE_EXHAUSTED")
+    assert len(rows_of(site, key, 2)) == 2
 
 
 @both
-def test_over_the_minute(site: Site, over: str) -> None:
-    key = site.gate.mint(rpm=1)
-    assert site.call(over, key=key["key"]).value
-    ended = site.call(over, key=key["key"])
-    words = assert_refused(ended, over, "rate_limit_exceeded", 429, "RESOURCE_EXHAUSTED")
-    assert words.startswith("1 request in the last 60 seconds is this key's limit.")
-
-
-@both
-def test_over_the_budget(site: Site, over: str) -> None:
-    key = site.gate.mint(budget_usd=0.015)
-    assert site.call(over, key=key["key"]).value
-    rows_of(site, key, 1)
-    ended = site.call(over, key=key["key"])
-    assert_refused(ended, over, "budget_exceeded", 429, "RESOURCE_EXHAUSTED")
-    assert len(rows_of(site, key, 1)) == 1
-
-
-@both
-@pytest.mark.parametrize("name", ["lora_name", "priority", "sequence_id"])
-def test_what_steers_the_server(site: Site, over: str, name: str) -> None:
-    ended = site.call(over, parameters={name: "7"})
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"parameters": {"sampling_parameters": "{}"}},
+        {"options": {"priority": 1}},
+        {"options": {"sequence_id": 7, "sequence_start": True}},
+    ],
+)
+def test_what_steers_the_server(site: Site, over: str, given: dict[str, Any]) -> None:
+    ended = site.call(over, **given)
     assert_refused(ended, over, "parameter_not_allowed", 403, "PERMISSION_DENIED")
 
 
@@ -211,9 +222,9 @@ def _raw(
 DOUBLING = b"\x0a\x08doubling"
 
 
-@pytest.mark.parametrize(
-    ("message", "code"),
-    [
+def test_a_message_that_could_be_read_in_two_ways(site: Site) -> None:
+    key = site.gate.mint(models=",".join(MODELS))  # it is not the model that is in the way
+    for message, code in (
         (DOUBLING + b"\x0a\x06secret", "ambiguous_body"),
         (b"\x0a\x06secret" + DOUBLING, "ambiguous_body"),
         (DOUBLING + b"\x42\x06secret", "malformed_body"),
@@ -221,13 +232,10 @@ DOUBLING = b"\x0a\x08doubling"
         (DOUBLING[:-1], "malformed_body"),
         (b"\x0a\x88\x00doubling", "malformed_body"),
         (b"", "model_required"),
-    ],
-)
-def test_a_message_that_could_be_read_in_two_ways(site: Site, message: bytes, code: str) -> None:
-    key = site.gate.mint(models=",".join(MODELS))  # it is not the model that is in the way
-    status, words = _raw(site, message, key=key["key"])
-    assert status is grpc.StatusCode.INVALID_ARGUMENT
-    assert words.startswith(f"{code}: ")
+    ):
+        status, words = _raw(site, message, key=key["key"])
+        assert status is grpc.StatusCode.INVALID_ARGUMENT
+        assert words.startswith(f"{code}: ")
 
 
 def test_a_call_of_grpc_in_another_content_type(site: Site) -> None:
@@ -244,14 +252,14 @@ def test_a_call_of_grpc_in_another_content_type(site: Site) -> None:
 
 
 def test_a_server_that_is_down_is_told_at_once(site: Site) -> None:
-    key = site.gate.mint()
+    before = rows_of(site, site.key, 2)
     site.server.child.end()
     for over in ("http", "grpc"):
         began = time.monotonic()
-        ended = site.call(over, key=key["key"])
+        ended = site.call(over)
         assert_refused(ended, over, "upstream_unavailable", 503, "UNAVAILABLE")
         assert time.monotonic() - began < 2
-    rows = rows_of(site, key, 2)
+    rows = rows_of(site, site.key, len(before) + 2)[-2:]
     assert [(row["basis"], row["charge_nanousd"]) for row in rows] == [("released", 0)] * 2
     doctor = site.gate.run("doctor").stdout
     assert "fail  upstream models" in doctor

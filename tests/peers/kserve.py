@@ -29,10 +29,19 @@ class Kserve:
     grpc: str
     child: Child
 
+    def wait(self) -> None:
+        """Return when it answers on both of its ports."""
+        ports = [int(each.rpartition(":")[2]) for each in (self.address, self.grpc)]
+        what = "both of its ports"
+        self.child.wait_until(lambda: all(map(listens, ports)), seconds=60, what=what)
+
 
 @contextmanager
 def kserve_server(folder: Path) -> Iterator[Kserve]:
-    """Run the server until the block ends; `folder` is new and takes its files."""
+    """Run the server until the block ends; `folder` is new and takes its files.
+
+    It has been started, no more: `wait` waits for it.
+    """
     python = ensure_venv("mlserver")
     http, grpc, metrics = free_port(), free_port(), free_port()
     ports = {"http_port": http, "grpc_port": grpc, "metrics_port": metrics}
@@ -46,9 +55,6 @@ def kserve_server(folder: Path) -> Iterator[Kserve]:
         (place / "model-settings.json").write_text(json.dumps(settings))
     child = Child([python.with_name("mlserver"), "start", folder], log=folder / "mlserver.log")
     try:
-        child.wait_until(
-            lambda: listens(http) and listens(grpc), seconds=60, what="both of its ports"
-        )
         yield Kserve(f"127.0.0.1:{http}", f"127.0.0.1:{grpc}", child)
     finally:
         child.end()
@@ -68,6 +74,7 @@ class TritonClient:
 
     def __init__(self, address: str, key: str | None = None) -> None:
         self._address, self._key = address, key
+        self._ready = False
         python = ensure_venv("tritonclient")
         self._process = subprocess.Popen(
             [python, _HERE / "kserve_client.py"],
@@ -76,7 +83,6 @@ class TritonClient:
             text=True,
             process_group=0,
         )
-        assert self._line() == "ready"
 
     def __enter__(self) -> Self:
         return self
@@ -92,6 +98,9 @@ class TritonClient:
 
     def call(self, over: str, what: str, model: str = "doubling", **more: Any) -> Ended:
         """One call over `http` or `grpc`, with the client's key unless told another."""
+        if not self._ready:
+            assert self._line() == "ready"
+            self._ready = True
         asked = {
             "over": over,
             "url": self._address,

@@ -1,7 +1,7 @@
 """Triton's own client, run in its venv: a call a line on stdin, how it ended a line on stdout.
 
 A call is a JSON object: `over` (http or grpc), `url`, `what`, `model`, `key` and, for `infer`,
-`numbers`, `binary`, `parameters`. What comes back is {"value": …} or {"status": …, "message": …}.
+`numbers`, `binary`, `parameters` and `options` of the client's own. What comes back is {"value": …} or {"status": …, "message": …}.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import queue
 import sys
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ def stream(server: Any, call: dict[str, Any], headers: dict[str, str]) -> Any:
     said: queue.Queue[Any] = queue.Queue()
     server.start_stream(callback=lambda result, error: said.put(error or result), headers=headers)
     try:
-        server.async_stream_infer(call["model"], tensors(call))
+        with suppress(InferenceServerException):  # it has ended already; the callback knows why
+            server.async_stream_infer(call["model"], tensors(call))
         first = said.get(timeout=10)
     finally:
         server.stop_stream(cancel_requests=True)
@@ -67,6 +69,7 @@ def run(call: dict[str, Any]) -> Any:
                 outputs=outputs(call),
                 headers=headers,
                 parameters=call.get("parameters"),
+                **call.get("options", {}),
             )
             return result.as_numpy("doubled").tolist()
         case "stream":
