@@ -24,6 +24,7 @@ import msgspec
 import simdjson
 
 from authz.ask import Has, read_ask, read_members
+from authz.content import FaultError, steering_tensors
 from authz.model import Ask, Fault, Reason
 from authz.shape import Shape
 from authz.shapes import NOTHING
@@ -155,8 +156,12 @@ def _model(has: Has, mended: bool, shape: Shape, named: str | None) -> str | Fau
 
 def second(has: Mapping[str, Any], shape: Shape) -> tuple[str | None, tuple[str, ...]] | Fault:
     """The adapter that is to be used beside the model, and the members that steer the server."""
+    try:
+        tensors = steering_tensors(has) if shape.tensors else ()
+    except FaultError as fault:
+        return fault.fault
     if shape.second.isdisjoint(has):
-        return None, ()
+        return None, tensors
     found = [name for name in has if name in shape.second and has[name] is not None]
     adapter: str | None = None
     for name in found:
@@ -170,7 +175,7 @@ def second(has: Mapping[str, Any], shape: Shape) -> tuple[str | None, tuple[str,
             detail = "name one adapter, as a string, or none"
             return Fault(Reason.PARAMETER_NOT_ALLOWED, detail, param=name)
         adapter = value
-    return adapter, tuple(name for name in found if name in shape.steering)
+    return adapter, (*(name for name in found if name in shape.steering), *tensors)
 
 
 def is_model_name(name: str) -> bool:

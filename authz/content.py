@@ -18,7 +18,7 @@ from typing import Any, Final
 import simdjson
 
 from authz.model import Fault, Reason
-from authz.shape import TALK, Content, Shape
+from authz.shape import TALK, TENSORS, Content, Shape
 
 _TEXTS: Final = frozenset(
     {
@@ -57,6 +57,8 @@ _PART_MEMBERS: Final = frozenset(
 )
 _CALL_MEMBERS: Final = frozenset({"id", "name", "args", "response", "willContinue", "scheduling"})
 _DECLARED_MEMBERS: Final = frozenset({"functionDeclarations", "function_declarations"})
+_TENSOR_MEMBERS: Final = frozenset({"name", "parameters"})
+_MAX_TENSORS: Final = 4096
 _MAX_NESTING: Final = 4  # messages, parts, results, their parts
 _WHOLE: Final = re.compile(rb"\[[-0-9,]++\]")
 _MAX_VISITS: Final = 20_000
@@ -195,6 +197,28 @@ def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
             _walk(item["content"], visits, depth + 1)
         if "output" in names:
             _walk(item["output"], visits, depth + 1)
+
+
+def steering_tensors(has: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of tensors, and of tensors' parameters, that steer the server. Raises FaultError."""
+    found = list[object]()
+    for member in ("inputs", "outputs"):
+        tensors = has.get(member)
+        if not isinstance(tensors, simdjson.Array):
+            continue
+        if len(tensors) > _MAX_TENSORS:
+            detail = f"it may have at most {_MAX_TENSORS} tensors"
+            raise FaultError(Reason.INVALID_PARAMETER, detail, member)
+        for tensor in tensors:
+            if not isinstance(tensor, simdjson.Object):
+                continue
+            names = names_of(tensor, _TENSOR_MEMBERS)
+            if member == "inputs" and "name" in names:
+                found.append(tensor["name"])
+            parameters = tensor["parameters"] if "parameters" in names else None
+            if isinstance(parameters, simdjson.Object):
+                found += names_of(parameters, TENSORS)
+    return tuple(name for name in found if isinstance(name, str) and name in TENSORS)
 
 
 def _documents(value: Any, visits: _Visits) -> None:

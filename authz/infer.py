@@ -19,44 +19,11 @@ from typing import Final
 
 from authz.body import is_model_name
 from authz.model import Fault, Reason
+from authz.shape import TENSORS
 
 FRAME_BYTES: Final = 5
 MAX_FIELDS: Final = 4096  # hundreds of tensors, each with all that a tensor may have
 MAX_NAMED_CHARS: Final = 256  # of a tensor's or a parameter's name
-
-# What chooses or brings an adapter, in Triton's backends: vLLM's reads the name from a parameter
-# or from a text of options, TensorRT-LLM's from tensors.
-SELECTORS: Final = frozenset(
-    {
-        "adapter_id",
-        "embedding_request",
-        "lora",
-        "lora_config",
-        "lora_name",
-        "lora_path",
-        "lora_task_id",
-        "lora_weights",
-        "sampling_parameters",
-    }
-)
-# What steers the server or names what it keeps for others too: its queue, its state, its memory.
-CONTROLS: Final = frozenset(
-    {
-        "cache_salt",
-        "chat_template",
-        "id_slot",
-        "keep_alive",
-        "kv_transfer_params",
-        "priority",
-        "sequence_end",
-        "sequence_id",
-        "sequence_start",
-        "shared_memory_byte_size",
-        "shared_memory_offset",
-        "shared_memory_region",
-    }
-)
-_STEERING: Final = SELECTORS | CONTROLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +42,7 @@ class Infer:
     @property
     def controls(self) -> tuple[str, ...]:
         """Names of tensors and parameters that the catalog must allow for the model."""
-        return tuple(name for name in (*self.inputs, *self.parameters) if name in _STEERING)
+        return tuple(name for name in (*self.inputs, *self.parameters) if name in TENSORS)
 
 
 # ── The messages: which tags they may have. All field numbers are below 16: a tag is one byte ────

@@ -30,6 +30,17 @@ CONTROLS: Final = (
 """Members that steer the server rather than the answer: which slot, cache or peer is used, who
 comes first, what stays loaded, which code runs. Refused unless the catalog allows them."""
 
+TENSORS: Final = frozenset(
+    {
+        *(*SELECTORS, *REFUSED, *CONTROLS),
+        *("sampling_parameters", "embedding_request"),  # JSON in a text, an adapter's name too
+        *("sequence_id", "sequence_start", "sequence_end"),
+        *("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"),
+    }
+)
+"""Names of tensors and of their parameters that steer a server: its adapters, its queue, what it
+keeps of other calls, its memory."""
+
 CONTEXT: Final = frozenset(
     {
         *("web_search_options", "mcp_servers", "audio", "prompt_id", "container"),
@@ -88,6 +99,7 @@ class Shape:
     unbounded: tuple[str, ...] = ()  # members that make the work outlive the request
     controls: tuple[str, ...] = ()  # beyond those of every body
     models: tuple[str, ...] = ("model",)  # members that name the model
+    tensors: bool = False  # `inputs` and `outputs` are lists of tensors with parameters
     prefix: str = ""  # what may stand before its name there
     nests: tuple[str, ...] = ()  # objects that hold selectors and controls too
     spellings: tuple[tuple[str, str], ...] = ()
@@ -125,6 +137,8 @@ class Shape:
         yield from ("stream", *self.models, *self.second)
         yield from (*self.query, *self.beside, *self.bounds, *self.also, *self.repeats)
         yield from (*self.stored, *self.unbounded, *self.context)
+        if self.tensors:
+            yield from ("inputs", "outputs")
         if self.usage_on_request:
             yield "stream_options"
         if self.content:

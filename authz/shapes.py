@@ -143,6 +143,7 @@ INFER: Final = Shape(
     "inputs",
     kind=Content.OPAQUE,
     stored=("parameters.sequence_id",),
+    tensors=True,
     nests=("parameters",),
 )
 

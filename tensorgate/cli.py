@@ -182,12 +182,14 @@ def upgrade(as_json: AsJson = False) -> None:
 @catalog_app.command("check")
 def check(as_json: AsJson = False) -> None:
     """Read the catalog and say what is in it, or what is wrong, by line."""
+    from authz.endpoints import table_of  # noqa: PLC0415  see the module's head
     from store.catalog import Catalog  # noqa: PLC0415  see the module's head
     from store.settings import StoreSettings, load  # noqa: PLC0415  see the module's head
     from tensorgate import catalogtext  # noqa: PLC0415  see the module's head
 
     path = load(StoreSettings).catalog
     catalog = Catalog.read(path)
+    table_of(catalog)
     output.show(as_json, catalogtext.as_json(catalog), catalogtext.as_text(catalog, path))
 
 

@@ -22,6 +22,7 @@ from typing import Final
 import envoy
 from sqlalchemy import Engine, func, select
 
+from authz.endpoints import table_of
 from authz.settings import AuthzSettings
 from store import schema
 from store.catalog import Catalog
@@ -164,6 +165,7 @@ def _state(state: StateFolder) -> Finding:
 def _catalog(settings: StoreSettings) -> Finding:
     try:
         catalog = Catalog.read(settings.catalog)
+        table_of(catalog)
     except ConfigError as fault:
         return Finding(
             "catalog", Status.FAIL, "; ".join(fault.faults), f"mend it, or name it: {PREFIX}CATALOG"

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from pydantic import field_validator
 
+from authz.endpoints import table_of
 from authz.settings import AuthzSettings
 from store.catalog import Catalog
 from store.errors import ConfigError
@@ -127,6 +128,13 @@ class _Faults:
         return None
 
 
+def _catalog(path: Path) -> Catalog:
+    """The catalog, if all of it can be used, its endpoints too."""
+    catalog = Catalog.read(path)
+    table_of(catalog)
+    return catalog
+
+
 def check(asked: Asked) -> Setup:
     """Check options, settings, catalog, pepper and ports. Raises ConfigError listing all faults.
 
@@ -139,7 +147,7 @@ def check(asked: Asked) -> Setup:
     catalog = None
     if settings is not None:
         faults.get("pepper", settings.digester)
-        catalog = faults.get("catalog", partial(Catalog.read, settings.catalog))
+        catalog = faults.get("catalog", partial(_catalog, settings.catalog))
     gate = _gate(asked, faults)
     faults.get(
         f"--admin-port (make: ADMIN_PORT) {asked.admin_port}", lambda: _port(asked.admin_port)

@@ -25,6 +25,7 @@ from store.catalog import (
 )
 from store.errors import ConfigError
 
+REGISTRY = "Registry.Ollama.ai"
 PLANS = "plans: {free: {}}\ndefault_plan: free\n"
 DESIGN = """\
 models:
@@ -208,7 +209,14 @@ second: {{price: {{input: 1}}, context_tokens: 10, aliases: ["ab*", "*yz"]}}
         ("abyz", "second", "second"),
         ("abcyz", "second", "second"),
         ("x\ny", "x\ny", "*"),
-        ("EXACT", "EXACT", "*"),
+        ("EXACT", "EXACT", "exact"),  # one model for Ollama, which ignores case
+        ("Other", "Other", "exact"),
+        ("exact:latest", "exact:latest", "exact"),
+        ("library/Exact", "library/Exact", "exact"),
+        (f"https://{REGISTRY}/Library/exact:latest@x",) * 2 + ("exact",),
+        ("QWEN3", "QWEN3", "qwen*"),
+        ("library/qwen3:8b", "library/qwen3:8b", "qwen*"),
+        ("other:8b", "other:8b", "*"),
         ("", "", "*"),
     ],
 )
@@ -454,7 +462,7 @@ FAULTY = {
     ),
     "rows of endpoints": (
         PLANS + "endpoints: [x]  # <here>\n",
-        "endpoints: this version knows the built-in table only; leave it empty",
+        "endpoints.0: a mapping of names to values is needed",
     ),
     "an anchor in itself": ("models: &a  # <here>\n  m: *a\n", "an anchor stands inside itself"),
 }
