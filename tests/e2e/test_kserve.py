@@ -35,7 +35,7 @@ both = pytest.mark.parametrize("over", ["http", "grpc"])
 
 @dataclass(frozen=True)
 class Site:
-    """A gate before an mlserver, Triton's client at the gate, and a key that may call `doubling`."""
+    """A gate before an mlserver, Triton's client at the gate, a key for `doubling`."""
 
     gate: Stack
     server: Kserve
@@ -175,7 +175,7 @@ def test_over_the_budget(site: Site) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"parameters": {"sampling_parameters": "{}"}},
+        {"tensor": "lora_task_id"},
         {"options": {"priority": 1}},
         {"options": {"sequence_id": 7, "sequence_start": True}},
     ],

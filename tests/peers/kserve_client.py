@@ -1,7 +1,8 @@
 """Triton's own client, run in its venv: a call a line on stdin, how it ended a line on stdout.
 
 A call is a JSON object: `over` (http or grpc), `url`, `what`, `model`, `key` and, for `infer`,
-`numbers`, `binary`, `parameters` and `options` of the client's own. What comes back is {"value": …} or {"status": …, "message": …}.
+`numbers`, `tensor` (its name), `parameters` and `options` of the client's own. What comes back is
+{"value": …} or {"status": …, "message": …}.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from tritonclient.utils import InferenceServerException
 
+JSON: dict[str, Any] = {"binary_data": False}
 _clients: dict[tuple[str, str], Any] = {}
 
 
@@ -30,17 +32,14 @@ def client(call: dict[str, Any]) -> Any:
 
 def tensors(call: dict[str, Any]) -> list[Any]:
     numbers = np.array(call["numbers"], dtype=np.float32)
-    if call["over"] == "grpc":
-        given = over_grpc.InferInput("numbers", list(numbers.shape), "FP32")
-        return [given.set_data_from_numpy(numbers)]
-    given = over_http.InferInput("numbers", list(numbers.shape), "FP32")
-    return [given.set_data_from_numpy(numbers, binary_data=call.get("binary", False))]
+    module = over_grpc if call["over"] == "grpc" else over_http
+    given = module.InferInput(call.get("tensor", "numbers"), list(numbers.shape), "FP32")
+    # mlserver reads no tensors behind the JSON
+    return [given.set_data_from_numpy(numbers, **({} if module is over_grpc else JSON))]
 
 
 def outputs(call: dict[str, Any]) -> Any:
-    if call["over"] == "grpc":
-        return None
-    return [over_http.InferRequestedOutput("doubled", binary_data=call.get("binary", False))]
+    return None if call["over"] == "grpc" else [over_http.InferRequestedOutput("doubled", **JSON)]
 
 
 def stream(server: Any, call: dict[str, Any], headers: dict[str, str]) -> Any:
