@@ -489,8 +489,12 @@ def _listings(gate: Edge, other: Recorder) -> None:
     assert gate.admin("/gpu/v1/models", at="upstreams").status == 200
     assert [len(each.listings) for each in (gate.upstream, other)] == [1, 1]
     assert other.listings[0].values("authorization") == ["Bearer sk-of-the-server"]
+    assert gate.admin("/gpu/api/tags", at="upstreams").status == 200
+    assert [each.target for each in other.requests] == ["/api/tags"]
+    other.forget()
     for method, path in (
         ("POST", "/gpu/v1/models"),
+        ("GET", "/gpu/api/show"),
         ("GET", "/gpu/v1/chat/completions"),
         ("GET", "/gpu/v1/models/x"),
         ("GET", "/gpu/../default/v1/models"),

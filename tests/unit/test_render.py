@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from authz import credential, denial, endpoints
+from authz import credential, denial, endpoints, errorshape
 from authz import headers as authz_headers
 from authz.model import Dialect, Place, Reason
 from authz.wire import TO_REMOVE
@@ -454,6 +454,23 @@ def test_words_are_short_and_say_what_to_do() -> None:
 def test_types_are_those_of_the_services_refusals() -> None:
     assert replies.error_body is denial.error_body
     assert (replies.REALM, replies.STOP, replies.FINAL) == (denial.REALM, denial.STOP, denial.FINAL)
+
+
+@pytest.mark.parametrize("reply", said(), ids=lambda reply: reply.why)
+def test_a_grpc_client_hears_of_everything_in_its_own_words(reply: replies.Reply) -> None:
+    """Before any other shape: the path may be one of another dialect's."""
+    mappers = list(reply.mappers())
+    grpc = [mapper for mapper in mappers if "text_format_source" in mapper["body_format_override"]]
+    assert grpc == mappers[: len(grpc)]
+    assert len(grpc) == 1 + reply.early
+    for mapper in grpc:
+        assert replies.content_type(replies.GRPC_TYPE) in mapper["filter"]["and_filter"]["filters"]
+        headers_ = {h["header"]["key"]: h["header"]["value"] for h in mapper["headers_to_add"]}
+        assert headers_["grpc-status"] == str(errorshape.GRPC_STATUSES[reply.status])
+        assert headers_["x-tensorgate-reason"] == reply.code
+        text = mapper["body_format_override"]["text_format_source"]["inline_string"]
+        assert text.startswith(f"{reply.code}: ")
+        assert text.isascii()
 
 
 @given(st.from_regex(r"/(v1|/|messages|count_tokens|x)*", fullmatch=True))
