@@ -22,6 +22,7 @@ MAX_BOUND: Final = 1 << 40  # tokens; more is no bound that anybody means
 MAX_SEQUENCES: Final = 1 << 20  # answers to one request
 _OPTION_MEMBERS: Final = frozenset({"include_usage"})
 _MAX_PLACES: Final = 16
+_NO_BOUND: Final = -1  # what no client can have set
 _NO_MEMBERS: Final = re.compile(rb"[ \t\r\n]*\}")
 
 Has = Mapping[str, Any]
@@ -54,8 +55,8 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
     """
     try:
         bounds = _numbers(has, shape.bounds, MAX_BOUND)
-        also = max(_numbers(has, shape.also, MAX_BOUND).values(), default=0)
-        repeats = max(_numbers(has, shape.repeats, MAX_SEQUENCES).values(), default=1)
+        also = _largest(has, shape.also, MAX_BOUND, 0)
+        repeats = _largest(has, shape.repeats, MAX_SEQUENCES, 1)
         content = read_input(has, shape)
         if content.prompts * repeats > MAX_SEQUENCES:
             name = shape.content if repeats == 1 else _set(has, shape.repeats)
@@ -64,6 +65,9 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
         stored = _set(has, shape.stored)
         if stored is None and shape.stored and refers(has.get(shape.content)):
             stored = shape.content
+        slot = None
+        if shape.bounds and shape.bounds[0] not in bounds and not any("." in n for n in bounds):
+            slot = _bound_slot(has, raw, shape)
         return Ask(
             output=max((*bounds.values(), also)) if bounds else None,
             also=also,
@@ -71,12 +75,13 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
             repeats=repeats,
             text_only=content.text_only and stored is None,
             again_bytes=content.again_bytes,
-            slot=_bound_slot(has, raw, shape) if shape.bounds and not bounds else None,
+            slot=None if bounds else slot,
             usage_edit=_usage_edit(has, raw) if shape.usage_on_request else None,
             stored=stored,
             unbounded=_set(has, shape.unbounded),
             bound_name=max(bounds, key=bounds.__getitem__, default=None),
-            context=max(_numbers(has, shape.context, MAX_BOUND).values(), default=0),
+            bound_edit=slot.edit(max(bounds.values())) if slot and bounds else None,
+            context=_largest(has, shape.context, MAX_BOUND, 0),
             context_name=_set(has, shape.context),
             endless=shape.endless,
         )
@@ -86,7 +91,10 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
 
 def _set(has: Has, names: tuple[str, ...]) -> str | None:
     """The first of the members that is there and not null or false."""
-    return next((name for name in names if has.get(name) not in (None, False)), None)
+    for name in names:
+        if has.get(name) not in (None, False):
+            return name
+    return None
 
 
 def _numbers(has: Mapping[str, Any], names: tuple[str, ...], most: int) -> dict[str, int]:
@@ -103,34 +111,59 @@ def _numbers(has: Mapping[str, Any], names: tuple[str, ...], most: int) -> dict[
     return found
 
 
+def _largest(has: Has, names: tuple[str, ...], most: int, fewest: int) -> int:
+    """The largest of such numbers, or `fewest` where none is set."""
+    for name in names:
+        if name in has:
+            return max(_numbers(has, names, most).values(), default=fewest)
+    return fewest
+
+
 # -- where the body can be changed
 
 
 def _bound_slot(has: Has, raw: bytes, shape: Shape) -> Slot:
-    """In front of the first member; or in place of the `null` that stands for no bound.
+    """In front of the first member; or in place of `null`, or of the bound's newer name.
 
     A second member of the same name would not do: a server that takes the first would be
-    unbounded.
+    unbounded. Nor would one beside the newer name. vLLM, SGLang and llama.cpp, which know both,
+    take the newer (`max_completion_tokens or max_tokens`); Ollama and llama-cpp-python know the
+    older alone; but TGI and mistral.rs, for which they are two names of one field, refuse a body
+    that has both. So there is one, by the name that all of them know.
     """
     name = shape.bounds[0]
     nest, dot, member = name.rpartition(".")
-    if not dot and name not in has:
-        return _in_front(raw, f'"{name}":', "")
-    if dot and nest not in has:
-        return _in_front(raw, f'"{nest}":{{"{member}":', "}")
     if name in has:
-        pattern, before, after = rf'"{_either(shape, member)}"@:@(null)', "", ""
-    elif has[nest] is None:
-        pattern, before, after = rf'"{_either(shape, nest)}"@:@(null)', f'{{"{member}":', "}"
-    else:
-        comma = "," if len(has[nest]) else ""
-        pattern, before, after = rf'"{_either(shape, nest)}"@:@\{{()', f'"{member}":', comma
+        return _slot(raw, shape, name, (rf'"{_either(shape, member)}"@:@(null)', "", ""))
+    newer = next((other for other in shape.bounds[1:] if other in has and "." not in other), None)
+    if newer is not None:
+        pattern = rf'("{newer}"@:@(?:null|[0-9]+))'
+        return _slot(raw, shape, name, (pattern, f'"{name}":', ""), newer)
+    if not dot:
+        return _in_front(raw, f'"{name}":', "")
+    if nest not in has:
+        return _in_front(raw, f'"{nest}":{{"{member}":', "}")
+    pattern = rf'"{_either(shape, nest)}"@:@'
+    if has[nest] is None:
+        return _slot(raw, shape, name, (rf"{pattern}(null)", f'{{"{member}":', "}"))
+    comma = "," if len(has[nest]) else ""
+    return _slot(raw, shape, name, (rf"{pattern}\{{()", f'"{member}":', comma))
+
+
+def _slot(
+    raw: bytes, shape: Shape, name: str, place: tuple[str, str, str], there: str | None = None
+) -> Slot:
+    """The slot at a pattern's group, with what stands before and behind the number there.
+
+    `there` is the member that stands in the slot, if it is not `name`.
+    """
+    pattern, before, after = place
 
     def holds(edited: Any) -> bool:
         found = read_members(edited, shape)
-        return not isinstance(found, Fault) and found.get(name) == 1
+        return not isinstance(found, Fault) and found.get(name) == _NO_BOUND
 
-    edit = _in_place(raw, pattern.encode(), f"{before}1{after}", name, holds)
+    edit = _in_place(raw, pattern.encode(), f"{before}{_NO_BOUND}{after}", there or name, holds)
     return Slot(edit.offset, edit.removed, before, after)
 
 
@@ -192,8 +225,11 @@ def _in_place(
     spaced = pattern.replace(b"@", rb"[ \t\r\n]*")
     for match in islice(re.finditer(spaced, raw), _MAX_PLACES):
         start, end = match.span(1)
-        edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
+        try:
+            edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
+        except (ValueError, RuntimeError):  # a comma too many in another, empty object
+            continue
         if holds(edited):
             return Edit(start, end - start, text)
-    detail = f"`{name}` is null or incomplete, and where it stands cannot be told"
+    detail = f"`{name}` has to be completed, and where it stands cannot be told"
     raise FaultError(Reason.AMBIGUOUS_BODY, detail, name)

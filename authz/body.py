@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
 from threading import local
 from typing import Any, Final
@@ -61,8 +60,7 @@ _parsers = local()
 _locator = msgspec.json.Decoder(msgspec.Raw)
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(msgspec.Struct, frozen=True):
     """What is read of a body.
 
     `adapter` is what is to be used beside the model; `controls` are the members that are set and

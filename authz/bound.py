@@ -11,9 +11,10 @@ input + output ≤ context, for each answer; but some servers go on behind their
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
+
+import msgspec
 
 from authz.model import Ask, Edit
 from store.catalog import Model
@@ -21,9 +22,13 @@ from store.records import NANOUSD
 
 MILLION: Final = 1_000_000
 
+MARGIN_SECONDS: Final = 5
+"""What a call may take beyond the limit of its running time. Seconds are counted from when the
+whole request is there; Envoy's clock starts after the Check, which has 2 s (`check_seconds`), and
+the end comes as much after the limit as Envoy is late at that moment."""
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+
+class Bound(msgspec.Struct, frozen=True):
     """What is held for a request, and the edits that make the hold true.
 
     `input_tokens` and `output_tokens` are for the whole request, all prompts and repeats. Each is
@@ -46,13 +51,13 @@ FREE: Final = Bound(0, 0, 0, ())
 def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds: int) -> Bound:
     """The bound of one request for a model of the catalog.
 
-    `seconds` is the limit of its running time, which `per_second` is held for.
+    `seconds` is the limit of its running time; `per_second` is held for that and a margin.
     """
     context, price = model.context_tokens, model.price
     most = model.max_output_tokens
     if ask.endless and most is None:
         most = context  # it would not end there by itself
-    edits = [] if ask.usage_edit is None else [ask.usage_edit]
+    edits = [edit for edit in (ask.usage_edit, ask.bound_edit) if edit is not None]
     one = 0
     if has_output:
         one = ask.output or context
@@ -69,7 +74,9 @@ def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds:
     cost = tokens_in * dearest + answers * one * price.output
     if ask.prompts == 1 and not ask.endless:
         cost = _within_context(tokens_in, one, context, dearest, price.output * answers)
-    nanousd = -(-cost // MILLION) + price.per_request + price.per_second * seconds
+    nanousd = (
+        -(-cost // MILLION) + price.per_request + price.per_second * (seconds + MARGIN_SECONDS)
+    )
     return Bound(nanousd, tokens_in, answers * one, _in_order(edits))
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final, Protocol, assert_never
 
@@ -16,9 +15,11 @@ from authz.cache import KeyCache
 from authz.decide import decide, is_live, limits
 from authz.denial import Answer, Headers, deny
 from authz.headers import standing_headers
+from authz.ids import Ids
 from authz.metrics import Metrics
 from authz.model import Allow, Deny, Endpoint, Fault, Lane, Reason, Request
-from authz.pb.auth_pb2 import CheckRequest, CheckResponse
+from authz.pack import Pairs
+from authz.pb.auth_pb2 import CheckRequest
 from authz.pricing import released
 from authz.settle import Settler
 from authz.table import MODEL, MODEL_PREFIX, MODELS, TAGS
@@ -56,8 +57,7 @@ class Site:
     stream_seconds: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """A request that may pass, with what its taking needs."""
 
     request: Request
@@ -89,11 +89,13 @@ class Checker:
     metrics: Metrics
     clock: Clock
     site: Site
+    new_id: Callable[[], str] = field(default_factory=Ids)
 
-    def check(
-        self, message: CheckRequest, is_active: Callable[[], bool] = lambda: True
-    ) -> CheckResponse:
-        """The walk of one request. `is_active` tells whether Envoy still waits for the answer."""
+    def check(self, message: CheckRequest, is_active: Callable[[], bool] = lambda: True) -> bytes:
+        """The walk of one request, to a serialised CheckResponse.
+
+        `is_active` tells whether Envoy still waits for the answer.
+        """
         started = perf_counter()
         request = self.reader.head(message)
         now_us = self.clock()
@@ -130,7 +132,7 @@ class Checker:
         taking: tuple[Limit, ...],
         now_us: int,
         is_active: Callable[[], bool],
-    ) -> CheckResponse:
+    ) -> bytes:
         """Take, then pass the request on or answer it. A model that is not there takes nothing."""
         request, endpoint, key = asked.request, asked.endpoint, asked.key
         wanted = ""
@@ -140,7 +142,7 @@ class Checker:
             if found is None:
                 return self._deny(Fault(Reason.NOT_FOUND), request, key, now_us)
             wanted = found
-        hold_id = secrets.token_hex(16)
+        hold_id = self.new_id()
         # Without an id there is nothing that could be repeated: no two such requests are one.
         request_id = request.id or hold_id
         draft = None
@@ -155,14 +157,14 @@ class Checker:
         if endpoint.lane is Lane.OURS:
             answer = self._own_answer(asked, wanted)
             self.metrics.answered.inc()
-            return answered(answer, client, {"outcome": "answered", "reason": ""})
+            return answered(answer, client, (("outcome", "answered"), ("reason", "")))
         if took.hold is not None and not is_active():
             self._give_back(took.hold, took.now_us)
             return self._deny(_UNAVAILABLE, request, None, now_us)
         self.metrics.allowed.inc()
         if took.hold is not None:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
-        return allowed(self._upstream(asked), client, _metadata(asked, took.hold))
+        return allowed(self._upstream(asked), client, _lasting(asked), _passing(asked, took.hold))
 
     def _offer(self, request: Request) -> Offer | None:
         """What the catalog says of the request's model."""
@@ -240,9 +242,7 @@ class Checker:
             Fault(reason), asked.request, asked.key, took, hold_nanousd=most.nanousd, bound=named
         )
 
-    def _deny(
-        self, fault: Fault, request: Request, key: KeyRecord | None, now_us: int
-    ) -> CheckResponse:
+    def _deny(self, fault: Fault, request: Request, key: KeyRecord | None, now_us: int) -> bytes:
         """A refusal before `take`. For a live key it says how the limits stand."""
         client: Headers = ()
         if key is not None and is_live(key, now_us):
@@ -256,11 +256,11 @@ class Checker:
             client = standing_headers(request.dialect, key, standings, counted_us)
         return self._refuse(self._occasion(fault, request, key), client)
 
-    def _refuse(self, occasion: Occasion, client: Headers) -> CheckResponse:
+    def _refuse(self, occasion: Occasion, client: Headers) -> bytes:
         reason = occasion.fault.reason.value
         outcome = "error" if occasion.fault is _UNAVAILABLE else "denied"
         self.metrics.checks.labels(outcome, reason).inc()
-        return answered(deny(occasion), client, {"outcome": "denied", "reason": reason})
+        return answered(deny(occasion), client, (("outcome", "denied"), ("reason", reason)))
 
     def _occasion(
         self,
@@ -315,27 +315,31 @@ def _draft(asked: _Asked, hold_id: str, request_id: str, taking: Sequence[Limit]
     )
 
 
-def _metadata(asked: _Asked, hold: Hold | None) -> dict[str, str]:
-    """What Envoy's filters and the settlement need of the decision."""
-    request, most = asked.request, asked.most
-    metadata = {
-        "outcome": "allowed",
-        "reason": "",
-        "key_id": asked.key.id,
-        "account_id": asked.key.account_id,
-        "model": asked.model,
-        "endpoint": asked.endpoint.name,
-        "dialect": request.dialect.value,
-        "usage": asked.endpoint.usage.value,
-    }
+def _lasting(asked: _Asked) -> Pairs:
+    """What Envoy's filters and the settlement need of the decision, alike for many requests."""
+    return (
+        ("outcome", "allowed"),
+        ("reason", ""),
+        ("key_id", asked.key.id),
+        ("account_id", asked.key.account_id),
+        ("model", asked.model),
+        ("endpoint", asked.endpoint.name),
+        ("dialect", asked.request.dialect.value),
+        ("usage", asked.endpoint.usage.value),
+    )
+
+
+def _passing(asked: _Asked, hold: Hold | None) -> Pairs:
+    """What they need to know of this request."""
+    request, edits = asked.request, asked.most.edits
+    pairs: list[tuple[str, str]] = []
     if hold is not None:
-        metadata["hold_id"] = hold.id
+        pairs.append(("hold_id", hold.id))
     if request.stream:
-        metadata["stream"] = "1"
-    if most.edits:
-        metadata["edits"] = msgspec.json.encode(
-            [(edit.offset, edit.removed, edit.text) for edit in most.edits]
-        ).decode()
+        pairs.append(("stream", "1"))
+    if edits:
+        listed = [(edit.offset, edit.removed, edit.text) for edit in edits]
+        pairs.append(("edits", msgspec.json.encode(listed).decode()))
         if request.ask is not None and request.ask.usage_edit is not None:
-            metadata["hide_usage"] = "1"
-    return metadata
+            pairs.append(("hide_usage", "1"))
+    return tuple(pairs)

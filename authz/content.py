@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+import msgspec
 import simdjson
 
 from authz.model import Fault, Reason
@@ -43,6 +43,9 @@ _ITEM_MEMBERS: Final = frozenset(
 """What may stand in them. Any other member might be an image for some server, whatever `type` is,
 unless it is null, a boolean or a number."""
 
+_PLAIN: Final = frozenset({("role", "content"), ("content", "role")})
+"""What most messages have: it can be read in one way only, and all but the content is text."""
+
 _Small = int | float | None
 _CLIENT_TOOLS: Final = frozenset({"function", "custom", "local_shell"})
 _READ_MEMBERS: Final = frozenset({"type", "content", "output"})
@@ -65,8 +68,7 @@ _MAX_VISITS: Final = 20_000
 MAX_INNER_MEMBERS: Final = 64  # simdjson finds a member by looking at all of them
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(msgspec.Struct, frozen=True):
     """How many prompts there are, and whether all input is text that stands in the body.
 
     So many bytes of it are read once more with each prompt (None: there is no such text).
@@ -107,19 +109,22 @@ class _Visits:
 def read_input(has: Mapping[str, Any], shape: Shape) -> Input:
     """What input the members of a body bring. Raises FaultError."""
     prompts, again = _prompts(has, shape), _again(has, shape)
-    if shape.kind is Content.OPAQUE or any(has[n] is not None for n in shape.media & has.keys()):
+    media = not shape.media.isdisjoint(has)
+    if shape.kind is Content.OPAQUE or (
+        media and any(has[name] is not None for name in shape.media if name in has)
+    ):
         return Input(prompts, text_only=False, again_bytes=again)
     visits = _Visits()
     try:
-        for name in (shape.content, *shape.beside, *shape.query):
-            _READ[shape.kind](has.get(name), visits)
+        read = _READ[shape.kind]
+        for name in shape.input:
+            if name in has:
+                read(has[name], visits)
         for name in TALK:
-            if name != shape.content:
-                _walk(has.get(name), visits)
-        if shape.kind is Content.PARTS:
-            _declarations(has.get("tools"), visits)
-        else:
-            _tools(has.get("tools"), visits)
+            if name in has and name != shape.content:
+                _walk(has[name], visits)
+        if "tools" in has:
+            (_declarations if shape.kind is Content.PARTS else _tools)(has["tools"], visits)
     except _NotUnderstoodError:
         return Input(prompts, text_only=False, again_bytes=again)
     return Input(prompts, text_only=True, again_bytes=again)
@@ -127,9 +132,9 @@ def read_input(has: Mapping[str, Any], shape: Shape) -> Input:
 
 def _prompts(has: Mapping[str, Any], shape: Shape) -> int:
     """A list of strings or of lists of tokens is as many prompts; a list of tokens is one."""
-    if shape.kind not in {Content.PROMPTS, Content.DOCUMENTS}:
+    if shape.kind is not Content.PROMPTS and shape.kind is not Content.DOCUMENTS:
         return 1
-    most = max(_count(has.get(n)) for n in (shape.content, *shape.beside, *shape.query))
+    most = max(_count(has.get(name)) for name in shape.input)
     return max(1, most + _count(has.get("prompt_embeds")))
 
 
@@ -143,8 +148,7 @@ def _again(has: Mapping[str, Any], shape: Shape) -> int | None:
     """The bytes of what stands there once and is read with each document."""
     if shape.kind is not Content.DOCUMENTS:
         return None
-    values = (has.get(name) for name in (shape.content, *shape.beside, *shape.query))
-    return sum(_bytes_of_one(value) for value in values)
+    return sum(_bytes_of_one(has.get(name)) for name in shape.input)
 
 
 def _bytes_of_one(value: Any) -> int:
@@ -188,15 +192,22 @@ def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
             continue
         if not isinstance(item, simdjson.Object) or len(item) > MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
-        names = names_of(item, _READ_MEMBERS)
-        if "type" in names and item["type"] not in _TEXTS:
-            raise _NotUnderstoodError
-        if not _ITEM_MEMBERS.issuperset(names):
-            _small(item, names)
-        if "content" in names:
-            _walk(item["content"], visits, depth + 1)
+        names: tuple[str, ...] = tuple(item)
+        if names not in _PLAIN:
+            _item(item, names)
+        if "content" in names and not isinstance(content := item["content"], str):
+            _walk(content, visits, depth + 1)
         if "output" in names:
             _walk(item["output"], visits, depth + 1)
+
+
+def _item(item: Any, names: tuple[str, ...]) -> None:
+    """Raises where an item can be read in two ways, or is more than text."""
+    _clear(names, _READ_MEMBERS)
+    if "type" in names and item["type"] not in _TEXTS:
+        raise _NotUnderstoodError
+    if not _ITEM_MEMBERS.issuperset(names):
+        _small(item, names)
 
 
 def steering_tensors(has: Mapping[str, Any]) -> tuple[str, ...]:
@@ -334,11 +345,15 @@ _clean: set[tuple[frozenset[str], tuple[str, ...]]] = set()  # few shapes come a
 def names_of(item: Any, read: frozenset[str]) -> tuple[str, ...]:
     """The member names of a nested object. Raises if one that is read could be read twice."""
     names = tuple(item)
+    _clear(names, read)
+    return names
+
+
+def _clear(names: tuple[str, ...], read: frozenset[str]) -> None:
     if (read, names) not in _clean:
         _check(names, read)
         if len(_clean) < _KEPT_SHAPES and sum(map(len, names)) < _KEPT_CHARS:
             _clean.add((read, names))
-    return names
 
 
 def _check(names: tuple[str, ...], read: frozenset[str]) -> None:

@@ -68,7 +68,8 @@ def _key_in_url(target: str, form: KeyForm) -> bool:
     """Whether a parameter is called `key`, or a value of our form stands anywhere."""
     if holds_key(unquote_plus(target), form):
         return True
-    for part in target.partition("?")[2].replace(";", "&").split("&"):
+    _, _, query = target.partition("?")
+    for part in query.replace(";", "&").split("&") if query else ():
         name, _, value = part.partition("=")
         if value and unquote_plus(name).lower() == "key":
             return True

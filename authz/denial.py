@@ -18,8 +18,7 @@ Headers = tuple[tuple[str, str], ...]
 REASON_HEADER: Final = "x-tensorgate-reason"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An HTTP answer of our own: a refusal, or what we answer ourselves."""
 
     status: int

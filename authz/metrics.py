@@ -55,6 +55,10 @@ class Metrics:
             ("result",),
             registry=registry,
         )
+        self._cache_results = {
+            result: self.cache_requests.labels(result)
+            for result in ("hit", "negative", "miss", "stale")
+        }
         self.log_entries = Counter(
             "tensorgate_access_log_entries",
             "Access-log entries received, by result (end, running, unreadable).",
@@ -62,6 +66,10 @@ class Metrics:
             registry=registry,
         )
         self._money(registry)
+
+    def cache_request(self, result: str) -> None:
+        """Count one; looking a label up by its value, each time, costs as much again."""
+        self._cache_results[result].inc()
 
     def _money(self, registry: CollectorRegistry) -> None:
         self.settlements = Counter(

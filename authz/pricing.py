@@ -1,6 +1,6 @@
 """From a hold and how its request ended to what it costs. Pure; integers; rounded up once.
 
-metered    the whole answer's usage was seen, or nothing of the price depends on it
+metered    the whole answer's usage was seen: its tokens; or, where no token has a price, its end
 estimated  a cut stream, or one without usage: what was seen of it, never above the hold
 held       the server was reached and nothing is known: the whole hold
 released   never reached the server, or it answered an error before any token
@@ -25,15 +25,21 @@ def charge(hold: Hold, ending: Ending, now_us: int) -> Charge:
     generated = ending.events > 0 or seen.output > 0
     if not ending.reached or (ending.failed and not generated):
         return released(hold, ending.status, now_us)
-    if ending.final or not _by_tokens(hold):
-        cost = _cost(hold, ending, seen)
-        if cost <= INT64_MAX:  # else a server that is not in its senses
-            return _charge(hold, ending, Basis.METERED, seen, cost, now_us)
-    elif not ending.encoded and (generated or _all_counted(hold, ending)):
-        usage = _estimate(hold, ending)
-        cost = min(_cost(hold, ending, usage), hold.nanousd)
-        return _charge(hold, ending, Basis.ESTIMATED, usage, cost, now_us)
-    return lost(hold, ending.status, now_us)
+    usage, basis = seen, Basis.METERED
+    if not ending.final:
+        basis = Basis.ESTIMATED
+        if not ending.encoded and (generated or _all_counted(hold, ending)):
+            usage = _estimate(hold, ending)
+        elif not _without_tokens(hold):
+            return lost(hold, ending.status, now_us)
+        elif ending.complete:
+            basis = Basis.METERED
+    cost = _cost(hold, ending, usage)
+    if basis is Basis.ESTIMATED:
+        cost = min(cost, hold.nanousd)
+    if cost > INT64_MAX:  # of a server that is not in its senses
+        return lost(hold, ending.status, now_us)
+    return _charge(hold, ending, basis, usage, cost, now_us)
 
 
 def lost(hold: Hold, status: int, now_us: int) -> Charge:
@@ -46,9 +52,11 @@ def released(hold: Hold, status: int, now_us: int) -> Charge:
     return Charge(hold.id, Basis.RELEASED, status, 0, 0, 0, 0, 0, now_us)
 
 
-def _by_tokens(hold: Hold) -> bool:
+def _without_tokens(hold: Hold) -> bool:
+    """Whether the price is known whatever was generated: it has one, and not for tokens."""
     price = hold.price
-    return bool(price.input or price.cached_input or price.cache_write or price.output)
+    by_tokens = price.input or price.cached_input or price.cache_write or price.output
+    return not by_tokens and bool(price.per_request or price.per_second)
 
 
 def _all_counted(hold: Hold, ending: Ending) -> bool:

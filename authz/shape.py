@@ -45,7 +45,7 @@ CONTEXT: Final = frozenset(
     {
         *("web_search_options", "mcp_servers", "audio", "prompt_id", "container"),
         *("image_data", "multi_modal_data", "prompt_embeds", "images", "video_data", "audio_data"),
-        *("image", "ref_audio", "references"),
+        *("image", "ref_audio", "references", "template"),
         *("chat_template", "chat_template_kwargs", "documents"),  # the prompt is made by them
     }
 )
@@ -74,9 +74,10 @@ class Shape:
     `content` is the member whose text is the input, of this `kind`, and `beside` are others.
     `query`: members that are read once more with each of the documents.
 
-    `bounds` are members that every server of the endpoint takes for a bound of the output, the
-    first of them is set where the client set none; `also` are members that some servers take for
-    one. `endless`: the server goes on behind the end of its context until it meets the bound.
+    `bounds` are the members that bound the output by the endpoint's API. Every server knows the
+    first of them, so that is set where the client set none, and stands in place of another of the
+    body's own that the client set alone. `also` are members that some servers take for a bound.
+    `endless`: the server goes on behind the end of its context until it meets the bound.
 
     `spellings`: members with a second name, of which a body may use one.
     """
@@ -105,6 +106,7 @@ class Shape:
     spellings: tuple[tuple[str, str], ...] = ()
     members: Names = field(init=False, repr=False)
     nested: Mapping[str, Names] = field(init=False, repr=False)
+    input: tuple[str, ...] = field(init=False, repr=False)
     media: frozenset[str] = field(init=False, repr=False)
     selectors: frozenset[str] = field(init=False, repr=False)
     steering: frozenset[str] = field(init=False, repr=False)
@@ -115,7 +117,8 @@ class Shape:
         put(self, "selectors", frozenset(self._everywhere(SELECTORS)))
         put(self, "steering", frozenset((*self._everywhere(CONTROLS), *self.controls)))
         put(self, "second", self.selectors.union(self.steering, self._everywhere(REFUSED)))
-        put(self, "media", CONTEXT.difference((self.content, *self.beside, *self.query)))
+        put(self, "input", (self.content, *self.beside, *self.query))
+        put(self, "media", CONTEXT.difference(self.input))
         top, inner = set[str](self.nests), dict[str, set[str]]()
         for name in self._read():
             nest, dot, member = name.partition(".")

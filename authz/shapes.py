@@ -6,15 +6,27 @@ from typing import Final
 
 from authz.shape import Content, Shape
 
-_BOUNDS_OF_SOME: Final = ("n_predict", "max_new_tokens")
+_ANYWHERE: Final = (
+    *("max_tokens", "max_completion_tokens", "max_output_tokens"),
+    *("n_predict", "max_new_tokens"),
+)
+"""What some server takes for a bound on another endpoint than the one that it belongs to: of
+llama.cpp every endpoint reads `n_predict`, else `max_completion_tokens`, else `max_tokens`, and
+its Responses pass on what they do not know."""
+
 _REPEATS: Final = ("n", "best_of", "n_cmpl")
+
+
+def _other(*bounds: str) -> tuple[str, ...]:
+    return tuple(name for name in _ANYWHERE if name not in bounds)
+
 
 # ── OpenAI ───────────────────────────────────────────────────────────────────────────────────────
 
 CHAT: Final = Shape(
     "messages",
     bounds=("max_tokens", "max_completion_tokens"),
-    also=_BOUNDS_OF_SOME,
+    also=_other("max_tokens", "max_completion_tokens"),
     repeats=_REPEATS,
     usage_on_request=True,
 )
@@ -23,14 +35,14 @@ COMPLETIONS: Final = Shape(
     beside=("suffix",),
     kind=Content.PROMPTS,
     bounds=("max_tokens",),
-    also=_BOUNDS_OF_SOME,
+    also=_other("max_tokens"),
     repeats=_REPEATS,
     usage_on_request=True,
 )
 RESPONSES: Final = Shape(
     "input",
     bounds=("max_output_tokens",),
-    also=_BOUNDS_OF_SOME,
+    also=_other("max_output_tokens"),
     repeats=_REPEATS,
     stored=("previous_response_id", "conversation", "prompt"),
     unbounded=("background",),
@@ -56,7 +68,9 @@ SPEECH: Final = Shape("input", kind=Content.PROMPTS)
 
 # ── Anthropic ────────────────────────────────────────────────────────────────────────────────────
 
-MESSAGES: Final = Shape("messages", bounds=("max_tokens",), also=_BOUNDS_OF_SOME, repeats=_REPEATS)
+MESSAGES: Final = Shape(
+    "messages", bounds=("max_tokens",), also=_other("max_tokens"), repeats=_REPEATS
+)
 
 NOTHING: Final = Shape()
 """Of which only the model is read: the call holds no money."""
@@ -120,6 +134,7 @@ def _ollama(content: str, *beside: str, generates: bool, kind: Content) -> Shape
         kind=kind,
         bounds=("options.num_predict",) if generates else (),
         generates=generates,
+        also=_ANYWHERE if generates else (),  # llama.cpp and SGLang have these paths too
         endless=generates,
         context=("options.num_ctx",),
         tagged=True,
@@ -153,7 +168,7 @@ def _triton(*, streams: bool) -> Shape:
         "text_input",
         kind=Content.PROMPTS,
         bounds=("max_tokens", "parameters.max_tokens"),
-        also=("max_new_tokens", "parameters.max_new_tokens"),
+        also=(*_other("max_tokens"), "parameters.max_new_tokens"),
         repeats=("n", "best_of", "parameters.n", "parameters.best_of"),
         stored=("sequence_id", "parameters.sequence_id"),
         controls=("sampling_parameters", "parameters.sampling_parameters"),
@@ -176,7 +191,7 @@ def _tgi(*, streams: bool) -> Shape:
         beside=("text", "prompt", "input_ids"),
         kind=Content.PROMPTS,
         bounds=("parameters.max_new_tokens",),
-        also=("sampling_params.max_new_tokens", "max_tokens", "n_predict"),
+        also=("sampling_params.max_new_tokens", *_ANYWHERE),
         repeats=("parameters.best_of", "sampling_params.n", "n", "best_of"),
         streams=streams,
         always_streams=streams,
@@ -194,7 +209,7 @@ def _llama_cpp(content: str, *beside: str, kind: Content) -> Shape:
         beside=beside,
         kind=kind,
         bounds=("n_predict",),
-        also=("max_tokens", "max_completion_tokens", "max_new_tokens"),
+        also=_other("n_predict"),
         repeats=_REPEATS,
     )
 

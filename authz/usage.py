@@ -71,10 +71,10 @@ class Ending:
     """How a request ended, or stands, as Envoy tells it.
 
     `hold_id` is None for an entry without our decision in it. `reached`: a model server got
-    some of the request. `answered`: the status is the server's own. `final`: `usage` is the
-    whole answer's. `stream`: what was generated was counted as it came, in `events` and
-    `content_bytes`. `duration_us` is from when the request was there, and was asked about, to
-    the end.
+    some of the request. `answered`: the status is the server's own; `complete`: and so is the
+    answer's end. `final`: `usage` is the whole answer's. `stream`: what was generated was counted
+    as it came, in `events` and `content_bytes`. `duration_us` is from when the request was there,
+    and was asked about, to the end.
     """
 
     request_id: str
@@ -84,6 +84,7 @@ class Ending:
     status: int
     reached: bool
     answered: bool
+    complete: bool
     duration_us: int
     usage: Usage | None
     final: bool
@@ -118,6 +119,7 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         reached=common.HasField("time_to_first_upstream_tx_byte"),
         answered=details == _BY_UPSTREAM
         or (common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)),
+        complete=details == _BY_UPSTREAM,
         duration_us=max(0, _us(common.duration) - _us(common.time_to_last_rx_byte)),
         usage=usage,
         final=whole and response.get("final") == "1",

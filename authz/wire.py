@@ -7,27 +7,23 @@ as dynamic metadata (strings: Envoy keeps numbers as doubles) what the settlemen
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_plus
 
-from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
-
-from authz import endpoints
+from authz import endpoints, pack
 from authz.credential import CREDENTIAL_HEADERS, holds_key, read_credential
-from authz.denial import Answer, Headers
+from authz.denial import Answer
 from authz.endpoints import BUILT_IN, Table
-from authz.model import Dialect, Fault, Reason, Request
-from authz.pb.auth_pb2 import CheckRequest, CheckResponse
-from authz.pb.core_pb2 import HeaderValueOption
+from authz.model import Fault, Reason, Request
+from authz.pack import Pairs
+from authz.pb.auth_pb2 import CheckRequest
 from authz.reading import read_body
 from store.keyformat import Digester, KeyForm
 
-_OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-_OK: Final = 0
-_UNAUTHENTICATED: Final = 16
-_PERMISSION_DENIED: Final = 7
+_OK: Final = pack.status(0)
+_UNAUTHENTICATED: Final = pack.status(16)
+_PERMISSION_DENIED: Final = pack.status(7)
 _STATUS_UNAUTHENTICATED: Final = 401
 
 TO_REMOVE: Final = (
@@ -38,6 +34,7 @@ TO_REMOVE: Final = (
     "x-original-url",
     "x-rewrite-url",
 )
+_REMOVAL: Final = pack.removal(TO_REMOVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +57,12 @@ class Reader:
         digests = read_credential(headers, http.path, self.form, self.digester)
         content_type = headers.get("content-type", "")
         match = self.table.find(http.method, path)
-        dialect = endpoints.dialect_of(path, content_type)
-        if match is not None:
-            if not endpoints.speaks(match.endpoint, content_type):
-                match = None
-            elif dialect is not Dialect.GRPC:
-                dialect = match.endpoint.dialect
+        if match is not None and not endpoints.speaks(match.endpoint, content_type):
+            match = None
+        if match is None:
+            dialect = endpoints.dialect_of(path, content_type)
+        else:
+            dialect = match.endpoint.dialect
         in_url = isinstance(digests, Fault) and digests.reason is Reason.KEY_IN_URL
         return Request(
             id=headers.get("x-request-id", ""),
@@ -118,41 +115,28 @@ def _other_model(query: str, model: str) -> Fault | None:
     return None
 
 
-def allowed(upstream: Headers, client: Headers, metadata: Mapping[str, str]) -> CheckResponse:
-    """Let a request pass: headers for the model server, headers for the client's answer."""
-    response = CheckResponse()
-    response.status.code = _OK
-    ok = response.ok_response
-    ok.headers_to_remove.extend(TO_REMOVE)
-    _fill(ok.headers, upstream)
-    _fill(ok.response_headers_to_add, client)
-    _describe(response, metadata)
-    return response
+def allowed(upstream: Pairs, client: Pairs, lasting: Pairs, passing: Pairs) -> bytes:
+    """Let a request pass: headers for the model server, headers for the client's answer.
+
+    The metadata comes in two: what many requests have in common, and what is this one's own.
+    The result is a CheckResponse, serialised.
+    """
+    ok = [_REMOVAL, pack.headers(pack.UPSTREAM, upstream)]
+    ok += [pack.header(pack.CLIENT, name, value) for name, value in client]
+    described = [pack.metadata(lasting), *[pack.text(name, value) for name, value in passing]]
+    return pack.passed(_OK, b"".join(ok), b"".join(described))
 
 
-def answered(answer: Answer, client: Headers, metadata: Mapping[str, str]) -> CheckResponse:
-    """Answer a request in the server's stead: a refusal, or what we answer ourselves."""
-    response = CheckResponse()
+def answered(answer: Answer, client: Pairs, metadata: Pairs) -> bytes:
+    """Answer a request in the server's stead: a refusal, or what we answer ourselves.
+
+    The result is a CheckResponse, serialised.
+    """
     unauthenticated = answer.status == _STATUS_UNAUTHENTICATED
-    response.status.code = _UNAUTHENTICATED if unauthenticated else _PERMISSION_DENIED
-    denied = response.denied_response
-    denied.status.code = answer.status  # type: ignore[assignment]  # an open enum
-    denied.body = answer.body.decode()
-    _fill(denied.headers, answer.headers)
-    _fill(denied.headers, client)
-    _describe(response, metadata)
-    return response
-
-
-def _fill(options: RepeatedCompositeFieldContainer[HeaderValueOption], headers: Headers) -> None:
-    for name, value in headers:
-        option = options.add()
-        option.header.key = name
-        option.header.value = value
-        option.append_action = _OVERWRITE
-
-
-def _describe(response: CheckResponse, metadata: Mapping[str, str]) -> None:
-    fields = response.dynamic_metadata.fields
-    for name, value in metadata.items():
-        fields[name].string_value = value
+    return pack.refused(
+        _UNAUTHENTICATED if unauthenticated else _PERMISSION_DENIED,
+        answer.status,
+        (*answer.headers, *client),
+        answer.body,
+        pack.metadata(metadata),
+    )

@@ -6,8 +6,9 @@ At most two sentences, with what to do. No sentence holds a key, only its hint.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from authz.endpoints import BUILT_IN
 from authz.model import Dialect, Fault, Reason, Request
@@ -20,8 +21,7 @@ _SHOWN_MODELS: Final = 8
 _SHOWN_CALL_CHARS: Final = 120
 
 
-@dataclass(frozen=True, slots=True)
-class Occasion:
+class Occasion(msgspec.Struct, frozen=True):
     """All that a sentence may speak of.
 
     `hold_nanousd` is the most that the call could cost, `bound` the member that bounds its output

@@ -61,9 +61,19 @@ OPENAI = ("prompt_tokens", "completion_tokens", "total_tokens")
 NAMED = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 openai_usage, named_usage = usages(OPENAI), usages(NAMED)
 
+# What a server may put where nobody has seen it yet.
+unheard_of = st.one_of(
+    written,
+    st.sampled_from([0, 1.5, True, None, [], {}, [""], [1, "]"], {"a": {"b": "}"}}]),
+    st.dictionaries(written, written, max_size=2),
+    st.lists(written, max_size=2),
+)
 delta = st.fixed_dictionaries(
     {},
     optional={
+        "thoughts": unheard_of,
+        "x" * 300: unheard_of,
+        "audio": st.one_of(unheard_of, st.just({"id": "a", "data": "aGk=", "expires_at": "1"})),
         "role": st.just("assistant"),
         "content": st.one_of(written, st.none(), st.just([{"type": "text", "text": "part"}])),
         "reasoning_content": written,
@@ -84,16 +94,64 @@ delta = st.fixed_dictionaries(
 openai_event = st.fixed_dictionaries(
     {
         "choices": st.lists(
-            st.fixed_dictionaries({}, optional={"delta": delta, "text": written}), max_size=2
+            st.one_of(
+                unheard_of,
+                *[
+                    st.fixed_dictionaries(
+                        {},
+                        optional={
+                            "delta": st.one_of(delta, delta, unheard_of),
+                            "text": st.one_of(written, unheard_of),
+                            "message": unheard_of,
+                            "finish_reason": st.sampled_from(["stop", None]),
+                            "logprobs": unheard_of,
+                        },
+                    )
+                ]
+                * 3,
+            ),
+            max_size=2,
         )
     },
     optional={
+        "thoughts": unheard_of,
+        "timings": unheard_of,
         "usage": openai_usage,
         "object": st.just("chat.completion.chunk"),
         "metadata": st.fixed_dictionaries({"usage": openai_usage, "choices": st.just([])}),
     },
 )
+foreign_event = st.one_of(
+    st.fixed_dictionaries({"token": st.fixed_dictionaries({"id": number, "text": written})}),
+    st.fixed_dictionaries({"response": written, "model": written, "done": st.booleans()}),
+    st.fixed_dictionaries(
+        {"message": st.fixed_dictionaries({"role": st.just("assistant"), "content": unheard_of})}
+    ),
+    st.fixed_dictionaries({"choices": unheard_of, "error": unheard_of, "text": unheard_of}),
+)
 typed_event = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(
+                ["content_block_delta", "message_delta", "text", "response.x.delta", "ping"]
+            ),
+            "delta": unheard_of,
+        },
+        optional={"thoughts": unheard_of, "item_id": written},
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["content_block_start", "message_start"]),
+            "content_block": unheard_of,
+            "message": st.fixed_dictionaries({"content": unheard_of, "id": written}),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["response.output_item.done", "response.output_item.added"]),
+            "item": unheard_of,
+        }
+    ),
     st.fixed_dictionaries(
         {"type": st.just("message_start"), "message": st.fixed_dictionaries({"usage": named_usage})}
     ),

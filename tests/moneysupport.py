@@ -132,6 +132,7 @@ ENDING: Final = Ending(
     status=200,
     reached=True,
     answered=True,
+    complete=True,
     duration_us=1_000_000,
     usage=None,
     final=False,
@@ -285,7 +286,13 @@ class Gate:
         **members: Any,
     ) -> CheckResponse:
         """The answer to it."""
-        return self.checker.check(self.message(path, **members), is_active)
+        return self.answer(self.message(path, **members), is_active)
+
+    def answer(
+        self, sent: CheckRequest, is_active: Callable[[], bool] = lambda: True
+    ) -> CheckResponse:
+        """The answer to a message, as Envoy reads it."""
+        return CheckResponse.FromString(self.checker.check(sent, is_active))
 
     @property
     def hold(self) -> Hold:

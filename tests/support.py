@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
+
 from authz.model import Dialect, Endpoint, Lane, Request
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
 from store import keyformat
@@ -100,7 +102,7 @@ def request(**changes: Any) -> Request:
         endpoint=CHAT,
         model="llama-3.1-8b",
     )
-    return replace(plain, **changes)
+    return msgspec.structs.replace(plain, **changes)
 
 
 def minted(number: int, prefix: str = keyformat.DEFAULT_PREFIX) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +19,42 @@ class UnreadableError(Exception):
     """The answer is none that may be read."""
 
 
+# Members in which no content comes, by where they stand; any other that is a string, an object or
+# an array is content.
+_NO_CONTENT: Final = {
+    "event": {
+        *("usage", "type", "choices", "delta", "content_block", "message", "response"),
+        *("id", "object", "created", "created_at", "model", "provider", "system_fingerprint"),
+        *("service_tier", "error", "timings", "prompt_progress", "prompt_filter_results"),
+        *("item_id", "logprobs", "obfuscation"),
+    },
+    "choice": {
+        *("delta", "index", "usage", "finish_reason", "native_finish_reason", "stop_reason"),
+        *("matched_stop", "logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"),
+        *("hidden_states", "content_filter_results", "content_filter_offsets"),
+    },
+    "choice delta": {
+        *("content", "tool_calls", "function_call", "audio"),
+        *("role", "type", "index", "annotations", "tool_call_id", "provider_specific_fields"),
+    },
+    "part": {"type", "annotations"},
+    "call": {"function", "custom", "index", "id", "type"},
+    "audio": {"id", "expires_at"},
+    "delta": {
+        *("stop_reason", "type", "signature", "citation", "stop_sequence", "stop_details"),
+        "container",
+    },
+    "block": {"type", "id", "signature", "citations", "caller", "tool_use_id"},
+    "message": {"usage", "content", "role"},
+    "response": {"usage"},
+    "function": set[str](),
+}
+_KNOWN: Final = {
+    *("message_start", "message_delta", "message_stop", "ping", "error"),
+    *("content_block_start", "content_block_delta", "content_block_stop"),
+}
+
+
 @dataclass
 class State:
     dialect: str
@@ -27,6 +63,7 @@ class State:
     ended: bool = False
     events: int = 0
     content_bytes: int = 0
+    item_bytes: int = 0  # of content, since the last item of a response
 
     def take(self, usage: dict[str, Any]) -> None:
         def count(*path: str) -> str | None:
@@ -73,16 +110,52 @@ class Number(str):
     __slots__ = ()
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return dict(pairs)
+class Object(dict[str, Any]):
+    """A JSON object that knows how long it is, in bytes without its brackets."""
+
+    between: int
 
 
-def parse(text: bytes) -> dict[str, Any]:
+class Array(list[Any]):
+    """The same of an array."""
+
+    between: int
+
+
+class _Decoder(json.JSONDecoder):
+    """Python's own, but for what its objects and arrays know of themselves."""
+
+    def __init__(self) -> None:
+        super().__init__(parse_int=Number, parse_float=Number)
+        self.parse_object = self._object  # type: ignore[assignment]
+        self.parse_array = self._array  # type: ignore[assignment]
+        self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]
+
+    def _object(self, at: tuple[str, int], *more: Any) -> tuple[Object, int]:
+        value, end = json.decoder.JSONObject(at, *more)  # type: ignore[attr-defined]
+        return _measured(Object(value), at, end)
+
+    def _array(self, at: tuple[str, int], *more: Any) -> tuple[Array, int]:
+        value, end = json.decoder.JSONArray(at, *more)  # type: ignore[attr-defined]
+        return _measured(Array(value), at, end)
+
+
+def _measured(value: Any, at: tuple[str, int], end: int) -> tuple[Any, int]:
+    text, begin = at
+    value.between = _size(text[begin : end - 1])
+    return value, end
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def parse(text: bytes) -> Object:
     try:
-        value = json.loads(text, parse_int=Number, parse_float=Number, object_pairs_hook=_unique)
-    except ValueError:
+        value = _Decoder().decode(text.decode("utf-8", "surrogatepass").strip(" \t\r\n"))
+    except (ValueError, RecursionError):
         raise UnreadableError from None
-    if not isinstance(value, dict):
+    if not isinstance(value, Object):
         raise UnreadableError
     return value
 
@@ -128,7 +201,7 @@ def read_stream(stream: bytes, dialect: str = "openai") -> tuple[Seen, bytes]:
     left = b""
     try:
         for event in events(stream):
-            if not _read_event(state, event.data.strip()):
+            if not _read_event(state, event.data.lstrip(b" \t\n")):
                 left += event.raw
     except UnreadableError:
         return {"format": "other"}, b""
@@ -136,15 +209,19 @@ def read_stream(stream: bytes, dialect: str = "openai") -> tuple[Seen, bytes]:
     return state.result("sse") | counted | {"done": "1"}, left
 
 
-def _read_event(state: State, data: bytes) -> bool:
+def _read_event(state: State, raw_data: bytes) -> bool:
     """Read one event; whether it was a usage alone."""
+    data = raw_data.strip()
     if data == b"[DONE]":
         state.ended = True
     if not data.startswith(b"{"):
+        length = 0 if data == b"[DONE]" else len(raw_data.replace(b"\n", b""))
+        state.content_bytes += length
+        state.events += length > 0
         return False
     event = parse(data)
     kind, usage = event.get("type"), event.get("usage")
-    if generated := sum(len(text.encode("utf-8", "surrogatepass")) for text in _content(event)):
+    if generated := _generated(event, state):
         state.events += 1
         state.content_bytes += generated
         state.covered = state.ended = False
@@ -168,29 +245,69 @@ def _member(value: Any, *path: str) -> Any:
     return value
 
 
-def _texts(value: Any, *names: str) -> Iterator[str]:
-    for name in names:
-        found = _member(value, name)
-        if isinstance(found, str) and not isinstance(found, Number):
-            yield found
+def _weight(value: Any) -> int:
+    """The bytes of content that a value is where nothing is known of it."""
+    if isinstance(value, Object | Array):
+        return value.between
+    return 0 if isinstance(value, Number) or not isinstance(value, str) else _size(value)
 
 
-def _items(value: Any, name: str) -> list[Any]:
-    found = _member(value, name)
-    return found if isinstance(found, list) else []
+def _content(value: Any, kind: str, **inside: Callable[[Any], int]) -> int:
+    """The bytes of content of a value; `inside` has members that have a rule of their own."""
+    if not isinstance(value, Object):
+        return _weight(value)
+    plain = [value[name] for name in value if name not in _NO_CONTENT[kind]]
+    read = [rule(value[name]) for name, rule in inside.items() if name in value]
+    return sum(map(_weight, plain)) + sum(read)
 
 
-def _content(event: dict[str, Any]) -> Iterator[str]:
-    for choice in _items(event, "choices"):
-        yield from _texts(choice, "text")
-        delta = _member(choice, "delta")
-        yield from _texts(delta, "content", "reasoning_content", "reasoning", "refusal")
-        for part in _items(delta, "content"):
-            yield from _texts(part, "text")
-        calls = [_member(call, "function") for call in _items(delta, "tool_calls")]
-        for call in (*calls, _member(delta, "function_call")):
-            yield from _texts(call, "name", "arguments")
-        yield from _texts(_member(delta, "audio"), "data", "transcript")
-    yield from _texts(event, "delta")
-    yield from _texts(event.get("delta"), "text", "thinking", "partial_json")
-    yield from _texts(event.get("content_block"), "text", "thinking", "name")
+def _each(value: Any, rule: Callable[[Any], int]) -> int:
+    return sum(map(rule, value)) if isinstance(value, Array) else _weight(value)
+
+
+def _function(value: Any) -> int:
+    return _content(value, "function")
+
+
+def _call(value: Any) -> int:
+    return _content(value, "call", function=_function, custom=_function)
+
+
+def _choice(value: Any) -> int:
+    return _content(value, "choice", delta=_choice_delta)
+
+
+def _choice_delta(value: Any) -> int:
+    return _content(
+        value,
+        "choice delta",
+        content=lambda parts: _each(parts, lambda part: _content(part, "part")),
+        tool_calls=lambda calls: _each(calls, _call),
+        function_call=_function,
+        audio=lambda audio: _content(audio, "audio"),
+    )
+
+
+def _generated(event: Object, state: State) -> int:
+    """The bytes of content of an event."""
+    choices, kind = event.get("choices"), event.get("type")
+    known = 0
+    if isinstance(choices, Array):
+        known = sum(map(_choice, choices))
+    known += _content(event.get("delta"), "delta")
+    known += _content(event.get("content_block"), "block")
+    known += _weight(_member(event, "message", "content"))
+    state.item_bytes += known
+    kind = kind if isinstance(kind, str) and not isinstance(kind, Number) else ""
+    if kind == "response.output_item.done":
+        known_event = state.item_bytes > 0
+        state.item_bytes = 0
+    elif kind.startswith("response."):
+        known_event = known > 0 or not kind.endswith(".delta")
+    else:
+        known_event = isinstance(choices, Array) or kind in _KNOWN
+    if known_event:
+        return known
+    loose = _content(event, "event") + _content(event.get("message"), "message")
+    loose += _content(event.get("response"), "response")
+    return known + loose + (0 if isinstance(choices, Array) else _weight(choices))

@@ -6,6 +6,7 @@
 --
 -- A node says what is wanted of a value, whichever of these the value turns out to be:
 --   fields   = {name = node, …}   of an object: its members
+--   others   = node               of an object: its members that `fields` does not name
 --   items    = node               of an array: its elements
 --   into     = "name"             of an object: what its members yield goes into a record of its
 --                                 own under this name; `whole` is set in it when the object ends
@@ -14,10 +15,13 @@
 --                                 and a number that is no natural one, is a fault
 --   text     = "name"             of a string: record it (at most NAME_BYTES long as it is written)
 --   measured = true               of a string: add its length to `measured`, in bytes of UTF-8,
---                                 escapes counted as what they stand for
+--                                 escapes counted as what they stand for; of an object or array
+--                                 that is not looked into: all between its brackets, as written
+--   loose    = true               the same, but added to `loose`, which `reset` sets to 0
 --
 -- After `feed`: `record` has what was recorded, `whole` says that the object has ended and only
--- white space came after it, `fault` says why this can never become one. A member that a node
+-- white space came after it, `fault` says why this can never become one. `pending()` is what
+-- `measured` and `loose` lack of an object or array that has not ended. A member that a node
 -- records twice is a fault: a reader that takes the first and one that takes the last must not
 -- see two different things. What is passed over is checked for balance, not for each comma.
 --
@@ -142,9 +146,10 @@ function member(self, s, at)
     return fail(self, "no name")
   end
   local quote = closing(s, at + 1)
+  local container = self.nodes[self.depth]
   if not quote then
-    if #s - at > NAME_BYTES then -- nothing that anybody asks for
-      self.node, self.step, self.after = nil, unwanted, colon
+    if #s - at > NAME_BYTES then -- nothing that anybody asks for by name
+      self.node, self.step, self.after = container.others, unwanted, colon
       return at + 1
     end
     return wait(self, s, at)
@@ -153,7 +158,7 @@ function member(self, s, at)
   if find(name, "\\", 1, true) then
     name = plain(name)
   end
-  self.node = name and self.nodes[self.depth].fields[name]
+  self.node = name and container.fields[name] or container.others
   if byte(s, quote + 1) == COLON then
     self.step = value
     return quote + 2
@@ -182,6 +187,15 @@ local function note(self, name, content)
   record[name] = content
   self.step = following
   return true
+end
+
+-- Adds to what the value's node measures.
+local function add(self, bytes)
+  if self.node.loose then
+    self.loose = self.loose + bytes
+  else
+    self.measured = self.measured + bytes
+  end
 end
 
 local function text(self, name, s, at)
@@ -232,7 +246,7 @@ function value(self, s, at)
   elseif node and node.integer and (c == QUOTE or c == OBJECT or c == ARRAY) then
     return fail(self, "no count: " .. node.integer)
   elseif c == QUOTE then
-    if node and node.measured then
+    if node and (node.measured or node.loose) then
       self.step = measured
       return at + 1
     elseif node and node.text then
@@ -246,6 +260,7 @@ function value(self, s, at)
     return push(self, node, c) and at + 1
   end
   self.floor = self.depth
+  self.began = node and (node.measured or node.loose) and self.base + at
   self.step = passed_over
   return at
 end
@@ -275,6 +290,10 @@ function passed_over(self, s, at)
       depth = depth - 1
       if depth == floor then
         self.depth, self.step = depth, following
+        if self.began then
+          add(self, self.base + at - self.began - 1)
+          self.began = nil
+        end
         return at + 1
       end
     end
@@ -310,7 +329,7 @@ function measured(self, s, at)
   if not bytes then
     return fail(self, "no escape")
   end
-  self.measured = self.measured + bytes
+  add(self, bytes)
   if not quote then
     return wait(self, content, stop)
   end
@@ -358,9 +377,19 @@ local function start(self, s, at)
   return push(self, self.root, c) and at + 1
 end
 
+function Scanner:pending()
+  local bytes = self.began and self.fed - self.began or 0
+  if self.began and self.node.loose then
+    return 0, bytes
+  end
+  return bytes, 0
+end
+
 -- Begin another object; `measured` goes on.
 function Scanner:reset()
   self.record = {}
+  self.loose = 0
+  self.began = nil -- the position of the bracket of what is passed over and measured
   self.whole = false
   self.fault = nil
   self.rest = ""
@@ -373,6 +402,8 @@ function Scanner:feed(piece)
     return
   end
   local s = piece
+  self.base = self.fed - #self.rest -- the bytes of all pieces before `s`
+  self.fed = self.fed + #piece
   if self.rest ~= "" then
     s = self.rest .. piece
     self.rest = ""
@@ -385,7 +416,7 @@ end
 
 local function scanner(node)
   local self = setmetatable({
-    root = node, measured = 0, kinds = {}, nodes = {}, records = {}, counts = {},
+    root = node, measured = 0, fed = 0, kinds = {}, nodes = {}, records = {}, counts = {},
   }, Scanner)
   self:reset()
   return self

@@ -20,6 +20,10 @@
 --   content_bytes         bytes of UTF-8 of what was generated in a stream, counted as it comes
 --   format                json, sse, other
 --   done                  "1": the answer came to its end
+--
+-- So that no stream is free where it is cut, however its server writes, all that is not known to be
+-- none counts as generated: each string, object and array in a choice, a delta or a block, and in
+-- an event that is none of the known ones. What is not known by its name is measured as it stands.
 
 local json = require "tensorgate.json"
 local sse = require "tensorgate.sse"
@@ -28,6 +32,7 @@ local byte, format, match, sub = string.byte, string.format, string.match, strin
 
 local OBJECT = 123
 local NOTE_BYTES = 16 -- of data that is no object: enough for [DONE]
+local DONE = "^%[DONE%]%s*$"
 
 -- ── Where things stand ───────────────────────────────────────────────────────────────────────────
 
@@ -49,41 +54,71 @@ local function usage(into)
 end
 
 local CONTENT = {measured = true}
-local CALL = {fields = {name = CONTENT, arguments = CONTENT}}
-local CUSTOM = {fields = {name = CONTENT, input = CONTENT}}
-local PARTS = {measured = true, items = {fields = {text = CONTENT}}}
+local UNKNOWN = {loose = true} -- content, if the event turns out to be none that is known
+local NONE = {}
+
+-- A node of an object in which all is content but the members that are named here to be none.
+local function content(fields, ...)
+  for _, name in ipairs({...}) do
+    fields[name] = NONE
+  end
+  return {measured = true, fields = fields, others = CONTENT}
+end
+
+local CALL = content({})
+local PARTS = {measured = true, items = content({}, "type", "annotations")}
+local DELTA = content(
+  {
+    content = PARTS,
+    tool_calls = {measured = true, items = content(
+      {["function"] = CALL, custom = CALL}, "index", "id", "type"
+    )},
+    function_call = CALL,
+    audio = content({}, "id", "expires_at"),
+  },
+  "role", "type", "index", "annotations", "tool_call_id", "provider_specific_fields"
+)
 
 local BODY = {fields = {usage = usage("usage")}}
 
-local EVENT = {fields = {
-  usage = usage("usage"),
-  type = {text = "type"},
-  -- OpenAI: chat completions and completions
-  choices = {count = "choices", items = {fields = {
-    text = CONTENT,
-    delta = {fields = {
-      content = PARTS,
-      reasoning_content = CONTENT,
-      reasoning = CONTENT,
-      refusal = CONTENT,
-      thinking = CONTENT,
-      tool_calls = {items = {fields = {["function"] = CALL, custom = CUSTOM}}},
-      function_call = CALL,
-      audio = {fields = {data = CONTENT, transcript = CONTENT}},
+local EVENT = content(
+  {
+    usage = usage("usage"),
+    type = {text = "type"},
+    -- OpenAI: chat completions and completions
+    choices = {loose = true, count = "choices", items = content(
+      {delta = DELTA},
+      "index", "usage", "finish_reason", "native_finish_reason", "stop_reason", "matched_stop",
+      "logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids", "hidden_states",
+      "content_filter_results", "content_filter_offsets"
+    )},
+    -- Anthropic; in OpenAI's Responses `delta` is the text itself
+    delta = content(
+      {stop_reason = {text = "stop_reason"}},
+      "type", "signature", "citation", "stop_sequence", "stop_details", "container"
+    ),
+    content_block = content(
+      {}, "type", "id", "signature", "citations", "caller", "tool_use_id"
+    ),
+    message = {loose = true, others = UNKNOWN, fields = {
+      usage = usage("message_usage"), content = CONTENT, role = NONE,
     }},
-  }}},
-  -- Anthropic; in OpenAI's Responses `delta` is the text itself
-  delta = {measured = true, fields = {
-    text = CONTENT,
-    thinking = CONTENT,
-    partial_json = CONTENT,
-    stop_reason = {text = "stop_reason"},
-  }},
-  content_block = {fields = {text = CONTENT, thinking = CONTENT, name = CONTENT}},
-  message = {fields = {usage = usage("message_usage")}},
-  -- OpenAI: Responses
-  response = {fields = {usage = usage("response_usage")}},
-}}
+    -- OpenAI: Responses
+    response = {loose = true, others = UNKNOWN, fields = {usage = usage("response_usage")}},
+  },
+  "id", "object", "created", "created_at", "model", "provider", "system_fingerprint",
+  "service_tier", "error", "timings", "prompt_progress", "prompt_filter_results",
+  "item_id", "logprobs", "obfuscation"
+)
+EVENT.measured, EVENT.others = nil, UNKNOWN
+
+-- Events in which all that is generated stands where it is looked for. Those of Responses are known
+-- by their names but for a `delta`, and for an item of which no delta came before.
+local KNOWN = {
+  message_start = true, content_block_start = true, content_block_delta = true,
+  content_block_stop = true, message_delta = true, message_stop = true, ping = true, error = true,
+}
+local ITEM_DONE = "response.output_item.done"
 
 local ENDS_RESPONSE = {
   ["response.completed"] = true, ["response.incomplete"] = true, ["response.failed"] = true,
@@ -168,6 +203,39 @@ function Stream:feed(chunk)
   self.reader:feed(chunk)
 end
 
+-- Something was generated in this event: what usage came before it does not cover it.
+local function generated(self)
+  if not self.counted then
+    self.counted = true
+    self.events = self.events + 1
+    self.covered, self.ended = false, false
+  end
+end
+
+-- Whether what is loose in an event, as far as it was read, is no content.
+local function is_known(self)
+  local scan = self.scan
+  local kind = scan.record.type
+  if kind == ITEM_DONE then
+    return scan.measured > self.item
+  elseif kind and match(kind, "^response%.") then
+    return scan.measured > self.measured or not match(kind, "%.delta$")
+  end
+  return scan.record.choices ~= nil or KNOWN[kind] ~= nil
+end
+
+-- The bytes of content in this event, as far as it was read, that are not in `scan.measured`.
+local function besides(self)
+  if self.kind == "note" then
+    return match(self.note, DONE) and 0 or self.noted
+  elseif self.kind ~= "object" then
+    return 0
+  end
+  local measured, loose = self.scan:pending()
+  loose = loose + self.scan.loose
+  return measured + (loose > 0 and not is_known(self) and loose or 0)
+end
+
 -- A part of an event's data.
 function Stream:data(text)
   if self.broken then
@@ -178,18 +246,17 @@ function Stream:data(text)
     if visible > #text then
       return
     end
-    self.kind = byte(text, visible) == OBJECT and "object" or "note"
+    text = sub(text, visible)
+    self.kind = byte(text) == OBJECT and "object" or "note"
   end
   if self.kind == "note" then
     self.note = sub(self.note .. text, 1, NOTE_BYTES)
+    self.noted = self.noted + (text == "\n" and 0 or #text)
     return
   end
-  local scan = self.scan
-  scan:feed(text)
-  if scan.measured > self.measured and not self.counted then
-    self.counted = true
-    self.events = self.events + 1
-    self.covered, self.ended = false, false
+  self.scan:feed(text)
+  if self.scan.measured > self.measured then
+    generated(self)
   end
 end
 
@@ -216,7 +283,15 @@ function Stream:event(stop)
     return
   end
   local scan, only_usage = self.scan, false
+  local more = besides(self)
+  self.besides = self.besides + more
   if self.kind == "object" and scan.whole then
+    if more > 0 then
+      generated(self)
+    end
+    if scan.record.type == ITEM_DONE then
+      self.item = scan.measured
+    end
     only_usage = object(self, scan.record)
     self.measured, self.counted = scan.measured, false
     scan:reset()
@@ -225,10 +300,12 @@ function Stream:event(stop)
       return give_up(self)
     end
     self.cut = true -- by the stream's end: no event, but what was generated in it is counted
-  elseif match(self.note, "^%[DONE%]%s*$") then
+  elseif match(self.note, DONE) then
     self.ended = true
+  elseif more > 0 then
+    self.events = self.events + 1 -- but a `ping` or the like takes no usage back
   end
-  self.kind, self.note = nil, ""
+  self.kind, self.note, self.noted = nil, "", 0
   if self.on_event then
     self.on_event(stop, only_usage)
   end
@@ -245,7 +322,7 @@ end
 function Stream:report()
   if not self.broken then
     self.seen.events = format("%d", self.events)
-    self.seen.content_bytes = format("%d", self.scan.measured)
+    self.seen.content_bytes = format("%d", self.scan.measured + self.besides + besides(self))
   end
   return report(self)
 end
@@ -263,7 +340,7 @@ end
 local function stream(dialect, on_event)
   local self = setmetatable({
     dialect = dialect, scan = json.scanner(EVENT), seen = {format = "sse"}, on_event = on_event,
-    note = "", measured = 0, events = 0,
+    note = "", noted = 0, measured = 0, item = 0, besides = 0, events = 0,
   }, Stream)
   self.reader = sse.reader(self)
   return self

@@ -6,6 +6,18 @@ what was admitted and what was booked, nothing else, and says what each step mus
 
 What must hold: spent + held never exceeds a budget; every hold ends in exactly one row; the
 counters are what ledger and open holds say, whatever was lost on the way.
+
+What can happen, and the rule that does it: take (`take`, `take_much`), a repeated Check, a
+cancelled one, one that timed out (each its own), settle (`end_entries`, `book`,
+`tell_the_counters`), a replayed entry (`end_entries` of a hold that ends already), a lost one (no
+rule: then `sweep_by_two` finds it), `heartbeat`, a crash and the restart after it, counters lost
+(`something_fails`), a window's turn and a change of price (one rule). Two are named after counters
+outside of the process, and are this inside of it:
+
+- a late script, which the store runs when nobody waits for it any more: a take that comes after the
+  end of its request was told (`late_script`);
+- counters from an old snapshot: there is none to bring them back, as they are made of ledger and
+  journal at each start; but the journal can be an old one, or none (`something_fails`).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from lua_answers import (
     USAGE,
     chunk,
     event,
+    foreign_event,
     named_usage,
     openai_event,
     openai_usage,
@@ -79,7 +80,8 @@ fuzz = settings(
 def test_any_stream_cut_anywhere_reads_as_the_whole(
     lua: Gate, dialect: str, data: st.DataObject
 ) -> None:
-    stream = data.draw(streams(openai_event if dialect == "openai" else typed_event))
+    kinds = openai_event if dialect == "openai" else typed_event
+    stream = data.draw(streams(st.one_of(kinds, kinds, kinds, foreign_event)))
     cuts = cuts_of(data, stream)
     seen, left = read_stream(stream, dialect)
     case, hiding = (Case(stream, cuts, dialect=dialect, hide=hide) for hide in (False, True))
@@ -107,6 +109,23 @@ def test_a_cut_stream_is_never_final_and_its_content_is_counted(
     most, _ = read_stream(b"".join(events))
     assert int(least["content_bytes"]) <= int(read.seen["content_bytes"])
     assert int(read.seen["content_bytes"]) <= int(most["content_bytes"])
+
+
+@fuzz
+@given(data=st.data())
+def test_however_a_server_writes_it_nothing_that_came_before_a_cut_is_free(
+    lua: Gate, data: st.DataObject
+) -> None:
+    kinds = st.one_of(openai_event, typed_event, foreign_event)
+    parts = [event(each) for each in data.draw(st.lists(kinds, min_size=1, max_size=6))]
+    whole = b"".join(parts)
+    at = data.draw(st.integers(0, len(whole)))
+    came = whole[:at].rpartition(b"\n\n")[0] + b"\n\n"
+    least, _ = read_stream(came)
+    [read] = drive(lua, [Case(whole[:at], cuts_of(data, whole[:at]))])
+    if "other" not in (least["format"], read.seen["format"]):
+        assert int(read.seen["content_bytes"]) >= int(least["content_bytes"])
+        assert int(read.seen["events"]) >= int(least["events"])
 
 
 @fuzz

@@ -72,7 +72,15 @@ EDITED: Final[dict[str, tuple[str, list[bytes | tuple[bytes, bytes]]]]] = {
     "nothing to do": (CHAT, [b'{"max_tokens":9,', ODD, b"}\n"]),
     "no bound": (CHAT, [(b"{", rb"\{" + BOUND), ODD, b"}\n"]),
     "bound of null": (CHAT, [b"{", ODD, b',"max_tokens" : ', (b"null", b"4096"), b" } "]),
-    "newer bound": (CHAT, [b'{"max_completion_tokens":5,', ODD, b"}"]),
+    "newer bound": (
+        CHAT,
+        [b"{", (b'"max_completion_tokens":\t5', rb'"max_tokens":5'), b",", ODD, b"}"],
+    ),
+    "newer bound and null": (
+        CHAT,
+        [b'{"max_completion_tokens":5,', ODD, b',"max_tokens" :', (b"null", b"5"), b"}"],
+    ),
+    "both bounds": (CHAT, [b'{"max_completion_tokens":5,"max_tokens":7,', ODD, b"}"]),
     "stream": (
         CHAT,
         [(b" {", rb" \{(?:%s%s|%s%s)" % (BOUND, USAGE, USAGE, BOUND)), ODD, b',"stream":true}'],

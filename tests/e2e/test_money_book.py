@@ -10,12 +10,15 @@ import io
 import json
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from load.audit import Audit, admitted_ids, all_booked, check_budgets, check_filters, rows, until
@@ -24,8 +27,18 @@ from load.mixed import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, SHARED_NANOUS
 from moneygate import BODY, booked, hold_of, metric
 from peers.book import Book, Order, order_member
 from peers.client import CHAT, MESSAGES, call
-from peers.recorder import Pause, Recorder, chat_completion, json_reply
+from peers.recorder import (
+    Hangup,
+    Pause,
+    Recorder,
+    Until,
+    chat_completion,
+    json_reply,
+    sse_reply,
+)
 from peers.stack import Stack, StartStack
+
+from authz.bound import MARGIN_SECONDS
 
 SEED: Final = 20_260_711
 
@@ -182,10 +195,69 @@ def test_seconds_are_charged_from_admission_to_end(gate: Stack, recorder: Record
     recorder.answer = replace(json_reply(chat_completion()), before=(Pause(0.4),))
     key = gate.mint(budget_usd=5)
     answer = call(gate, key=key["key"], body=BODY.replace(b"recorder", b"timed"))
-    assert (answer.status, hold_of(answer)) == (200, 3600 * 10**6)  # an hour's, the longest call
+    # an hour's, the longest call, and of the margin
+    assert (answer.status, hold_of(answer)) == (200, (3600 + MARGIN_SECONDS) * 10**6)
     [row] = booked(gate, key)
     assert row["basis"] == "metered"
     assert 400_000 <= row["charge_nanousd"] < 1_000_000
+
+
+def test_a_call_that_never_ends_costs_no_more_than_its_hold(
+    start_stack: StartStack, server: Recorder
+) -> None:
+    """Its seconds are counted a little beyond the limit that cuts it off."""
+    server.forget()
+    gate = start_stack(server.address, catalog=CATALOG, env={"TENSORGATE_STREAM_SECONDS": "2"})
+    key, never = gate.mint(budget_usd=5), threading.Event()
+    said = {"choices": [{"index": 0, "delta": {"content": "Well"}}]}
+    silent = replace(json_reply({}), before=(Until(never),))
+    server.next += [silent, sse_reply(said, Until(never))]
+    body = json.loads(BODY) | {"model": "timed"}
+    with ThreadPoolExecutor(2) as pool:
+        answers = [
+            pool.submit(call, gate, key=key["key"], body=json.dumps(sent).encode())
+            for sent in (body, body | {"stream": True})
+        ]
+        found = booked(gate, key, 2)
+        never.set()
+        for each in answers:
+            each.exception()
+    for row in found:
+        assert (row["basis"], row["hold_nanousd"]) == ("estimated", (2 + MARGIN_SECONDS) * 10**6)
+        assert 1_900_000 < row["charge_nanousd"] < 3 * 10**6, "to its end, and not capped"
+        assert row["charge_nanousd"] < row["hold_nanousd"]
+    assert metric(gate, 'tensorgate_hold_exceeded_total{model="timed"}') == 0
+
+
+def test_what_was_seen_of_a_cut_call_of_a_free_model_is_booked(
+    gate: Stack, recorder: Recorder
+) -> None:
+    said = {"choices": [{"index": 0, "delta": {"content": "Well"}}]}
+    recorder.answer = sse_reply(said, Pause(0.1), Hangup())
+    key = gate.mint(budget_usd="0")
+    body = json.loads(BODY) | {"model": "free", "stream": True}
+    with suppress(HTTPException, OSError):
+        call(gate, key=key["key"], body=json.dumps(body).encode())
+    [row] = booked(gate, key)
+    assert (row["basis"], row["output_tokens"], row["charge_nanousd"]) == ("estimated", 4, 0)
+
+
+@pytest.mark.parametrize(
+    "foreign", [{"choices": [{"delta": {"thoughts": "x" * 900}}]}, {"token": "x" * 900}]
+)
+def test_a_cut_stream_is_not_cheap_for_a_fashion_that_nobody_knows(
+    gate: Stack, recorder: Recorder, foreign: dict[str, Any]
+) -> None:
+    """Where some of its content is found, what else was generated counts too."""
+    said = {"choices": [{"index": 0, "delta": {"content": "Well"}}]}
+    recorder.answer = sse_reply(said, foreign, Pause(0.1), Hangup())
+    key = gate.mint(budget_usd="5")
+    body = json.loads(BODY) | {"max_tokens": 2000, "stream": True}
+    with suppress(HTTPException, OSError):
+        call(gate, key=key["key"], body=json.dumps(body).encode())
+    [row] = booked(gate, key)
+    assert (row["basis"], row["output_tokens"]) == ("estimated", 904)
+    assert row["output_tokens"] * 1500 < row["charge_nanousd"] < row["hold_nanousd"]
 
 
 def test_the_same_prompt_costs_the_same_in_both_dialects(gate: Stack, book: Book) -> None:

@@ -3,6 +3,7 @@
 Three stacks, alike but for the service: Envoy alone, Envoy with a null service on the same grpcio
 server, Envoy with ours. Each is asked in turn, several rounds, by wrk on this machine (2 KB
 bodies); medians are shown. Only the ratios mean anything: the machine itself drifts by a third.
+Before that, what a check's parts cost by themselves.
 Takes about two minutes and stops by itself.
 """
 
@@ -29,6 +30,7 @@ from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from load import parts
 from peers.ports import free_port
 
 HERE = Path(__file__).resolve().parent
@@ -266,6 +268,7 @@ def main() -> None:
     parser.add_argument("-v", action="store_true", help="show what the parts say")
     args = parser.parse_args()
     ensure_wrk()
+    parts.report()
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="tg-bench-", dir="/tmp") as temp:
         folder = Path(temp)
         upstream = free_port()

@@ -98,14 +98,59 @@ def test_the_largest_bound_of_the_clients_is_the_one_that_is_named() -> None:
     assert ask_of(CHAT, max_tokens=9, max_completion_tokens=5).bound_name == "max_tokens"
 
 
-def test_the_newer_bound_of_chat_is_enough() -> None:
-    found = ask_of(CHAT, max_completion_tokens=7)
-    assert (found.output, found.slot) == (7, None)
-    found = ask_of(CHAT, max_tokens=None, max_completion_tokens=7)
-    assert (found.output, found.slot) == (7, None)
+@pytest.mark.parametrize(
+    ("written", "served"),
+    [
+        (b'"max_completion_tokens" : 7', b'"max_tokens":7'),
+        (
+            b'"max_tokens":null,"max_completion_tokens":7',
+            b'"max_tokens":7,"max_completion_tokens":7',
+        ),
+        (
+            b'"max_completion_tokens":7,"max_tokens" : null',
+            b'"max_completion_tokens":7,"max_tokens" : 7',
+        ),
+        (b'"max_completion_tokens": null', b'"max_tokens":4096'),
+        (
+            b'"x":{"max_completion_tokens":1},"max_completion_tokens":7',
+            b'"x":{"max_completion_tokens":1},"max_tokens":7',
+        ),
+        (
+            b'"x":"\\"max_completion_tokens\\":1","max_completion_tokens":7,"n_predict":9',
+            b'"x":"\\"max_completion_tokens\\":1","max_tokens":7,"n_predict":9',
+        ),
+    ],
+)
+def test_the_newer_bound_of_chat_bounds_servers_that_know_only_the_older(
+    written: bytes, served: bytes
+) -> None:
+    raw = b'{"model":"llama",%s}'
+    found = read(raw % written, CHAT)
+    assert isinstance(found, Ask)
+    assert edited(raw % written, all_edits(found, 4096)) == raw % served
+    assert (found.slot is None) == (found.output is not None) == (found.bound_edit is not None)
+    assert found.bound_name == (None if found.output is None else "max_completion_tokens")
 
 
-@pytest.mark.parametrize("name", ["n_predict", "max_new_tokens"])
+@pytest.mark.parametrize("bounds", [(5, 9), (9, 5), (5, 5)])
+def test_where_both_bounds_are_set_the_larger_counts_and_nothing_is_changed(
+    bounds: tuple[int, int],
+) -> None:
+    """Which of them counts depends on the server."""
+    found = ask_of(CHAT, max_tokens=bounds[0], max_completion_tokens=bounds[1])
+    assert (found.output, found.slot, found.bound_edit) == (max(bounds), None, None)
+
+
+@pytest.mark.parametrize("shape", GENERATING.values())
+def test_a_bound_of_another_endpoint_counts_beside_the_own(shape: Shape) -> None:
+    """llama.cpp reads `max_completion_tokens` before `max_tokens`, on each of its endpoints."""
+    named = {*shape.bounds, *shape.also}
+    assert named >= {"max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"}
+    for name in named - {shape.bounds[0]}:
+        assert ask_of(shape, **{shape.bounds[0]: 5, name: 50_000}).output == 50_000
+
+
+@pytest.mark.parametrize("name", CHAT.also)
 def test_a_bound_that_only_some_servers_know_does_not_bound_the_others(name: str) -> None:
     """llama.cpp prefers `n_predict` to `max_tokens`; most others have never heard of it."""
     found = ask_of(CHAT, **{name: 50_000})
@@ -229,7 +274,9 @@ def layouts(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
     members: list[tuple[str, Any]] = [("model", "llama"), ("stream", draw(st.booleans()))]
     bound = draw(st.sampled_from([ABSENT, None, None, 7]))
     options = draw(OPTIONS)
+    newer = draw(st.sampled_from([ABSENT, None, 9]))
     members += [("max_tokens", bound)] if bound is not ABSENT else []
+    members += [("max_completion_tokens", newer)] if newer is not ABSENT else []
     members += [("stream_options", options)] if options is not ABSENT else []
     members += draw(
         st.dictionaries(st.sampled_from(["x", "metadata", "\u00fc", "z z"]), VALUES, max_size=3)
@@ -259,7 +306,7 @@ def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def all_edits(found: Ask, tokens: int) -> list[Edit]:
-    edits = [] if found.usage_edit is None else [found.usage_edit]
+    edits = [edit for edit in (found.usage_edit, found.bound_edit) if edit is not None]
     edits += [] if found.slot is None else [found.slot.edit(tokens)]
     return sorted(edits, key=lambda edit: edit.offset)
 
@@ -272,17 +319,27 @@ def as_server_gets(raw: bytes, found: Ask, tokens: int = 4096) -> Any:
 @given(layouts())
 @example((b'{"x":{"max_tokens":null},"model":"llama","max_tokens" : null}', {}))
 @example((b'{"max_tokens":null,"model":"llama","x":{"max_tokens":null}}', {}))
+@example(
+    (
+        b'{"x":{"stream_options":{}},"model":"llama","stream":true,"stream_options":{"a":0}}',
+        {},
+    )
+)
 def test_exactly_the_bound_and_the_usage_are_changed(case: tuple[bytes, dict[str, Any]]) -> None:
     raw, meant = case
     meant = meant or json.loads(raw)
     found = read(raw, CHAT)
     if isinstance(found, Fault):  # never a guess; and only where the names stand many times
         assert found.reason is Reason.AMBIGUOUS_BODY, found
-        assert raw.count(b"include_usage") + raw.count(b"max_tokens") > 16
+        names = (b"include_usage", b"max_tokens", b"max_completion_tokens")
+        assert sum(map(raw.count, names)) > 16
         return
     expected = dict(meant)
     if meant.get("max_tokens") is None:
-        expected["max_tokens"] = 4096
+        newer = meant.get("max_completion_tokens")
+        expected["max_tokens"] = 4096 if newer is None else newer
+        if "max_tokens" not in meant:
+            expected.pop("max_completion_tokens", None)
     if meant.get("stream"):
         expected["stream_options"] = (meant.get("stream_options") or {}) | {"include_usage": True}
     assert as_server_gets(raw, found) == expected
@@ -309,7 +366,7 @@ def test_a_null_is_replaced_where_it_stands() -> None:
 
 def test_no_edits_where_there_is_nothing_to_do() -> None:
     found = ask_of(CHAT, max_tokens=1, stream=True, stream_options={"include_usage": True})
-    assert (found.slot, found.usage_edit) == (None, None)
+    assert (found.slot, found.bound_edit, found.usage_edit) == (None, None, None)
 
 
 @pytest.mark.parametrize("shape", [RESPONSES, MESSAGES])
@@ -337,6 +394,7 @@ def test_options_that_are_none(options: Any) -> None:
             "max_tokens",
         ),
         (rb'{"model":"llama","max\u005ftokens":null}', "max_tokens"),
+        (rb'{"model":"llama","max_completion\u005ftokens":5}', "max_completion_tokens"),
         (
             rb'{"model":"llama","stream":true,"stream\u005foptions":null,'
             rb'"x":{"stream_options":null}}',

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moneyhelp import hold as made_hold
 from moneysupport import ALLOWED, ask_of, body, entry, model
 
-from authz.bound import FREE, Bound, bound, tokens
+from authz.bound import FREE, MARGIN_SECONDS, Bound, bound, tokens
 from authz.model import Ask, Edit, Shape, Slot
 from authz.pricing import charge
 from authz.shape import Content
@@ -19,6 +19,7 @@ from authz.shapes import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from authz.usage import read_ending
 from store.catalog import Model
 from store.records import Basis, Hold, Price
+from tensorgate.envoy.options import RenderOptions
 
 SHAPES = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)
 SECONDS = 600
@@ -138,7 +139,11 @@ def test_the_bound_of_the_input_is_not_lowered_by_that_of_the_output() -> None:
 
 def test_requests_and_seconds() -> None:
     row = model(Price(per_request=7, per_second=11))
-    assert bound_of(Ask(output=1), row, seconds=100).nanousd == 7 + 1100
+    assert bound_of(Ask(output=1), row, seconds=100).nanousd == 7 + 11 * (100 + MARGIN_SECONDS)
+
+
+def test_the_margin_of_seconds_has_room_for_the_check_and_for_a_late_end() -> None:
+    assert RenderOptions().check_seconds + 2 <= MARGIN_SECONDS
 
 
 def test_a_free_model_holds_nothing() -> None:
@@ -151,6 +156,13 @@ def test_it_is_rounded_up_once() -> None:
     assert bound_of(Ask(output=1), row, 1).nanousd == 1
     row = model(Price(input=600_000, output=600_000), overhead_tokens=0)
     assert bound_of(Ask(output=1), row, 1).nanousd == 2  # 0.6 + 0.6
+
+
+def test_the_clients_bound_is_made_one_that_every_server_heeds() -> None:
+    most = bound_of(ask_of(CHAT, max_completion_tokens=70), model(max_output_tokens=9))
+    assert most.output_tokens == 70
+    [edit] = most.edits
+    assert edit.text == '"max_tokens":70'
 
 
 def test_edits_at_one_place_are_one_edit() -> None:
@@ -288,8 +300,5 @@ def test_nor_does_an_estimate(
         entry(ALLOWED, cut, details="downstream_remote_disconnect", duration_ms=duration_ms + 10)
     )
     end = charge(hold_of(most, row), ending, 0)
-    by_tokens = any((row.price.input, row.price.cached_input, row.price.cache_write))
     assert end.nanousd <= most.nanousd
-    if end.basis is Basis.METERED:
-        assert not by_tokens
-        assert not row.price.output
+    assert end.basis is not Basis.METERED

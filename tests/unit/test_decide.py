@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+import msgspec
 import pytest
 from support import CATALOG, NOW_US, key_record, request
 
@@ -167,7 +168,7 @@ def test_what_the_server_keeps_is_refused_by_name_with_and_without_a_budget() ->
     for key in (key_record(), key_record(budget_nanousd=1)):
         fault = Fault(Reason.PARAMETER_NOT_ALLOWED, param="previous_response_id")
         assert denied(key, asked) == fault
-        assert denied(key, replace(asked, model="unheard-of")) == fault
+        assert denied(key, msgspec.structs.replace(asked, model="unheard-of")) == fault
 
 
 def test_a_model_whose_catalog_row_says_so_may_be_asked_for_what_it_keeps() -> None:

@@ -20,6 +20,7 @@ from support import (
 )
 
 from authz import ours
+from authz.bound import MARGIN_SECONDS
 from authz.decide import limits
 from authz.model import Edit
 from authz.pb.auth_pb2 import CheckResponse
@@ -48,7 +49,7 @@ def said(response: CheckResponse) -> str:
 def test_the_hold_is_the_most_that_the_call_can_cost() -> None:
     gate = Gate()
     sent = gate.message(max_tokens=50)
-    response = gate.checker.check(sent)
+    response = gate.answer(sent)
     size = len(sent.attributes.request.http.raw_body)
     hold = gate.hold
     assert hold.nanousd == (size + 100) * 1250 + 50 * 2000
@@ -64,7 +65,7 @@ def test_the_hold_is_the_most_that_the_call_can_cost() -> None:
 def test_what_the_filters_are_told() -> None:
     gate = Gate()
     sent = gate.message(stream=True)
-    told = metadata(gate.checker.check(sent))
+    told = metadata(gate.answer(sent))
     assert (told["outcome"], told["dialect"], told["stream"]) == ("allowed", "openai", "1")
     assert (told["model"], told["endpoint"]) == ("llama", "chat.completions")
     assert (told["key_id"], told["account_id"]) == (gate.record.id, gate.record.account_id)
@@ -120,7 +121,7 @@ def test_time_that_has_a_price_has_an_end() -> None:
     gate = Gate()
     headers = upstream_headers(gate.call(model="timed"))
     assert headers["x-envoy-upstream-rq-timeout-ms"] == "100000"
-    assert gate.hold.nanousd == USD // 10
+    assert gate.hold.nanousd == USD // 1000 * (100 + MARGIN_SECONDS)
     assert "x-envoy-upstream-rq-timeout-ms" not in upstream_headers(gate.call(max_tokens=1))
 
 
@@ -453,7 +454,7 @@ def test_whatever_body_is_sent_a_check_is_answered() -> None:
     gate = Gate(budget_nanousd=None)
     for raw in (b"", b"{}", b"[]", b'{"model":"dear","n":1048576,"best_of":1048577}', b"\xff"):
         sent = message("/v1/chat/completions", {"authorization": f"Bearer {gate.key}"}, raw)
-        assert status(gate.checker.check(sent)) == 400
+        assert status(gate.answer(sent)) == 400
 
 
 # -- what we answer ourselves

@@ -34,7 +34,7 @@ def whole(*usage: int, **changes: Any) -> Ending:
 
 def cut(**changes: Any) -> Ending:
     """A stream that the client left."""
-    return ending(**({"stream": True} | changes))
+    return ending(**({"stream": True, "complete": False} | changes))
 
 
 # -- metered
@@ -106,13 +106,37 @@ def test_seconds_are_added_to_tokens() -> None:
     assert priced(whole(10, 0, 0, 0, duration_us=2_000_000), price=price).nanousd == 10 + 7 + 22
 
 
-@pytest.mark.parametrize("price", [Price(), Price(per_request=7)])
-def test_where_no_token_has_a_price_it_is_metered_whatever_was_seen(price: Price) -> None:
-    for end in (ending(), cut(events=5), ending(encoded=True), ending(answered=False, status=0)):
-        found = priced(end, price=price)
-        assert (found.basis, found.nanousd) == (Basis.METERED, price.per_request)
-    found = priced(cut(usage=Usage(5, 0, 0, 6)), price=price)
-    assert (found.input_tokens, found.output_tokens) == (5, 6)
+TIMED = Price(per_request=7, per_second=11)  # the second that each ending took costs 18
+
+
+@pytest.mark.parametrize(
+    ("end", "free", "timed"),
+    [
+        (whole(5, 0, 0, 6), Basis.METERED, Basis.METERED),
+        (ending(), Basis.HELD, Basis.METERED),
+        (ending(encoded=True), Basis.HELD, Basis.METERED),
+        (ending(usage=Usage(5, 0, 0, 0)), Basis.HELD, Basis.METERED),
+        (cut(events=5, content_bytes=6), Basis.ESTIMATED, Basis.ESTIMATED),
+        (cut(events=5, complete=True), Basis.ESTIMATED, Basis.ESTIMATED),
+        (cut(usage=Usage(5, 0, 0, 6)), Basis.ESTIMATED, Basis.ESTIMATED),
+        (cut(answered=False, status=0), Basis.HELD, Basis.ESTIMATED),
+        (cut(answered=False, status=504), Basis.HELD, Basis.ESTIMATED),
+        (cut(encoded=True), Basis.HELD, Basis.ESTIMATED),
+    ],
+)
+def test_where_no_token_has_a_price_the_basis_is_what_was_known_all_the_same(
+    end: Ending, free: Basis, timed: Basis
+) -> None:
+    """And the cost is exact, as it is known whatever was generated."""
+    found = priced(end, price=Price(), nanousd=0)
+    assert (found.basis, found.nanousd) == (free, 0)
+    found = priced(end, price=TIMED)
+    assert (found.basis, found.nanousd) == (timed, 18)
+
+
+def test_what_was_seen_of_a_cut_call_of_a_free_model_is_kept() -> None:
+    found = priced(cut(usage=Usage(5, 0, 0, 6), content_bytes=9, events=2), price=Price())
+    assert (found.basis, found.input_tokens, found.output_tokens) == (Basis.ESTIMATED, 5, 9)
 
 
 # -- estimated
@@ -181,7 +205,7 @@ def test_where_there_can_be_no_output_the_input_is_enough() -> None:
 
 HELD: dict[str, Ending] = {
     "an answer of which nothing was read": ending(),
-    "a timeout of Envoy's after the server had it": ending(status=504, answered=False),
+    "a timeout of Envoy's after the server had it": cut(status=504, answered=False),
     "the client left before the headers": ending(status=0, answered=False),
     "the client left a stream before anything came": cut(answered=False),
     "a reset by the server before its answer": ending(status=503, answered=False),

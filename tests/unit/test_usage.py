@@ -29,6 +29,7 @@ def test_an_answer_that_was_read_whole() -> None:
         status=200,
         reached=True,
         answered=True,
+        complete=True,
         duration_us=1_000_000,
         usage=Usage(100, 0, 0, 20),
         final=True,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +80,7 @@ def test_a_head_is_read_without_the_body(raw: bytes, monkeypatch: pytest.MonkeyP
     whole = READER.read(asked)
     assert READER.with_body(head, asked) == whole
     assert (whole.model, whole.body) != (None, None)
-    assert replace(whole, model=None, body=None, ask=None) == head
+    assert msgspec.structs.replace(whole, model=None, body=None, ask=None) == head
 
 
 def test_a_message_speaks_anthropics_dialect_and_the_query_is_not_part_of_the_path() -> None:
@@ -217,17 +217,21 @@ def overwrites(options: Any) -> bool:
 
 
 def test_what_is_allowed() -> None:
-    response = allowed(
-        (("x-tensorgate-model", "m"),), (("ratelimit", "x"),), {"outcome": "allowed", "reason": ""}
+    response = CheckResponse.FromString(
+        allowed(
+            (("x-tensorgate-model", "m"),),
+            (("ratelimit", "x"),),
+            (("outcome", "allowed"), ("reason", "")),
+            (("hold_id", "h"),),
+        )
     )
     assert is_allowed(response)
     assert response.WhichOneof("http_response") == "ok_response"
     assert upstream_headers(response) == {"x-tensorgate-model": "m"}
     assert client_headers(response) == {"ratelimit": "x"}
-    assert metadata(response) == {"outcome": "allowed", "reason": ""}
+    assert metadata(response) == {"outcome": "allowed", "reason": "", "hold_id": "h"}
     assert overwrites(response.ok_response.headers)
     assert overwrites(response.ok_response.response_headers_to_add)
-    assert CheckResponse.FromString(response.SerializeToString()) == response
 
 
 def test_what_never_reaches_the_model_server() -> None:
@@ -242,13 +246,15 @@ def test_what_never_reaches_the_model_server() -> None:
         "x-original-url",
         "x-rewrite-url",
     }
-    assert list(allowed((), (), {}).ok_response.headers_to_remove) == list(TO_REMOVE)
+    response = CheckResponse.FromString(allowed((), (), (), ()))
+    assert list(response.ok_response.headers_to_remove) == list(TO_REMOVE)
 
 
 @pytest.mark.parametrize("code", [200, 400, 401, 403, 404, 415, 429, 503])
 def test_what_is_answered(code: int) -> None:
     answer = Answer(code, (("content-type", "application/json"),), b'{"a":"\xc3\xbc"}')
-    response = answered(answer, (("ratelimit", "x"),), {"outcome": "denied", "reason": "r"})
+    described = (("outcome", "denied"), ("reason", "r"))
+    response = CheckResponse.FromString(answered(answer, (("ratelimit", "x"),), described))
     assert not is_allowed(response)
     assert response.WhichOneof("http_response") == "denied_response"
     assert status(response) == code
@@ -256,6 +262,65 @@ def test_what_is_answered(code: int) -> None:
     assert client_headers(response) == {"content-type": "application/json", "ratelimit": "x"}
     assert metadata(response) == {"outcome": "denied", "reason": "r"}
     assert overwrites(response.denied_response.headers)
+
+
+def test_a_header_of_any_length_is_read_back() -> None:
+    """The short form's lengths are one byte each, and it ends where that does."""
+    for size in range(300):
+        pairs = (("x-name", "v" * size),)
+        response = CheckResponse.FromString(allowed(pairs, pairs, pairs, pairs))
+        assert upstream_headers(response) == client_headers(response) == dict(pairs)
+        assert metadata(response) == dict(pairs)
+
+
+# Also texts whose length is one, two and three bytes on the wire.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.builds(
+    str.__mul__, st.sampled_from(["a", "ü"]), st.sampled_from([127, 128, 16383, 16384])
+)
+PAIRS = st.dictionaries(TEXTS, TEXTS, max_size=5).map(lambda texts: tuple(texts.items()))
+
+
+def filled(options: Any, pairs: tuple[tuple[str, str], ...]) -> None:
+    for name, value in pairs:
+        option = options.add()
+        option.header.key, option.header.value = name, value
+        option.append_action = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+def described(response: CheckResponse, pairs: tuple[tuple[str, str], ...]) -> None:
+    response.dynamic_metadata.SetInParent()
+    for name, value in pairs:
+        response.dynamic_metadata.fields[name].string_value = value
+
+
+@given(upstream=PAIRS, client=PAIRS, lasting=PAIRS, passing=PAIRS)
+def test_joined_bytes_say_what_objects_would_for_what_is_allowed(
+    upstream: Any, client: Any, lasting: Any, passing: Any
+) -> None:
+    expected = CheckResponse()
+    expected.status.SetInParent()
+    expected.ok_response.headers_to_remove.extend(TO_REMOVE)
+    filled(expected.ok_response.headers, upstream)
+    filled(expected.ok_response.response_headers_to_add, client)
+    described(expected, lasting + passing)
+    for _ in range(2):  # what was kept the first time is used the second
+        raw = allowed(upstream, client, lasting, passing)
+        assert CheckResponse.FromString(raw) == expected
+
+
+@given(st.integers(100, 599), PAIRS, PAIRS, TEXTS, PAIRS)
+def test_joined_bytes_say_what_objects_would_for_what_is_answered(
+    code: int, own: Any, client: Any, body: str, told: Any
+) -> None:
+    expected = CheckResponse()
+    expected.status.code = 16 if code == 401 else 7
+    expected.denied_response.status.code = code  # type: ignore[assignment]
+    expected.denied_response.body = body
+    filled(expected.denied_response.headers, own + client)
+    described(expected, told)
+    for _ in range(2):
+        raw = answered(Answer(code, own, body.encode()), client, told)
+        assert CheckResponse.FromString(raw) == expected
 
 
 def test_an_empty_question_is_read_too() -> None:
