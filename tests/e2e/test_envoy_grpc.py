@@ -14,6 +14,7 @@ import pytest
 from edge_support import GOOD, KEY, MIB, Edge, allow, deny, edge, over_http2
 from grpc import StatusCode
 from peers.ports import free_port
+from peers.recorder import Recorder, Reply, json_reply
 
 from authz.errorshape import grpc_headers, grpc_message
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
@@ -337,8 +338,6 @@ def _until_answered(gate: Edge, seconds: float = 5) -> None:
 
 def test_a_health_path_speaks_for_its_server() -> None:
     """While it says no, the server gets no call, though it takes connections."""
-    from peers.recorder import Recorder, Reply, json_reply
-
     other = Recorder()
     other.answer = lambda asked: (
         Reply(status=503) if asked.target == "/health" else json_reply({"ok": True})
