@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from moneyhelp import hold as made_hold
 from moneysupport import ALLOWED, ask_of, body, entry, model
 
-from authz.ask import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from authz.bound import FREE, MARGIN_SECONDS, Bound, bound, tokens
 from authz.model import Ask, Edit, Shape, Slot
 from authz.pricing import charge
+from authz.shape import Content
+from authz.shapes import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from authz.usage import read_ending
 from store.catalog import Model
 from store.records import Basis, Hold, Price
@@ -218,7 +219,7 @@ def calls(draw: st.DrawFn) -> tuple[Shape, dict[str, Any]]:
     )
     if shape.repeats:
         members |= {name: draw(FEW) for name in draw(st.sets(st.sampled_from(shape.repeats)))}
-    if shape.many:
+    if shape.kind is Content.PROMPTS:
         members[shape.content] = draw(CONTENT)
     else:
         text = {"role": "user", "content": draw(st.text(max_size=40))}

@@ -13,9 +13,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.catalog import DEFAULT_UPSTREAM, Catalog, Offer, Plan, Price, is_pattern, pattern_regex
+from store.catalog import (
+    DEFAULT_UPSTREAM,
+    Catalog,
+    Offer,
+    Plan,
+    Price,
+    Upstream,
+    is_pattern,
+)
 from store.errors import ConfigError
 
+REGISTRY = "Registry.Ollama.ai"
 PLANS = "plans: {free: {}}\ndefault_plan: free\n"
 DESIGN = """\
 models:
@@ -73,7 +82,7 @@ def test_the_designs_own_example() -> None:
         "pro": Plan("pro", 10, 500_000_000_000, 600, 1_000_000_000_000),
     }
     assert catalog.default_plan == "free"
-    assert catalog.upstreams == {"gpu-a": "10.0.0.7:8000"}
+    assert catalog.upstreams == {"gpu-a": Upstream("10.0.0.7:8000")}
     assert list(catalog.exact_names()) == ["llama-3.1-8b"]
 
 
@@ -199,7 +208,14 @@ second: {{price: {{input: 1}}, context_tokens: 10, aliases: ["ab*", "*yz"]}}
         ("abyz", "second", "second"),
         ("abcyz", "second", "second"),
         ("x\ny", "x\ny", "*"),
-        ("EXACT", "EXACT", "*"),
+        ("EXACT", "EXACT", "exact"),  # one model for Ollama, which ignores case
+        ("Other", "Other", "exact"),
+        ("exact:latest", "exact:latest", "exact"),
+        ("library/Exact", "library/Exact", "exact"),
+        (f"https://{REGISTRY}/Library/exact:latest@x",) * 2 + ("exact",),
+        ("QWEN3", "QWEN3", "qwen*"),
+        ("library/qwen3:8b", "library/qwen3:8b", "qwen*"),
+        ("other:8b", "other:8b", "*"),
         ("", "", "*"),
     ],
 )
@@ -240,9 +256,8 @@ def test_dots_and_brackets_in_a_pattern_are_literal() -> None:
     name=st.text("ab", max_size=12),
 )
 def test_patterns_match_as_their_regular_expression_does(pattern: str, name: str) -> None:
-    """What Envoy's routes are made of, and what we match with, are the same language."""
     catalog = catalog_of(f'"{pattern}": {ROW}')
-    matches = re.fullmatch(pattern_regex(pattern), name) is not None
+    matches = re.fullmatch(pattern.replace("*", ".*"), name) is not None
     assert (catalog.resolve(name) is not None) is matches
 
 
@@ -253,22 +268,33 @@ def test_no_name_makes_a_pattern_search_for_long() -> None:
     assert time.perf_counter() - started < 0.1
 
 
-def test_routes_stand_in_the_order_of_names() -> None:
+def test_what_may_be_said_of_an_upstream() -> None:
+    catalog = catalog_of(
+        "{}",
+        "upstreams:\n  a: h:1\n  b: {address: 'h:2'}\n"
+        "  c: {address: 'h:3', grpc: '[::1]:4', health: /v2/health/ready}\n",
+    )
+    assert catalog.upstreams == {
+        "a": Upstream("h:1"),
+        "b": Upstream("h:2"),
+        "c": Upstream("h:3", "[::1]:4", "/v2/health/ready"),
+    }
+
+
+def test_a_models_upstream() -> None:
     catalog = catalog_of(
         f"""
-"q*": {ROW}
-"qwen*": {{price: {{input: 1}}, context_tokens: 10, upstream: gpu-b}}
-m: {{price: {{input: 1}}, context_tokens: 10, upstream: gpu-a, aliases: [x]}}
+m: {{price: {{input: 1}}, context_tokens: 10, upstream: a, aliases: ["x*"]}}
 n: {ROW}
 """,
-        "upstreams: {gpu-a: 'h:1', gpu-b: '[::1]:2'}\n",
+        "upstreams: {a: 'h:1'}\n",
     )
-    assert catalog.routes() == (
-        ("m", "gpu-a"),
-        ("n", DEFAULT_UPSTREAM),
-        ("qwen*", "gpu-b"),
-        ("q*", DEFAULT_UPSTREAM),
-    )
+    assert [catalog.upstream_of(name) for name in ("m", "xy", "n", "unknown")] == [
+        "a",
+        "a",
+        DEFAULT_UPSTREAM,
+        DEFAULT_UPSTREAM,
+    ]
 
 
 # ── What is wrong, and on which line ─────────────────────────────────────────────────────────────
@@ -394,13 +420,29 @@ FAULTY = {
         PLANS + "upstreams:\n  a: http://h:1  # <here>\n",
         "upstreams.a: write the address as host:port",
     ),
+    "an upstream's gRPC address": (
+        PLANS + "upstreams:\n  a: h:1\n  b: {address: h:1, grpc: h}  # <here>\n",
+        "upstreams.b.grpc: write the address as host:port",
+    ),
+    "an upstream without an address": (
+        PLANS + "upstreams:\n  a:  # <here>\n    grpc: h:1\n",
+        "upstreams.a.address: it is missing",
+    ),
+    "an upstream's health that is no path": (
+        PLANS + "upstreams:\n  a:\n    address: h:1\n    health: health?x  # <here>\n",
+        "upstreams.a.health: write a path such as /health, without a query",
+    ),
+    "an unknown member of an upstream": (
+        PLANS + "upstreams:\n  a:\n    address: h:1\n    tls: true  # <here>\n",
+        "upstreams.a.tls: nothing is called so here",
+    ),
     "an upstream's port": (
         PLANS + "upstreams:\n  a: h:65536  # <here>\n",
         "upstreams.a: write the address as host:port",
     ),
     "rows of endpoints": (
         PLANS + "endpoints: [x]  # <here>\n",
-        "endpoints: this version knows the built-in table only; leave it empty",
+        "endpoints.0: a mapping of names to values is needed",
     ),
     "an anchor in itself": ("models: &a  # <here>\n  m: *a\n", "an anchor stands inside itself"),
 }

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from support import CATALOG, NOW_US, key_record, request
 
-from authz import endpoints
+from authz import table
 from authz.decide import decide, limits, may_call
+from authz.endpoints import BUILT_IN
 from authz.model import Allow, Ask, Decision, Deny, Endpoint, Fault, Reason, Request
 from store.catalog import Plan
 from store.counters.model import Limit, MinuteLimit, MoneyLimit
@@ -188,7 +189,7 @@ def test_work_that_outlives_the_request_is_refused_where_there_is_a_budget() -> 
     assert isinstance(judge(key_record(), asked, of=None), Allow)
 
 
-@pytest.mark.parametrize("row", [endpoints.MODELS, endpoints.MODEL, endpoints.KEY])
+@pytest.mark.parametrize("row", [table.MODELS, table.MODEL, table.KEY])
 def test_what_reads_no_model_is_not_judged_by_its_body(row: Endpoint) -> None:
     ask = Ask(output=None, stored="prompt", unbounded="background")
     fault = Fault(Reason.MALFORMED_BODY)
@@ -231,14 +232,15 @@ def test_the_accounts_money_comes_last(budget: int | None, ceiling: Any) -> None
 def test_listings_and_token_counting_have_a_wider_minute_of_their_own_and_take_no_money(
     method: str, path: str
 ) -> None:
-    row, of = endpoints.find(method, path), plan(account_budget_nanousd=1)
+    match, of = BUILT_IN.find(method, path), plan(account_budget_nanousd=1)
+    assert match is not None
     key = key_record(rpm=60, budget_nanousd=1)
-    (listing,) = limits(key, row, of)
+    (listing,) = limits(key, match.endpoint, of)
     inference, *_ = limits(key, None, of)
     assert isinstance(listing, MinuteLimit)
     assert listing.max_requests == 600
     assert listing.scope != inference.scope
-    assert limits(key, endpoints.KEY, of) == (listing,)
+    assert limits(key, table.KEY, of) == (listing,)
 
 
 def test_keys_share_nothing_but_the_money_of_their_account() -> None:
@@ -246,7 +248,7 @@ def test_keys_share_nothing_but_the_money_of_their_account() -> None:
         return {limit.scope for limit in found}
 
     of = plan(account_budget_nanousd=1)
-    for row in (None, endpoints.KEY):
+    for row in (None, table.KEY):
         one, other = (key_record(id=name) for name in ("key_1", "key_2"))
         assert scopes(limits(one, row, FREE)).isdisjoint(scopes(limits(other, row, FREE)))
         shared = scopes(limits(one, row, of)) & scopes(limits(other, row, of))
@@ -255,4 +257,4 @@ def test_keys_share_nothing_but_the_money_of_their_account() -> None:
 
 def test_without_an_rpm_only_money_is_counted() -> None:
     assert judge(key_record(rpm=None), request()) == Allow((KEY_MONEY,))
-    assert limits(key_record(rpm=None), endpoints.KEY, FREE) == ()
+    assert limits(key_record(rpm=None), table.KEY, FREE) == ()
