@@ -15,6 +15,7 @@ from support import DIGESTER, FORM, KeyTable, ManualClock, bearer, key_record, m
 from authz.body import Body, read_json
 from authz.cache import KeyCache
 from authz.check import Checker, Site
+from authz.endpoints import table_of
 from authz.metrics import Metrics
 from authz.model import Ask, Edit, Fault, Shape
 from authz.pb.accesslog_entry_pb2 import AccessLogType, HTTPAccessLogEntry
@@ -259,7 +260,7 @@ class Gate:
         self.settled = Settled()
         self.metrics = Metrics()
         self.checker = Checker(
-            reader=Reader(FORM, DIGESTER),
+            reader=Reader(FORM, DIGESTER, table_of(Catalog.parse(catalog, "a test's"))),
             keys=KeyCache(
                 self.table, self.clock, stale_us=0, capacity=9, observe=lambda _result: None
             ),
