@@ -104,7 +104,7 @@ class Checker:
                 key = self.keys.get(request.digests)
             if key is not None and is_live(key, now_us):
                 request = self.reader.with_body(request, message)
-            plan = None if key is None else self.catalog.plans.get(key.plan)
+            plan = None if key is None else self.catalog.plan_of(key.plan)
             offer = None if request.model is None else self.catalog.resolve(request.model)
             match decide(key, request, offer, plan, now_us):
                 case Deny(fault):
@@ -229,7 +229,7 @@ class Checker:
         """A refusal before `take`. For a live key it says how the limits stand."""
         client: Headers = ()
         if key is not None and is_live(key, now_us):
-            plan = self.catalog.plans.get(key.plan)
+            plan = self.catalog.plan_of(key.plan)
             try:
                 counted_us, standings = self.counters.peek(
                     limits(key, request.endpoint, plan), key.account_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from authz.bound import bound
@@ -11,19 +12,23 @@ from store.catalog import Catalog, Model, Plan, Price
 from store.text import usd, usd_json
 
 
-def as_json(catalog: Catalog) -> dict[str, object]:
-    """Models by name (the default's is `default`), plans by name."""
+def as_json(catalog: Catalog, lost: Mapping[str, int] | None) -> dict[str, object]:
+    """Models by name (the default's is `default`), plans by name.
+
+    `lost` is by plan how many accounts are on one that is not named; None: nobody knows.
+    """
     return {
         "models": {name: _model_json(model) for name, model in catalog.models.items()},
         "default": None if catalog.default is None else _model_json(catalog.default),
         "plans": {name: _plan_json(plan) for name, plan in catalog.plans.items()},
         "default_plan": catalog.default_plan,
         "upstreams": dict(catalog.upstreams),
+        "lost_plans": lost,
     }
 
 
-def as_text(catalog: Catalog, path: Path) -> str:
-    """A line for each model and plan."""
+def as_text(catalog: Catalog, path: Path, lost: Mapping[str, int] | None) -> str:
+    """A line for each model and plan, and for each plan that is lost."""
     lines = [f"{path} can be used: {len(catalog.models)} models, {len(catalog.plans)} plans."]
     models = [(f"model {name}", model) for name, model in catalog.models.items()]
     if catalog.default is not None:
@@ -36,6 +41,12 @@ def as_text(catalog: Catalog, path: Path) -> str:
     lines += [f"  {name:<{width}}  {text}" for name, text in rows]
     if catalog.default is None:
         lines.append("A key with a budget cannot call a model that is not named here.")
+    for name, number in sorted((lost or {}).items()):
+        lines.append(
+            f"Plan {name} is not here, and {number} accounts are on it: they are held to the "
+            "default plan's account budget, or to $0. Name it, or choose another with "
+            "`tensorgate users set-plan EMAIL PLAN`."
+        )
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from support import DIGESTER, FORM, KeyTable, ManualClock, bearer, key_record, message, minted
 
 from authz.body import Body, read_json
@@ -142,7 +143,7 @@ ENDING: Final = Ending(
     encoded=False,
 )
 
-ending: Final = partial(replace, ENDING)
+ending: Final = partial(msgspec.structs.replace, ENDING)
 """An answer of status 200 of which nothing was read, but for the changes."""
 
 
@@ -154,10 +155,15 @@ class Settled:
     """In a Settler's place: keeps what ended."""
 
     ends: list[tuple[Hold, Charge]] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
 
     def end(self, hold: Hold, charge: Charge) -> None:
         self.ends.append((hold, charge))
+
+    def end_all(self, ends: Sequence[tuple[Hold, Charge]]) -> None:
+        self.ends += ends
+        self.groups.append(len(ends))
 
     def is_ending(self, hold_id: str) -> bool:
         return hold_id in self.waiting
@@ -187,8 +193,8 @@ def row_of(hold: Hold, charge: Charge) -> LedgerRow:
         output_tokens=charge.output_tokens,
         charge_nanousd=charge.nanousd,
         hold_nanousd=hold.nanousd,
-        key_window=0,
-        account_window=None,
+        key_window=hold.window_of(hold.key_id) or 0,
+        account_window=hold.window_of(hold.account_id),
         admitted_us=hold.admitted_us,
         settled_us=charge.settled_us,
     )

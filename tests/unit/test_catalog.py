@@ -495,3 +495,28 @@ def test_whatever_stands_in_it_nothing_but_a_config_error_comes(data: Any) -> No
 def test_nor_for_any_text(text: str) -> None:
     with pytest.raises(ConfigError):
         Catalog.parse(text, "")
+
+
+# -- plans that accounts are on and the file does not name
+
+
+def with_plans(*rows: str) -> Catalog:
+    return Catalog.parse(
+        "plans:\n" + "".join(f"  {row}\n" for row in rows) + "default_plan: free\n", "a test's"
+    )
+
+
+def test_a_lost_plan_is_held_to_the_default_plans_account_budget() -> None:
+    catalog = with_plans("free: {account_budget_usd: 5, ceiling: start}", "pro: {max_keys: 9}")
+    assert catalog.plan_of("pro") is catalog.plans["pro"]
+    assert catalog.plan_of("gone") is catalog.plans["free"]
+    assert catalog.lost({"pro": 2, "gone": 3, "": 1}) == {"gone": 3, "": 1}
+
+
+def test_a_lost_plan_is_held_to_nothing_where_the_default_has_no_account_budget() -> None:
+    """It may have had one, and an account never goes on without its ceiling."""
+    catalog = with_plans("free: {max_keys: 2, ceiling: start}", "pro: {account_budget_usd: 9}")
+    assert catalog.plans["free"].account_budget_nanousd is None
+    plan = catalog.plan_of("gone")
+    assert (plan.account_budget_nanousd, plan.ceiling) == (0, "hold")
+    assert "gone" not in catalog.plans

@@ -219,12 +219,6 @@ def test_the_accounts_money_comes_last(budget: int | None, ceiling: Any) -> None
     )
 
 
-def test_a_plan_that_the_catalog_has_lost_leaves_the_key_its_own_limits() -> None:
-    key = key_record(budget_nanousd=7)
-    expected = (MinuteLimit("key_1", 60), MoneyLimit("key_1", key.created_us, 7))
-    assert judge(key, request(), of=None) == Allow(expected)
-
-
 @pytest.mark.parametrize(
     ("method", "path"),
     [

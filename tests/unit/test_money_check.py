@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from moneysupport import Gate, edited
+from moneysupport import CATALOG, Gate, edited
 from support import (
     answer_body,
     client_headers,
@@ -396,6 +396,23 @@ def test_of_several_budgets_the_one_with_the_least_left_is_shown() -> None:
     gate = Gate(budget_nanousd=USD // 2, plan="capped")
     assert client_headers(gate.call(max_tokens=1))["x-budget-limit-usd"] == "0.5"
     gate = Gate(budget_nanousd=9 * USD, plan="capped")
+    assert client_headers(gate.call(max_tokens=1))["x-budget-limit-usd"] == "1"
+
+
+def test_a_key_whose_plan_the_catalog_has_lost_spends_nothing_without_a_ceiling() -> None:
+    """Neither before money nor at it, whatever the key itself may spend."""
+    gate = Gate(budget_nanousd=9 * USD, plan="gone")
+    refused = gate.call(max_tokens=1)
+    assert error(refused)["code"] == "budget_exceeded"
+    assert client_headers(refused)["x-should-retry"] == "false"
+    assert client_headers(refused)["x-budget-limit-usd"] == "0"
+    assert is_allowed(gate.call(model="free"))
+    unlimited = Gate(budget_nanousd=None, plan="gone")
+    assert error(unlimited.call())["code"] == "budget_exceeded"
+    assert error(unlimited.call(model="unheard-of"))["code"] == "model_not_priced"
+    assert client_headers(unlimited.call(model="unheard-of"))["x-budget-limit-usd"] == "0"
+    has_one = CATALOG.replace("  free: {}", "  free: {account_budget_usd: 1}")
+    gate = Gate(budget_nanousd=9 * USD, plan="gone", catalog=has_one)
     assert client_headers(gate.call(max_tokens=1))["x-budget-limit-usd"] == "1"
 
 
