@@ -35,6 +35,7 @@ from authz.onecore import keep_to_one_core
 from authz.pb import health_pb2, health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest
 from authz.settings import AuthzSettings
+from authz.watch import watching
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM, Catalog
 from store.clock import steady_clock, wall_us
@@ -105,18 +106,20 @@ def main() -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
-        serve(load(AuthzSettings))
+        return 0 if serve(load(AuthzSettings)) else 1
     except TensorgateError as fault:
         print(f"error: {fault}", file=sys.stderr)  # noqa: T201  for the person who started it
         return 1
     except OSError as fault:
         print(f"error: cannot start: {fault}", file=sys.stderr)  # noqa: T201  likewise
         return 1
-    return 0
 
 
-def serve(settings: AuthzSettings) -> None:
-    """The whole life of the process: lease, stores, servers, drain."""
+def serve(settings: AuthzSettings) -> bool:
+    """The whole life of the process: lease, stores, servers, drain.
+
+    False if it ended because it could not go on (authz/watch.py), and not because it was asked.
+    """
     if settings.one_core:
         keep_to_one_core()  # before there is any other thread
     stopping = Event()
@@ -126,8 +129,9 @@ def serve(settings: AuthzSettings) -> None:
     catalog = Catalog.read(settings.catalog)
     lease = Lease(settings.state)
     if not _acquire(lease, stopping):
-        return
+        return True
     with ExitStack() as stack:
+        watch = stack.enter_context(watching(stopping.set))
         stack.callback(lease.release)
         metrics = Metrics()
         books = stack.enter_context(open_books(settings, catalog, metrics))
@@ -151,6 +155,7 @@ def serve(settings: AuthzSettings) -> None:
             Event().wait(DRAIN_SECONDS)
             books.meter.drain()
     _log.info("stopped")
+    return not watch.failed
 
 
 def _acquire(lease: Lease, stopping: Event) -> bool:
