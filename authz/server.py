@@ -28,7 +28,7 @@ from authz.control import Responder, methods, serving
 from authz.feed import Feed
 from authz.lease import Lease
 from authz.listings import Listings
-from authz.meter import Meter
+from authz.meter import LOG_STREAMS, Meter
 from authz.metrics import Metrics
 from authz.observe import ObservedKeys
 from authz.onecore import keep_to_one_core
@@ -49,7 +49,7 @@ from store.settings import load
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
 
 CHECK_THREADS: Final = 8
-LOG_STREAMS: Final = 64
+SPARE_STREAMS: Final = 64  # beyond those that are read: threads to refuse more with
 DRAIN_SECONDS: Final = 1.2
 STOP_SECONDS: Final = 2.0
 LEASE_RETRY_SECONDS: Final = 0.5
@@ -228,7 +228,7 @@ def _servers(
     body = (settings.body_limit_mib << 20) + _ENVELOPE_BYTES
     check_server = _server(CHECK_THREADS, "check", max_message_bytes=body)
     check_server.add_generic_rpc_handlers((_authorization(checker),))
-    log_server = _server(LOG_STREAMS, "log")
+    log_server = _server(LOG_STREAMS + SPARE_STREAMS, "log")
     log_server.add_generic_rpc_handlers((meter.handler(),))
     health_server = _server(2, "health")
     health_pb2_grpc.add_HealthServicer_to_server(health, health_server)
@@ -248,6 +248,7 @@ def _servers(
 
 
 def _server(threads: int, name: str, max_message_bytes: int = 64 << 20) -> grpc.Server:
+    """A server on so many threads. What is more than they can begin at once waits its turn."""
     return grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix=name),
         options=(("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)),
