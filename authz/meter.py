@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
-from time import monotonic
 from typing import Final, Protocol
 
 import grpc
@@ -22,7 +21,7 @@ from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResp
 from authz.pricing import charge, released
 from authz.settle import End, Settler
 from authz.usage import Ending, read_ending
-from store.clock import Clock
+from store.clock import Clock, elapsed_seconds
 from store.records import Hold
 
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
@@ -64,7 +63,7 @@ class Meter:
         self._unreadable = metrics.log_entries.labels("unreadable")
         self._late = metrics.late_settlements
         self._lock = Lock()
-        self._unbroken_since = monotonic()
+        self._unbroken_since = elapsed_seconds()
         self._streams = 0
         self._refusing = False
         self._draining = Event()
@@ -78,8 +77,13 @@ class Meter:
         return grpc.method_handlers_generic_handler(SERVICE, {"StreamAccessLogs": method})
 
     def unbroken_seconds(self) -> float:
-        """For how long no stream has broken: what came in that time came to us."""
-        return monotonic() - self._unbroken_since
+        """For how long there was no gap: what came in that time came to us."""
+        return elapsed_seconds() - self._unbroken_since
+
+    def gap(self) -> None:
+        """Something that came until now may not have come to us."""
+        with self._lock:
+            self._unbroken_since = elapsed_seconds()
 
     def drain(self) -> None:
         """End every stream as soon as nothing more comes on it."""
@@ -96,7 +100,7 @@ class Meter:
         finally:
             with self._lock:
                 self._streams -= 1
-                self._unbroken_since = monotonic()
+            self.gap()
         return StreamAccessLogsResponse()
 
     def _enter(self) -> bool:

@@ -1,6 +1,7 @@
 """What is done beside the path, again and again: copying open holds, sweeping, comparing.
 
-every 0.4 s         holds that were open last time, too, are copied to SQL for others to read: at
+every 0.4 s         the counters' clock follows the system's where that stays ahead
+                    holds that were open last time, too, are copied to SQL for others to read: at
                     most 1 s late, and most calls are over before it costs them three statements
 4 times a deadline  holds without a sign of life are swept
 every 5 s           some accounts' counters are compared with the ledger: `tensorgate_drift`
@@ -48,6 +49,7 @@ class Upkeep:
         drift: Callable[[str], int | None],
         metrics: Metrics,
         *,
+        follow: Callable[[], None],
         deadline_seconds: float,
     ) -> None:
         self._counters = counters
@@ -61,6 +63,7 @@ class Upkeep:
         self._queue: deque[str] = deque()
         self._blind = False  # an account of this round could not be compared
         self._said_blind = False
+        self._follow_duty = _Duty("follow the system's clock", follow)
         self._copy_duty = _Duty("copy open holds", self.copy)
         self._sweep_duty = _Duty("sweep", sweep)
         self._compare_duty = _Duty("compare counters and ledger", self.compare)
@@ -85,6 +88,7 @@ class Upkeep:
         swept = compared = monotonic()
         while not self._stopped.wait(min(TICK_SECONDS, self._sweep_seconds)):
             now = monotonic()
+            self._follow_duty()
             self._copy_duty()
             if now - swept >= self._sweep_seconds:
                 swept = now

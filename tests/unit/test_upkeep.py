@@ -28,6 +28,7 @@ class World:
     drifts: dict[str, int | None] = field(default_factory=dict)
     compared: list[str] = field(default_factory=list)
     unreadable: dict[str, Exception] = field(default_factory=dict)
+    followed: int = 0
     swept: int = 0
     out: bool = False
     bug: str = ""
@@ -42,8 +43,13 @@ class World:
         self._fail("copy")
         self.copied.append(list(holds))
 
+    def follow(self) -> None:
+        self._fail("follow", sql=False)
+        self.followed += 1
+
     def sweep(self) -> int:
         self._fail("sweep", sql=False)
+        assert self.followed or self.bug == "follow", "the clock is looked at first"
         self.swept += 1
         return 0
 
@@ -79,6 +85,7 @@ def duties(world: World, metrics: Metrics) -> Iterator[Upkeep]:
         world.sweep,
         world.drift,
         metrics,
+        follow=world.follow,
         deadline_seconds=0.08,
     )
     yield made
@@ -262,7 +269,7 @@ def test_a_store_that_is_out_ends_nothing(
     ]
 
 
-@pytest.mark.parametrize("duty", ["copy", "sweep", "compare"])
+@pytest.mark.parametrize("duty", ["follow", "copy", "sweep", "compare"])
 @pytest.mark.usefixtures("fast")
 def test_nor_does_a_defect_in_one_of_them(
     world: World, duties: Upkeep, duty: str, caplog: pytest.LogCaptureFixture
@@ -270,6 +277,7 @@ def test_nor_does_a_defect_in_one_of_them(
     world.holds, world.names, world.bug = [made_hold()], ["a"], duty
     duties.start()
     done: dict[str, Callable[[], bool]] = {
+        "follow": lambda: world.followed > 0,
         "copy": lambda: bool(world.copied),
         "sweep": lambda: world.swept > 0,
         "compare": lambda: bool(world.compared),
