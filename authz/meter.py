@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from authz.metrics import Metrics
 from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
-from authz.pricing import charge, released
+from authz.pricing import charge, disbelieved, released
 from authz.settle import End, Settler
 from authz.usage import Ending, read_ending
 from store.clock import Clock, elapsed_seconds
@@ -180,7 +180,10 @@ class Meter:
         if ending.hold_id is not None:
             hold = self._counters.hold(ending.hold_id)
             if hold is not None:
-                return hold, charge(hold, ending, self._clock())
+                charged = charge(hold, ending, self._clock())
+                if disbelieved(ending, charged):
+                    self._settler.exceeded(hold)
+                return hold, charged
             self._late.inc()
         elif not ending.reached and self._may_hold(ending):
             hold = self._counters.abandon(ending.request_id)

@@ -20,10 +20,12 @@ from threading import Condition, Thread
 from time import monotonic, sleep
 from typing import Final, Protocol
 
+from authz.bound import MAX_NANOUSD
 from authz.metrics import Metrics
 from authz.observe import SQL, observed
 from store.errors import StoreError
 from store.records import Basis, Charge, Hold, LedgerRow
+from store.text import usd
 
 GROUP_SECONDS: Final = 0.05
 GROUP_ROWS: Final = 1024
@@ -74,6 +76,7 @@ class Settler:
         self._books = books
         self._metrics = metrics
         self._known_model = known_model
+        self._disbelieved: set[str] = set()  # models of which that was said
         self._waiting: deque[tuple[Hold, Charge, float]] = deque()
         self._waiting_ids: set[str] = set()
         self._changed = Condition()
@@ -122,6 +125,23 @@ class Settler:
             with self._changed:
                 self._waiting.extend(new)
                 self._changed.notify()
+
+    def exceeded(self, hold: Hold) -> None:
+        """What the server reports for a hold cannot be, and the hold is charged instead."""
+        model = self._label(hold)
+        self._metrics.hold_exceeded.labels(model).inc()
+        if model not in self._disbelieved:
+            self._disbelieved.add(model)
+            _log.error(
+                "the server of model %r reports a usage of more than %s for request %s: it is not "
+                "believed, and the whole hold is charged. Look at what that server says it used",
+                hold.model,
+                usd(MAX_NANOUSD),
+                hold.request_id,
+            )
+
+    def _label(self, hold: Hold) -> str:
+        return hold.model if self._known_model(hold.model) else "other"
 
     def _write_down(self, ends: Sequence[tuple[Hold, Charge, float]]) -> None:
         for hold, _, _ in ends:
@@ -260,7 +280,7 @@ class Settler:
         bases, spent, exceeded = Counter[str](), Counter[str](), Counter[str]()
         tokens: Counter[tuple[str, str]] = Counter()
         for hold, charge in ends:
-            model = hold.model if self._known_model(hold.model) else "other"
+            model = self._label(hold)
             bases[charge.basis.value] += 1
             spent[model] += charge.nanousd
             if charge.nanousd > hold.nanousd and charge.basis is Basis.METERED:

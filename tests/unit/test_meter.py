@@ -25,7 +25,7 @@ from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResp
 from authz.usage import Ending
 from store.counters.memory import MemoryCounters
 from store.counters.model import Ended, Taken
-from store.records import MINUTE_US, Basis, Hold
+from store.records import MINUTE_US, Basis, Hold, Price
 from tensorgate.envoy.options import MOST_CONCURRENCY
 
 CAPTURED = sorted(Path(__file__).parents[1].glob("contract/data/log-*.binpb"))
@@ -102,6 +102,14 @@ def test_an_end_settles_the_hold_that_it_names(rig: Rig) -> None:
     assert ended == hold != other
     assert (charge.basis, charge.input_tokens, charge.output_tokens) == (Basis.METERED, 11, 7)
     assert charge.settled_us == rig.clock.now_us
+
+
+def test_a_usage_that_cannot_be_is_told_of(rig: Rig) -> None:
+    believed, hold = rig.take(), rig.take(price=Price(input=10**15, output=10**15))
+    rig.entry(decided(believed), WHOLE)
+    rig.entry(decided(hold), WHOLE | {"output": "999999999999"})
+    assert rig.settled.bases == [Basis.METERED, Basis.HELD]
+    assert rig.settled.disbelieved == [hold]
 
 
 def test_an_end_of_a_hold_that_has_ended_is_counted(rig: Rig) -> None:

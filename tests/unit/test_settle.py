@@ -462,3 +462,16 @@ def test_a_model_that_the_catalog_does_not_name_is_other(rig: Rig) -> None:
     until(lambda: rig.value("settlements_total", basis="held") == 1)
     until(lambda: rig.value("spend_usd_total", model="other") > 0)
     assert rig.value("spend_usd_total", model=hold.model) == 0
+
+
+def test_a_usage_that_cannot_be_is_counted_and_said_once_a_model(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    for hold in rig.holds(3):
+        rig.settler.exceeded(hold)
+    for model in ("anything", "somebody", "asks for"):
+        rig.settler.exceeded(made_hold(model=model))
+    assert rig.value("hold_exceeded_total", model="llama-3.1-8b") == 3
+    assert rig.value("hold_exceeded_total", model="other") == 3
+    assert len(caplog.records) == 2
+    assert "more than $1,000,000" in caplog.text
