@@ -294,15 +294,15 @@ def test_a_defect_does_not_end_the_thread(
     monkeypatch.setattr(listings, "RETRY_SECONDS", 0.005)
     envoy.serve("default", listing("a"))
     found = of()
-    read = found._read
+    read = found._names_of
     failures = iter([KeyError("a defect of ours")] * 3)
 
-    def breaks(upstream: str) -> tuple[str, ...]:
+    def breaks(upstream: str) -> tuple[str, ...] | None:
         for failure in failures:
             raise failure
         return read(upstream)
 
-    monkeypatch.setattr(found, "_read", breaks)
+    monkeypatch.setattr(found, "_names_of", breaks)
     found.start()
     try:
         until(lambda: found() == ["a"])
