@@ -55,6 +55,8 @@ class State:
         counted = {"events": str(self.events), "content_bytes": str(self.content_bytes)}
         return (
             self.seen
+        if form != "json" and self.events:  # an output of nothing after content is no count
+            final = final and self.seen["output"] != "0"
             | {"format": form, "done": "1"}
             | ({} if form == "json" else counted)
             | ({"final": "1"} if final else {})

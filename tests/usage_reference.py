@@ -105,7 +105,7 @@ class State:
 
     def result(self, form: str) -> Seen:
         final = self.covered and self.ended and {"input", "output"} <= self.seen.keys()
-        final = final and self.images < 2
+        final = final and self.images < 2 and not (self.events and self.seen["output"] == "0")
         return self.seen | {"format": form} | ({"final": "1"} if final else {})
 
 

@@ -22,7 +22,8 @@
 --   cached, cache_write   tokens read from and written to a prompt cache
 --   cached_inside         "1": `cached` is a part of `input`, as OpenAI counts; "0": beside it
 --   final                 "1": input and output are the whole answer's: its end was seen, or the
---                         server counts as it goes, and nothing was generated after the last usage
+--                         server counts as it goes, and nothing was generated after the last usage;
+--                         and the usage is none of a server that does not count (see `settled`)
 --   events                events of a stream in which something was generated
 --   content_bytes         bytes of what was generated in a stream, counted as it comes
 --   format                json, sse, lines, array (of JSON), other
@@ -66,20 +67,28 @@ local function give_up(self)
   seen.format = "other"
 end
 
--- A server that counts as it goes has counted at least a token an event; one that says less only
--- has a member of that name.
+-- Whether the usage is the whole answer's. An output of 0 is none after events with content in
+-- them: it is what a server says that does not count. One that is only smaller than the number of
+-- events is believed where the answer came to its end, for an event need not be a token: a prompt
+-- may be echoed, one token may end a call of a tool that comes in two events, a proxy may cut
+-- tokens up, and what nobody knows counts as content here. (The content of a JSON body is not
+-- counted, so its usage stands as it is.) A server that counts as it goes, cut anywhere, has to
+-- have counted a token an event; one that says less only has a member of that name.
 local function settled(self)
   local seen = self.seen
   if not (seen.input and seen.output and self.covered) or self.unsure then
     return false
   end
   return self.ended
-    or (self.continuous and self.events > 0 and tonumber(seen.output) >= self.events
-      and self:unmeasured() == 0)
+    or (self.continuous and events > 0 and output >= events and self:unmeasured() == 0)
 end
 
 local function report(self)
-  local seen = self.seen
+  local seen, events = self.seen, self.events
+  local output = tonumber(seen.output)
+  if output == 0 and events > 0 then
+    return false
+  end
   if not self.broken then
     seen.final = settled(self) and "1" or seen.final and "0"
   end

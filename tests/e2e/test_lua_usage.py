@@ -222,6 +222,7 @@ def test_what_cannot_be_read_says_nothing(lua: Gate, body: bytes) -> None:
 
 
 CONTENT = chunk("text")
+NOTHING = dict.fromkeys(USAGE, 0)
 START = event(
     {"type": "message_start", "message": {"usage": {"input_tokens": 5, "output_tokens": 1}}}
 )
@@ -238,6 +239,11 @@ RESPONSE = {
         ("openai", [CONTENT, chunk(None, usage=USAGE)], {**PRICED, "final": "1"}),
         ("openai", [CONTENT, chunk("x", usage=USAGE)], {**PRICED, "final": None}),
         ("openai", [CONTENT, chunk("x", usage=USAGE), DONE], {**PRICED, "final": "1"}),
+        # of a server that does not count, and of one whose events are not tokens
+        ("openai", [CONTENT] * 20 + [chunk(None, usage=NOTHING), DONE], {"final": None}),
+        ("openai", [chunk("x", usage=NOTHING), DONE], {"final": None, "output": "0"}),
+        ("openai", [chunk(None, usage=NOTHING), DONE], {"final": "1", "output": "0"}),
+        ("openai", [CONTENT] * 20 + [chunk(None, usage=USAGE), DONE], {**PRICED, "final": "1"}),
         # a usage that does not cover what came after it
         ("openai", [chunk(None, usage=USAGE), CONTENT, DONE], {**PRICED, "final": None}),
         # usage in every event: the last one counts
