@@ -84,8 +84,11 @@ class State:
         tokens_in = prompt or count("input_tokens")
         tokens_out = count("completion_tokens") or count("output_tokens")
         total = count("total_tokens")
-        if tokens_in and total and not tokens_out and int(total) >= int(tokens_in):
-            tokens_out = str(int(total) - int(tokens_in))
+        inside = prompt is not None or self.dialect != "anthropic"
+        if tokens_in and total and (inside or not tokens_out):
+            left = int(total) - int(tokens_in)
+            if left >= 0:
+                tokens_out = str(max(left, int(tokens_out or 0)))
         cached = (
             count("prompt_tokens_details", "cached_tokens")
             or count("input_tokens_details", "cached_tokens")
@@ -93,20 +96,23 @@ class State:
         )
         written = count("cache_creation_input_tokens")
         if tokens_in:
-            inside = prompt is not None or self.dialect != "anthropic"
-            self.seen |= {"input": tokens_in, "cached_inside": "1" if inside else "0"}
-        if tokens_out:
-            self.seen["output"] = tokens_out
-            self.covered = True
-        if cached:
-            self.seen["cached"] = cached
-        if written and self.seen.get("cached_inside") != "1":
-            self.seen["cache_write"] = written
+            self.seen["cached_inside"] = "1" if inside else "0"
+        self.covered = self.covered or tokens_out is not None
+        most(self.seen, input=tokens_in, output=tokens_out, cached=cached)
+        if self.seen.get("cached_inside") != "1":
+            most(self.seen, cache_write=written)
 
     def result(self, form: str) -> Seen:
         final = self.covered and self.ended and {"input", "output"} <= self.seen.keys()
         final = final and self.images < 2 and not (self.events and self.seen["output"] == "0")
         return self.seen | {"format": form} | ({"final": "1"} if final else {})
+
+
+def most(seen: Seen, **counts: str | None) -> None:
+    """Keep the largest count that was said of each."""
+    for name, count in counts.items():
+        if count is not None:
+            seen[name] = str(max(int(count), int(seen.get(name, "0"))))
 
 
 class Number(str):
@@ -178,9 +184,10 @@ def read_body(body: bytes, dialect: str = "openai") -> Seen:
     state = State(dialect)
     try:
         value = parse(body)
+        ranked = isinstance(value.get("results"), list)
         if isinstance(value.get("usage"), dict):
-            state.take(value["usage"])
-        if isinstance(value.get("results"), list):
+            (State(dialect) if ranked else state).take(value["usage"])
+        if ranked:
             _reranked(state, value)
     except UnreadableError:
         return {"format": "other"}

@@ -135,26 +135,34 @@ local ENDS = { -- with the usage beside the type
   ["message_stop"] = true, ["transcript.text.done"] = true, ["speech.audio.done"] = true,
 }
 
+-- What a usage's total says beside its input: the output of a server that leaves reasoning out of
+-- `completion_tokens`; of embeddings, which do not name an output, 0.
+local function rest(total, input)
+  local tokens = tonumber(total) - tonumber(input)
+  return tokens >= 0 and format("%d", tokens) or nil
+end
+
 -- Takes a usage over; what it does not name stays as it was.
 local function take(state, counted, beside)
   local prompt = counted.prompt_tokens
   local input = prompt or counted.input_tokens
   local output = counted.completion_tokens or counted.output_tokens
-  if input and not output and counted.total_tokens then -- embeddings
-    local rest = tonumber(counted.total_tokens) - tonumber(input)
-    output = rest >= 0 and format("%d", rest) or nil
-  end
   local seen = state.seen
-  state:count(input, output)
   if input then
     state.inside = prompt ~= nil or not beside
     seen.cached_inside = state.inside and "1" or "0"
   end
-  seen.cached = counted.prompt_cached_tokens or counted.input_cached_tokens
-    or counted.cache_read_input_tokens or seen.cached
-  if not state.inside then
-    seen.cache_write = counted.cache_creation_input_tokens or seen.cache_write
+  -- Where cached tokens are beside the input, a total may have them too.
+  if input and counted.total_tokens and (state.inside or not output) then
+    local said = rest(counted.total_tokens, input)
+    if not output or (said and tonumber(said) > tonumber(output)) then
+      output = said
+    end
   end
+  local cached = counted.prompt_cached_tokens or counted.input_cached_tokens
+    or counted.cache_read_input_tokens
+  local written = not state.inside and counted.cache_creation_input_tokens or nil
+  state:count(input, output, cached, written)
 end
 
 -- Of a reranker, which generates nothing: all of its tokens are input, whatever they are called.

@@ -18,7 +18,7 @@
 -- measure is none.
 --
 -- `report()` returns the state as strings, for the settlement (authz/usage.py); absent: not seen.
---   input, output         tokens; usages of one stream are cumulative, so the last ones count
+--   input, output         tokens; usages of one stream are cumulative, so the largest ones count
 --   cached, cache_write   tokens read from and written to a prompt cache
 --   cached_inside         "1": `cached` is a part of `input`, as OpenAI counts; "0": beside it
 --   final                 "1": input and output are the whole answer's: its end was seen, or the
@@ -48,13 +48,20 @@ local DONE = "^%[DONE%]%s*$"
 
 -- ── What all kinds share ─────────────────────────────────────────────────────────────────────────
 
--- Takes counters over; nil: not said, so it stays as it was.
-local function count(self, input, output)
-  local seen = self.seen
-  seen.input = input or seen.input
-  if output then
-    seen.output, self.covered = output, true
+local function larger(before, now)
+  if before and now then
+    return tonumber(now) > tonumber(before) and now or before
   end
+  return now or before
+end
+
+-- Takes counters over; nil: not said, so it stays as it was. None ever goes down: a usage that says
+-- less than one before it has left something out.
+local function count(self, input, output, cached, cache_write)
+  local seen = self.seen
+  seen.input, seen.output = larger(seen.input, input), larger(seen.output, output)
+  seen.cached, seen.cache_write = larger(seen.cached, cached), larger(seen.cache_write, cache_write)
+  self.covered = self.covered or output ~= nil
 end
 
 -- Nothing that was seen is a measure of the whole.
@@ -75,8 +82,12 @@ end
 -- counted, so its usage stands as it is.) A server that counts as it goes, cut anywhere, has to
 -- have counted a token an event; one that says less only has a member of that name.
 local function settled(self)
-  local seen = self.seen
+  local seen, events = self.seen, self.events
   if not (seen.input and seen.output and self.covered) or self.unsure then
+    return false
+  end
+  local output = tonumber(seen.output)
+  if output == 0 and events > 0 then
     return false
   end
   return self.ended
@@ -84,11 +95,7 @@ local function settled(self)
 end
 
 local function report(self)
-  local seen, events = self.seen, self.events
-  local output = tonumber(seen.output)
-  if output == 0 and events > 0 then
-    return false
-  end
+  local seen = self.seen
   if not self.broken then
     seen.final = settled(self) and "1" or seen.final and "0"
   end
