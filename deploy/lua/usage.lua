@@ -7,8 +7,8 @@
 -- is nothing to be read. It is fed chunks cut anywhere and keeps nothing of them.
 -- Options:
 --   on_event(stop, only_usage)  of server-sent events, hears of each: where it ended in the chunk
---                  (as tensorgate.sse says), and whether it was a usage with no `choices` in it
---                  and nothing else
+--                  (as tensorgate.sse says), and whether it was a usage alone; nil from the first
+--                  event on that could not be read
 --   continuous     the server counts as it goes, one answer to the call: what its usage covers is
 --                  all that there was, wherever the stream is cut
 --
@@ -261,13 +261,11 @@ function Stream:unmeasured()
   return self.noted > 0 and not match(self.note, DONE) and self.noted or 0
 end
 
-function Stream:event(stop)
-  if self.broken then
-    return
-  end
+-- An event has ended; returns whether it was a usage alone, nothing where it cannot be read.
+local function end_event(self)
   local scan, only_usage = self.scan, false
   if self.kind == "object" and scan.whole then
-    only_usage = object(self, scan.record)
+    only_usage = object(self, scan.record) or false
     scan:reset()
   elseif self.kind == "object" then
     if scan.fault or not self.over then
@@ -284,6 +282,14 @@ function Stream:event(stop)
     self.events = self.events + 1 -- but a `ping` or the like takes no usage back
   end
   self.kind, self.note, self.noted = nil, "", 0
+  return only_usage
+end
+
+function Stream:event(stop)
+  local only_usage
+  if not self.broken then
+    only_usage = end_event(self)
+  end
   if self.on_event then
     self.on_event(stop, only_usage)
   end
