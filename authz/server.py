@@ -25,6 +25,7 @@ from authz.books import Books, open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.control import Responder, methods, serving
+from authz.endpoints import table_of
 from authz.feed import Feed
 from authz.lease import Lease
 from authz.listings import Listings
@@ -124,6 +125,7 @@ def serve(settings: AuthzSettings) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: stopping.set())
     catalog = Catalog.read(settings.catalog)
+    table_of(catalog)  # a row that cannot be used ends us before the lease is asked for
     lease = Lease(settings.state)
     if not _acquire(lease, stopping):
         return
@@ -197,11 +199,15 @@ def _checker(
     cache: KeyCache,
     stack: ExitStack,
 ) -> Checker:
-    listings = Listings(settings.runtime / "upstreams.sock", (DEFAULT_UPSTREAM, *catalog.upstreams))
+    listings = Listings(
+        settings.runtime / "upstreams.sock",
+        (DEFAULT_UPSTREAM, *catalog.upstreams),
+        catalog.upstream_of,
+    )
     stack.callback(listings.stop)
     listings.start()
     return Checker(
-        reader=Reader(settings.key_form(), settings.digester()),
+        reader=Reader(settings.key_form(), settings.digester(), table_of(catalog)),
         keys=cache,
         catalog=catalog,
         counters=books.seeded,
