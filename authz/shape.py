@@ -30,6 +30,13 @@ CONTROLS: Final = (
 """Members that steer the server rather than the answer: which slot, cache or peer is used, who
 comes first, what stays loaded, which code runs. Refused unless the catalog allows them."""
 
+HIDING: Final = (
+    *("include_reasoning", "stream_reasoning"),  # vLLM; SGLang, LightLLM
+    *("reasoning_effort", "reasoning_format"),  # vLLM, as it is hosted by others
+    *("reasoning", "thinking"),  # routers in front of servers; Anthropic's
+)
+"""Members that can say that some of what is generated is not to be streamed."""
+
 TENSORS: Final = frozenset(
     {
         *(*SELECTORS, *REFUSED, *CONTROLS),
@@ -140,6 +147,8 @@ class Shape:
         yield from ("stream", *self.models, *self.second)
         yield from (*self.query, *self.beside, *self.bounds, *self.also, *self.repeats)
         yield from (*self.stored, *self.unbounded, *self.context)
+        if self.bounds:
+            yield from HIDING
         if self.tensors:
             yield from ("inputs", "outputs")
         if self.usage_on_request:

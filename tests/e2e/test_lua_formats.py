@@ -691,6 +691,14 @@ def test_what_was_seen_stays_when_the_client_leaves(
             (100, 7),
         ),
         ({"usage": "none"}, SSE, counting("abcd", 2), Basis.HELD, (0, 0)),
+        ({"hides_output": "1"}, SSE, counting("abcd", 2), Basis.HELD, (0, 0)),
+        (
+            {"hides_output": "1", "continuous_usage": "1"},
+            SSE,
+            counting("abcd", 2000),
+            Basis.METERED,
+            (11, 2000),
+        ),
     ],
 )
 def test_what_a_stream_costs_whose_client_leaves(
