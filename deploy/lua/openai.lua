@@ -147,11 +147,14 @@ local ENDS = { -- with the usage beside the type
   ["message_stop"] = true, ["transcript.text.done"] = true, ["speech.audio.done"] = true,
 }
 
--- What a usage's total says beside its input: the output of a server that leaves reasoning out of
--- `completion_tokens`; of embeddings, which do not name an output, 0.
-local function rest(total, input)
-  local tokens = tonumber(total) - tonumber(input)
-  return tokens >= 0 and format("%d", tokens) or nil
+-- The output of a usage that has an input and a total: what the total says beside the input, for a
+-- server that leaves reasoning out of `completion_tokens`; of embeddings, which name no output, 0.
+local function by_total(total, input, output)
+  local rest = tonumber(total) - tonumber(input)
+  if rest >= 0 and (not output or rest > tonumber(output)) then
+    return format("%d", rest)
+  end
+  return output
 end
 
 -- Takes a usage over; what it does not name stays as it was.
@@ -166,10 +169,7 @@ local function take(state, counted, beside)
   end
   -- Where cached tokens are beside the input, a total may have them too.
   if input and counted.total_tokens and (state.inside or not output) then
-    local said = rest(counted.total_tokens, input)
-    if not output or (said and tonumber(said) > tonumber(output)) then
-      output = said
-    end
+    output = by_total(counted.total_tokens, input, output)
   end
   local cached = counted.prompt_cached_tokens or counted.input_cached_tokens
     or counted.cache_read_input_tokens

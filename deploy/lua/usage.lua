@@ -48,20 +48,28 @@ local DONE = "^%[DONE%]%s*$"
 
 -- ── What all kinds share ─────────────────────────────────────────────────────────────────────────
 
+-- The larger one of two counts, as digits; either may be nil.
 local function larger(before, now)
-  if before and now then
-    return tonumber(now) > tonumber(before) and now or before
+  if before == now or not now then
+    return before
+  elseif before and (#before > #now or (#before == #now and before > now)) then
+    return before
   end
-  return now or before
+  return now
 end
 
 -- Takes counters over; nil: not said, so it stays as it was. None ever goes down: a usage that says
 -- less than one before it has left something out.
 local function count(self, input, output, cached, cache_write)
   local seen = self.seen
-  seen.input, seen.output = larger(seen.input, input), larger(seen.output, output)
-  seen.cached, seen.cache_write = larger(seen.cached, cached), larger(seen.cache_write, cache_write)
-  self.covered = self.covered or output ~= nil
+  seen.input = larger(seen.input, input)
+  if output then
+    seen.output, self.covered = larger(seen.output, output), true
+  end
+  if cached or cache_write then
+    seen.cached = larger(seen.cached, cached)
+    seen.cache_write = larger(seen.cache_write, cache_write)
+  end
 end
 
 -- Nothing that was seen is a measure of the whole.
