@@ -131,7 +131,7 @@ def _hides_output(has: Has, shape: Shape) -> bool:
     SGLang keeps it back to its end. A switch that is neither on nor off hides: some server may
     take it for off.
     """
-    if not shape.bounds:
+    if shape.hiding.isdisjoint(has):
         return False
     return (
         any(has.get(name) not in (None, True) for name in _SHOWS)
