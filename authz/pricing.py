@@ -2,8 +2,8 @@
 
 metered    the whole answer's usage was seen: its tokens; or, where no token has a price, its end
 estimated  a cut stream, or one without usage: what was seen of it, never above the hold
-held       the server was reached and nothing is known, or nothing sensible, or the stream was not to
-           show all of what was generated: the whole hold
+held       the server was reached and nothing is known, or nothing sensible, or the stream was not
+           to show all of what was generated: the whole hold
 released   never reached the server, or it answered an error before any token
 """
 
