@@ -1,9 +1,9 @@
-"""Whether the ledger is in order: its rows, the open holds, and what a running authz counts.
+"""Whether the ledger is in order: rows, their sums, open holds, and what a running authz counts.
 
-The rows are LedgerReader's to judge. Here is the rest. While the gate runs everything moves, and
-three things are never read at the same moment: an open hold is in the counters at once, in SQL's
-copy a second later, and leaves both at its end. So a look counts only if it is the same again and
-again for `PATIENCE_SECONDS`; what is really missing stays missing.
+Rows and sums are LedgerReader's to judge. Here is the rest. While the gate runs everything moves,
+and three things are never read at the same moment: an open hold is in the counters at once, in
+SQL's copy a second later, and leaves both at its end. So a look counts only if it is the same
+again and again for `PATIENCE_SECONDS`; what is really missing stays missing.
 """
 
 from __future__ import annotations
@@ -62,12 +62,14 @@ class Report:
     faults: tuple[str, ...]
 
 
-def check(settings: StoreSettings, engine: Engine, told: Told, compared: Told) -> Report:
-    """Look at all of it. `told` hears the rows read so far, `compared` the accounts.
+def check(
+    settings: StoreSettings, engine: Engine, told: Told, added_up: Told, compared: Told
+) -> Report:
+    """Look at all of it. Raises StoreError where something does not answer.
 
-    Raises StoreError where something does not answer.
+    `told` hears the rows read so far, `added_up` those added up, `compared` the accounts.
     """
-    verified = LedgerReader(engine).verify(told)
+    verified = LedgerReader(engine).verify(told, added_up)
     ledger = Ledger(engine)
     control = Control.of(settings)
     journal = settings.state / JOURNAL_NAME

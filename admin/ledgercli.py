@@ -132,9 +132,10 @@ def verify(as_json: AsJson = False) -> int:
     with (
         _opened() as (settings, engine),
         progress.progress("rows read", seen=seen) as told,
+        progress.progress("rows added up", seen=seen) as added_up,
         progress.progress("accounts compared", seen=seen) as compared,
     ):
-        report = check(settings, engine, told, compared)
+        report = check(settings, engine, told, added_up, compared)
     output.show(as_json, _report_json(report), _report_text(report))
     return FAULTY if report.faults else 0
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Final
 
+from sqlalchemy import Engine
+
 from authz.meter import Meter
 from authz.metrics import Metrics
 from authz.settings import AuthzSettings
@@ -20,6 +22,7 @@ from store.clock import steady_clock
 from store.counters.memory import MemoryCounters
 from store.errors import StoreUnavailableError
 from store.journal import JOURNAL_NAME, Journal
+from store.keys import KeyRepository
 from store.ledger import Ledger
 from store.records import Charge, Hold
 from store.schema import open_engine
@@ -62,6 +65,7 @@ def open_books(settings: AuthzSettings, catalog: Catalog, metrics: Metrics) -> I
         counters = MemoryCounters(clock, journal.take)
         ledger = Ledger(engine)
         settler = Settler(counters, journal, ledger, metrics, catalog.models.__contains__)
+        _warn_of_lost_plans(engine, catalog)
         settler.start(_recover(counters, journal, ledger, clock()))
         stack.callback(_flush, settler)
         meter = Meter(counters, settler, metrics, clock)
@@ -95,6 +99,21 @@ def _recover(
                 raise
             _log.warning("not ready: what was open cannot be recovered yet: %s", fault)
             sleep(0.5)
+
+
+def _warn_of_lost_plans(engine: Engine, catalog: Catalog) -> None:
+    try:
+        with KeyRepository(engine) as repository:
+            lost = catalog.lost(repository.plans())
+    except StoreUnavailableError:
+        return  # what comes next tries for longer, and says so
+    for plan, number in sorted(lost.items()):
+        _log.warning(
+            "%d accounts are on plan %r, which the catalog does not name: they are held to the "
+            "default plan's account budget, and to $0 where it has none",
+            number,
+            plan,
+        )
 
 
 def _flush(settler: Settler) -> None:

@@ -8,10 +8,12 @@ from time import perf_counter
 from typing import Final, Protocol, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from authz import ours
 from authz.bound import FREE, MAX_NANOUSD, Bound, bound
 from authz.cache import KeyCache
+from authz.continuous import Counting, counting
 from authz.decide import decide, is_live, limits
 from authz.denial import Answer, Headers, deny
 from authz.headers import standing_headers
@@ -66,6 +68,7 @@ class _Asked(msgspec.Struct, frozen=True):
     offer: Offer | None
     plan: Plan | None
     most: Bound
+    counted: Counting | None
 
     @property
     def model(self) -> str:
@@ -105,14 +108,15 @@ class Checker:
                 key = self.keys.get(request.digests)
             if key is not None and is_live(key, now_us):
                 request = self.reader.with_body(request, message)
-            plan = None if key is None else self.catalog.plans.get(key.plan)
+            plan = None if key is None else self.catalog.plan_of(key.plan)
             offer = self._offer(request)
             match decide(key, request, offer, plan, now_us):
                 case Deny(fault):
                     response = self._deny(fault, request, key, now_us)
                 case Allow(taking) if key is not None and request.endpoint is not None:
-                    most = self._bound(request, offer)
-                    asked = _Asked(request, request.endpoint, key, offer, plan, most)
+                    counted = _counting(request, offer, message)
+                    most = self._bound(request, offer, counted)
+                    asked = _Asked(request, request.endpoint, key, offer, plan, most, counted)
                     if most.nanousd <= MAX_NANOUSD:
                         response = self._serve(asked, taking, now_us, is_active)
                     else:
@@ -178,7 +182,7 @@ class Checker:
             return self.catalog.resolve_tagged(model)
         return self.catalog.resolve(model)
 
-    def _bound(self, request: Request, offer: Offer | None) -> Bound:
+    def _bound(self, request: Request, offer: Offer | None, counted: Counting | None) -> Bound:
         """The most that the call can cost; nothing where it holds no money or has no price."""
         ask, endpoint = request.ask, request.endpoint
         if ask is None or endpoint is None or endpoint.lane is not Lane.INFERENCE:
@@ -186,7 +190,7 @@ class Checker:
         if offer is None:
             return Bound(0, 0, 0, () if ask.usage_edit is None else (ask.usage_edit,))
         return bound(
-            ask,
+            ask if counted is None else replace(ask, usage_edit=counted.edit),
             offer.model,
             request.body_bytes,
             has_output=endpoint.shape is None or endpoint.shape.generates,
@@ -244,7 +248,7 @@ class Checker:
         """A refusal before `take`. For a live key it says how the limits stand."""
         client: Headers = ()
         if key is not None and is_live(key, now_us):
-            plan = self.catalog.plans.get(key.plan)
+            plan = self.catalog.plan_of(key.plan)
             try:
                 counted_us, standings = self.counters.peek(
                     limits(key, request.endpoint, plan), key.account_id
@@ -313,6 +317,16 @@ def _draft(asked: _Asked, hold_id: str, request_id: str, taking: Sequence[Limit]
     )
 
 
+def _counting(request: Request, offer: Offer | None, message: CheckRequest) -> Counting | None:
+    """How the server is made to count as it goes, where the catalog says that it can."""
+    if offer is None or not offer.model.continuous_usage or not request.stream:
+        return None
+    shape = None if request.endpoint is None else request.endpoint.shape
+    if shape is None or not shape.usage_on_request or request.ask is None:
+        return None
+    return counting(message.attributes.request.http.raw_body, request.ask)
+
+
 def _lasting(asked: _Asked) -> Pairs:
     """What Envoy's filters and the settlement need of the decision, alike for many requests."""
     return (
@@ -335,6 +349,8 @@ def _passing(asked: _Asked, hold: Hold | None) -> Pairs:
         pairs.append(("hold_id", hold.id))
     if request.stream:
         pairs.append(("stream", "1"))
+    if asked.counted is not None:
+        pairs.append(("continuous_usage", "1"))
     if edits:
         listed = [(edit.offset, edit.removed, edit.text) for edit in edits]
         pairs.append(("edits", msgspec.json.encode(listed).decode()))

@@ -24,7 +24,7 @@ def decide(  # noqa: C901, PLR0911  a list of rules, one return each
 
     `key` is None where no record has one of the request's digests; `offer` is what the
     catalog says of the request's model, None where it names none or nothing prices it; `plan`
-    is the key's, None where the catalog has lost it.
+    is the key's, None without one.
     """
     if isinstance(request.digests, Fault):
         return Deny(request.digests)

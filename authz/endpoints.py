@@ -14,7 +14,7 @@ from typing import Final
 from authz.body import MAX_MODEL_CHARS
 from authz.model import Dialect, Endpoint, Lane, Match, Metering, Place
 from authz.shape import TALK, Content, Shape
-from authz.table import MODEL, MODEL_PREFIX, ROWS
+from authz.table import MODEL, MODEL_PREFIX, NO_MODELS, ROWS
 from store.catalog import Catalog
 from store.catalogfile import EndpointEntry
 from store.errors import ConfigError
@@ -78,7 +78,7 @@ class _Templates:
         )
 
     def find(self, path: str) -> Match | None:
-        found = self._regex.fullmatch(path)
+        found = None if path in NO_MODELS else self._regex.fullmatch(path)
         if found is None or found.lastgroup is None:
             return None
         number = int(found.lastgroup.removeprefix("row"))

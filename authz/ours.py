@@ -35,7 +35,7 @@ def find_model(key: KeyRecord, catalog: Catalog, listed: Iterable[str], wanted: 
 
 def _may_list(key: KeyRecord, catalog: Catalog, name: str) -> bool:
     offer = catalog.resolve(name)
-    priced = offer is not None or not has_budget(key, catalog.plans.get(key.plan))
+    priced = offer is not None or not has_budget(key, catalog.plan_of(key.plan))
     return priced and may_call(key, name, offer)
 
 

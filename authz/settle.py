@@ -13,8 +13,9 @@ here, at most `MAX_WAITING`; those beyond stay in the journal and are booked as 
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from threading import Condition, Thread
 from time import monotonic, sleep
 from typing import Final, Protocol
@@ -25,9 +26,12 @@ from store.errors import StoreError
 from store.records import Basis, Charge, Hold, LedgerRow
 
 GROUP_SECONDS: Final = 0.05
-GROUP_ROWS: Final = 256
+GROUP_ROWS: Final = 1024
 RETRY_SECONDS: Final = (0.1, 0.2, 0.4, 1.0)
 MAX_WAITING: Final = 100_000
+
+End = tuple[Hold, Charge]
+"""A hold and how it ended."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ _log = logging.getLogger(__name__)
 class Books(Protocol):
     """The ledger, as settling needs it."""
 
-    def book(self, ends: Sequence[tuple[Hold, Charge]]) -> list[LedgerRow]: ...
+    def book(self, ended: Sequence[End]) -> dict[str, LedgerRow]: ...
 
 
 class OpenHolds(Protocol):
@@ -49,9 +53,9 @@ class OpenHolds(Protocol):
 class EndsJournal(Protocol):
     """The journal, as settling needs it."""
 
-    def end(self, charge: Charge) -> None: ...
+    def end(self, *charges: Charge) -> None: ...
 
-    def done(self, hold_id: str) -> None: ...
+    def done(self, *hold_ids: str) -> None: ...
 
 
 class Settler:
@@ -79,7 +83,7 @@ class Settler:
         self._thread = Thread(target=self._run, name="settle", daemon=True)
         metrics.ledger_lag.set_function(self.lag_seconds)
 
-    def start(self, ends: Sequence[tuple[Hold, Charge]] = ()) -> None:
+    def start(self, ends: Sequence[End] = ()) -> None:
         """Begin, with the ends that a journal still knew of."""
         now = monotonic()
         self._waiting.extend((hold, charge, now) for hold, charge in ends)
@@ -92,23 +96,41 @@ class Settler:
 
     def end(self, hold: Hold, charge: Charge) -> None:
         """A hold has ended with this charge, if nobody ended it otherwise before."""
+        self.end_all([(hold, charge)])
+
+    def end_all(self, ends: Sequence[End]) -> None:
+        """As `end`, for all that ended together: it costs little more than one does."""
+        now = monotonic()
+        known = dropped = 0
+        new: list[tuple[Hold, Charge, float]] = []
         with self._changed:
-            if hold.id in self._waiting_ids:
-                self._metrics.late_settlements.inc()
-                return
-            if len(self._waiting) >= MAX_WAITING:
-                self._metrics.settlements_dropped.inc()
-                return
-            self._waiting_ids.add(hold.id)
-        self._counters.close(hold.id)
+            room = MAX_WAITING - len(self._waiting)
+            for hold, charge in ends:
+                if hold.id in self._waiting_ids:
+                    known += 1
+                elif len(new) >= room:
+                    dropped += 1
+                else:
+                    self._waiting_ids.add(hold.id)
+                    new.append((hold, charge, now))
+        if known:
+            self._metrics.late_settlements.inc(known)
+        if dropped:
+            self._metrics.settlements_dropped.inc(dropped)
+        if new:
+            self._write_down(new)
+            with self._changed:
+                self._waiting.extend(new)
+                self._changed.notify()
+
+    def _write_down(self, ends: Sequence[tuple[Hold, Charge, float]]) -> None:
+        for hold, _, _ in ends:
+            self._counters.close(hold.id)
         try:
-            self._journal.end(charge)
+            self._journal.end(*[charge for _, charge, _ in ends])
         except StoreError as fault:
-            # It is booked all the same; only a crash before that would forget how it ended.
-            _log.warning("the journal did not take an end: %s", fault)
-        with self._changed:
-            self._waiting.append((hold, charge, monotonic()))
-            self._changed.notify()
+            # They are booked all the same; only a crash before that would forget how they ended.
+            _log.warning("the journal did not take %d ends: %s", len(ends), fault)
 
     def stop(self, seconds: float) -> bool:
         """Book what waits, for at most so long, and end. True if nothing was left."""
@@ -139,10 +161,10 @@ class Settler:
                 if not self._waiting:
                     return
                 self._changed.wait_for(self._is_full, GROUP_SECONDS)
-                group = [self._waiting[i] for i in range(min(GROUP_ROWS, len(self._waiting)))]
-            if self._book([(hold, charge) for hold, charge, _ in group]):
+                group = [(hold, charge) for hold, charge, _ in islice(self._waiting, GROUP_ROWS)]
+            if self._book(group):
                 with self._changed:
-                    for hold, _, _ in group:
+                    for hold, _ in group:
                         self._waiting.popleft()
                         self._waiting_ids.discard(hold.id)
             elif self._pause():
@@ -151,11 +173,11 @@ class Settler:
     def _is_full(self) -> bool:
         return self._stopping or len(self._waiting) >= GROUP_ROWS
 
-    def _book(self, ends: list[tuple[Hold, Charge]]) -> bool:
+    def _book(self, ends: list[End]) -> bool:
         """Book a group and settle it. False if it is to be tried again."""
         try:
             with observed(self._metrics, SQL, "book"):
-                rows = self._books.book(ends)
+                others = self._books.book(ends)
         except StoreError as fault:
             if not self._failures:
                 _log.warning("the ledger cannot be written, %d ends wait: %s", len(ends), fault)
@@ -171,14 +193,26 @@ class Settler:
         if self._failures:
             _log.info("the ledger can be written again")
         self._failures = 0
-        for (hold, charge), row in zip(ends, rows, strict=True):
-            first = self._counters.settle(hold, row.charge_nanousd)
-            self._count(hold, row, ours=first and row.settled_us == charge.settled_us)
-            try:
-                self._journal.done(hold.id)
-            except StoreError as fault:
-                _log.warning("the journal did not take that a hold is done: %s", fault)
+        self._settle(ends, others)
+        try:
+            self._journal.done(*[hold.id for hold, _ in ends])
+        except StoreError as fault:
+            _log.warning("the journal did not take that %d holds are done: %s", len(ends), fault)
         return True
+
+    def _settle(self, ends: list[End], others: dict[str, LedgerRow]) -> None:
+        """Settle each hold with the charge of the row that stands, which may be another's."""
+        ours: list[End] = []
+        for hold, charge in ends:
+            row = others.get(hold.id)
+            first = self._counters.settle(
+                hold, charge.nanousd if row is None else row.charge_nanousd
+            )
+            if first and (row is None or row.settled_us == charge.settled_us):
+                ours.append((hold, charge))
+        if len(ours) < len(ends):
+            self._metrics.late_settlements.inc(len(ends) - len(ours))
+        self._count(ours)
 
     def _pause(self) -> bool:
         """Wait before the next try. True if it was asked to stop and the time for that is up."""
@@ -194,21 +228,27 @@ class Settler:
         sleep(min(seconds, left))
         return False
 
-    def _count(self, hold: Hold, row: LedgerRow, *, ours: bool) -> None:
+    def _count(self, ends: list[End]) -> None:
+        """Added up first, as each touch of a metric costs as much as a row."""
+        bases, spent, exceeded = Counter[str](), Counter[str](), Counter[str]()
+        tokens: Counter[tuple[str, str]] = Counter()
+        for hold, charge in ends:
+            model = hold.model if self._known_model(hold.model) else "other"
+            bases[charge.basis.value] += 1
+            spent[model] += charge.nanousd
+            if charge.nanousd > hold.nanousd and charge.basis is Basis.METERED:
+                exceeded[model] += 1
+            tokens[model, "input"] += charge.input_tokens
+            tokens[model, "cached_input"] += charge.cached_input_tokens
+            tokens[model, "cache_write"] += charge.cache_write_tokens
+            tokens[model, "output"] += charge.output_tokens
         metrics = self._metrics
-        if not ours:
-            metrics.late_settlements.inc()
-            return
-        model = hold.model if self._known_model(hold.model) else "other"
-        metrics.settlements.labels(row.basis.value).inc()
-        if row.basis is Basis.METERED and row.charge_nanousd > row.hold_nanousd:
-            metrics.hold_exceeded.labels(model).inc()
-        metrics.spend_usd.labels(model).inc(row.charge_nanousd / 1e9)
-        for kind, tokens in (
-            ("input", row.input_tokens),
-            ("cached_input", row.cached_input_tokens),
-            ("cache_write", row.cache_write_tokens),
-            ("output", row.output_tokens),
-        ):
-            if tokens:
-                metrics.tokens.labels(model, kind).inc(tokens)
+        for basis, number in bases.items():
+            metrics.settlements.labels(basis).inc(number)
+        for model, number in exceeded.items():
+            metrics.hold_exceeded.labels(model).inc(number)
+        for model, nanousd in spent.items():
+            metrics.spend_usd.labels(model).inc(nanousd / 1e9)
+        for (model, kind), number in tokens.items():
+            if number:
+                metrics.tokens.labels(model, kind).inc(number)

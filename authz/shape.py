@@ -45,7 +45,7 @@ CONTEXT: Final = frozenset(
     {
         *("web_search_options", "mcp_servers", "audio", "prompt_id", "container"),
         *("image_data", "multi_modal_data", "prompt_embeds", "images", "video_data", "audio_data"),
-        *("image", "ref_audio", "references"),
+        *("image", "ref_audio", "references", "template"),
         *("chat_template", "chat_template_kwargs", "documents"),  # the prompt is made by them
     }
 )

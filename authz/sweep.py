@@ -49,8 +49,7 @@ class Sweeper:
         silent = self._counters.overdue(int(self._deadline * SECOND_US))
         # while SQL is out, those whose end is known are open too
         overdue = [hold for hold in silent if not self._settler.is_ending(hold.id)]
-        for hold in overdue:
-            self._settler.end(hold, lost(hold, 0, self._clock()))
         if overdue:
+            self._settler.end_all([(hold, lost(hold, 0, self._clock())) for hold in overdue])
             _log.warning("%d holds gave no sign of life and were swept as held", len(overdue))
         return len(overdue)

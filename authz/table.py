@@ -10,6 +10,9 @@ from authz.shape import Shape
 
 MODEL_PREFIX: Final = "/v1/models/"
 
+NO_MODELS: Final = frozenset({"/v2/models/stats"})
+"""Where a server has something else than a model of that name: Triton's statistics of all."""
+
 MODELS: Final = Endpoint("models", "GET", "/v1/models", Lane.OURS, place=Place.NONE)
 MODEL: Final = Endpoint("model", "GET", MODEL_PREFIX, Lane.OURS, place=Place.NONE)
 KEY: Final = Endpoint("key", "GET", "/v1/key", Lane.OURS, place=Place.NONE)

@@ -7,11 +7,12 @@ usage is no usage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
 
+import msgspec
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 from authz.model import Dialect
 from authz.pb.accesslog_entry_pb2 import (
@@ -26,10 +27,11 @@ RESPONSE: Final = "tensorgate.usage"
 _ERRORS: Final = 400
 _MAX_STATUS: Final = 999
 _MAX_DIGITS: Final = 12
-_COUNTERS: Final = ("input", "cached", "cache_write", "output")
+_STREAMS: Final = frozenset({"sse", "lines", "array"})
 _BY_UPSTREAM: Final = "via_upstream"
 _CUT_OFF: Final = ("downstream_remote_disconnect", "upstream_reset_after_response_started")
 """How an answer can end whose status is the server's own."""
+_NOTHING: Final[Mapping[str, Value]] = {}
 
 _GRPC_STATUS: Final = "grpc-status"
 _GRPC_ERRORS: Final = {
@@ -52,8 +54,7 @@ _GRPC_OTHER_ERROR: Final = 500
 _END_TYPES: Final = frozenset({AccessLogType.NotSet, AccessLogType.DownstreamEnd})
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens by kind, each counted once: `input` is without what was cached or written.
 
     OpenAI counts cached tokens inside the prompt, Anthropic outside; here they are alike, so the
@@ -66,8 +67,7 @@ class Usage:
     output: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True, gc=False):
     """How a request ended, or stands, as Envoy tells it.
 
     `hold_id` is None for an entry without our decision in it. `reached`: a model server got
@@ -103,18 +103,18 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     """Read one entry. Never raises for what is in it."""
     common = entry.common_properties
     metadata = common.metadata.filter_metadata
-    decision = _texts(metadata[DECISION]) if DECISION in metadata else {}
-    response = _texts(metadata[RESPONSE]) if RESPONSE in metadata else {}
-    usage, whole = _usage(response)
+    decision = _fields(metadata.get(DECISION))
+    response = _fields(metadata.get(RESPONSE))
+    usage, whole = _usage(response) if response else (None, False)
     details = entry.response.response_code_details
     status = entry.response.response_code.value
-    if decision.get("dialect") == Dialect.GRPC:
+    if _text(decision, "dialect") == Dialect.GRPC:
         status = _grpc_status(entry.response) or status
     return Ending(
         request_id=common.stream_id,
         running=common.intermediate_log_entry or common.access_log_type not in _END_TYPES,
-        outcome=decision.get("outcome", ""),
-        hold_id=decision.get("hold_id") or None,
+        outcome=_text(decision, "outcome") or "",
+        hold_id=_text(decision, "hold_id") or None,
         status=status if status <= _MAX_STATUS else 0,
         reached=common.HasField("time_to_first_upstream_tx_byte"),
         answered=details == _BY_UPSTREAM
@@ -122,11 +122,11 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         complete=details == _BY_UPSTREAM,
         duration_us=max(0, _us(common.duration) - _us(common.time_to_last_rx_byte)),
         usage=usage,
-        final=whole and response.get("final") == "1",
-        stream=response.get("format") == "sse",
-        events=_count(response.get("events")) or 0,
-        content_bytes=_count(response.get("content_bytes")) or 0,
-        encoded=bool(response.get("encoded")),
+        final=whole and _text(response, "final") == "1",
+        stream=_text(response, "format") in _STREAMS,
+        events=_count(_text(response, "events")) or 0,
+        content_bytes=_count(_text(response, "content_bytes")) or 0,
+        encoded=bool(_text(response, "encoded")),
     )
 
 
@@ -138,9 +138,14 @@ def _grpc_status(response: HTTPResponseProperties) -> int | None:
     return None
 
 
-def _texts(struct: Struct) -> dict[str, str]:
-    fields = struct.fields.items()
-    return {name: value.string_value for name, value in fields if value.HasField("string_value")}
+def _fields(struct: Struct | None) -> Mapping[str, Value]:
+    return _NOTHING if struct is None else struct.fields
+
+
+def _text(fields: Mapping[str, Value], name: str) -> str | None:
+    """A text, None where there is no such field; of another kind of value, the empty one."""
+    value = fields.get(name)
+    return None if value is None else value.string_value
 
 
 def _count(text: str | None) -> int | None:
@@ -153,19 +158,24 @@ def _us(duration: Duration) -> int:
     return duration.seconds * SECOND_US + duration.nanos // 1000
 
 
-def _usage(seen: dict[str, str]) -> tuple[Usage | None, bool]:
+def _usage(seen: Mapping[str, Value]) -> tuple[Usage | None, bool]:
     """The usage as far as it was seen, cached tokens counted once, and whether it can be whole.
 
     It cannot where a counter that must be there is not, or where one that is there is no number.
     """
-    counts = {name: _count(seen[name]) for name in _COUNTERS if name in seen}
-    tokens_in, tokens_out = counts.get("input"), counts.get("output")
+    said_cached, said_written = _text(seen, "cached"), _text(seen, "cache_write")
+    tokens_in, tokens_out = _count(_text(seen, "input")), _count(_text(seen, "output"))
     if tokens_in is None and tokens_out is None:
         return None, False
-    whole = tokens_in is not None and tokens_out is not None and None not in counts.values()
-    cached, written = counts.get("cached") or 0, counts.get("cache_write") or 0
-    tokens_in = tokens_in or 0
-    if seen.get("cached_inside") == "1":
+    cached, written = _count(said_cached), _count(said_written)
+    whole = (
+        tokens_in is not None
+        and tokens_out is not None
+        and (cached is not None or said_cached is None)
+        and (written is not None or said_written is None)
+    )
+    tokens_in, cached = tokens_in or 0, cached or 0
+    if cached and _text(seen, "cached_inside") == "1":
         cached = min(cached, tokens_in)
         tokens_in -= cached
-    return Usage(tokens_in, cached, written, tokens_out or 0), whole
+    return Usage(tokens_in, cached, written or 0, tokens_out or 0), whole

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -161,6 +161,7 @@ class Catalog:
     _exact: Mapping[str, Offer] = field(init=False, repr=False)
     _plain: Mapping[str, Model] = field(init=False, repr=False)
     _patterns: tuple[tuple[re.Pattern[str], Model, bool], ...] = field(init=False, repr=False)
+    _stand_in: Plan = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         exact = {n: Offer(n, m) for n, m in self.models.items() if not is_pattern(n)}
@@ -178,6 +179,10 @@ class Catalog:
             plain.setdefault(plain_name(name), offer.model)
         object.__setattr__(self, "_plain", MappingProxyType(plain))
         patterns.sort(key=lambda row: -len(row[0].replace("*", "")))
+        default = self.plans[self.default_plan]
+        none = default.account_budget_nanousd is None
+        stand_in = replace(default, account_budget_nanousd=0, ceiling="hold") if none else default
+        object.__setattr__(self, "_stand_in", stand_in)
         object.__setattr__(self, "_exact", MappingProxyType(exact))
         object.__setattr__(
             self,
@@ -263,6 +268,19 @@ class Catalog:
                 None if entry.public_prices is None else entry.public_prices.max_output_tokens
             ),
         )
+
+    def plan_of(self, name: str) -> Plan:
+        """The plan of this name. One that is not here any more may have had an account budget.
+
+        So its accounts are held to the default plan's, or where that has none, to 0: an account
+        never goes on without a ceiling because somebody took its plan out of a file.
+        """
+        plan = self.plans.get(name)
+        return self._stand_in if plan is None else plan
+
+    def lost(self, accounts: Mapping[str, int]) -> dict[str, int]:
+        """Of plans, and how many accounts are on each, those that are not named here."""
+        return {name: number for name, number in accounts.items() if name not in self.plans}
 
     def resolve(self, name: str) -> Offer | None:
         """What a requested name means here; None if nothing prices it."""

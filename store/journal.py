@@ -1,9 +1,10 @@
 """The journal of open holds, for counters in process: what a crash must not forget.
 
-One file, only appended to, one `write` a record: what `take` has returned for is in the kernel's
-hands, and survives the death of this process in any form. A power failure is another matter. A
-thread syncs the file in groups, so at worst it costs the records of the last 50 ms and of the
-time that an fsync takes; holds among them that SQL has a copy of come back from there.
+One file, only appended to, one `write` a take and one for all that ended together: what a call
+has returned for is in the kernel's hands, and survives the death of this process in any form. A
+power failure is another matter. A thread syncs the file in groups, so at worst it costs the
+records of the last 50 ms and of the time that an fsync takes; holds among them that SQL has a
+copy of come back from there.
 
 FROZEN FORMAT. A first line HEADER, then one line a record: CRC-32 of the rest as 8 hex digits, a
 space, the kind, and (JSON has no raw newline in it) the payload:
@@ -107,30 +108,38 @@ class Journal:
                 self._takes[hold.id] = line
                 self._live += len(line)
 
-    def end(self, charge: Charge) -> None:
-        """Write down how a hold ended. The first end counts; of a hold not open here, none.
+    def end(self, *charges: Charge) -> None:
+        """Write down how holds ended, all of it or nothing.
 
-        Raises StoreUnavailableError. The end may be booked all the same: only a crash before
-        that would forget it, and the hold is then swept.
+        The first end of a hold counts; of one that is not open here, none does. Raises
+        StoreUnavailableError. The ends may be booked all the same: only a crash before that would
+        forget them, and the holds are then swept.
         """
-        line = _line(b"E" + pack_charge(charge))
+        lines = [(charge.hold_id, _line(b"E" + pack_charge(charge))) for charge in charges]
         with self._lock:
-            if charge.hold_id in self._takes and charge.hold_id not in self._ends:
-                self._append(line)
-                self._ends[charge.hold_id] = line
-                self._live += len(line)
+            new: dict[str, bytes] = {}
+            for hold_id, line in lines:
+                if hold_id in self._takes and hold_id not in self._ends:
+                    new.setdefault(hold_id, line)
+            if new:
+                self._append(b"".join(new.values()))
+                self._ends.update(new)
+                self._live += sum(map(len, new.values()))
 
-    def done(self, hold_id: str) -> None:
-        """Its row is in SQL and the counters were settled. Raises StoreUnavailableError.
+    def done(self, *hold_ids: str) -> None:
+        """Their rows are in SQL and the counters were settled. Raises StoreUnavailableError.
 
         A hold whose `done` was lost is booked again after a start, which finds the row.
         """
         with self._lock:
-            taken = self._takes.get(hold_id)
-            if taken is not None:
-                del self._takes[hold_id]
-                self._live -= len(taken) + len(self._ends.pop(hold_id, b""))
-                self._append(_line(b"D" + hold_id.encode()))
+            lines = []
+            for hold_id in hold_ids:
+                taken = self._takes.pop(hold_id, None)
+                if taken is not None:
+                    self._live -= len(taken) + len(self._ends.pop(hold_id, b""))
+                    lines.append(_line(b"D" + hold_id.encode()))
+            if lines:
+                self._append(b"".join(lines))
 
     def close(self) -> None:
         """Sync and let go of the file."""
@@ -167,22 +176,22 @@ class Journal:
         yield from self._takes.values()
         yield from self._ends.values()
 
-    def _append(self, line: bytes) -> None:
-        """One record, whole or not at all. The lock is held."""
+    def _append(self, lines: bytes) -> None:
+        """One record or several, all of it or nothing. The lock is held."""
         if self._fault is not None or self._stop.is_set():
             raise _unusable(self._path, self._fault)
         try:
-            written = os.write(self._file, line)
+            written = os.write(self._file, lines)
         except OSError as fault:
             self._restore_length(fault)
             raise _unusable(self._path, fault) from fault
-        if written < len(line):  # a full disk, in most cases
+        if written < len(lines):  # a full disk, in most cases
             short = OSError(ENOSPC, "only a part of a record could be written")
             self._restore_length(short)
             raise _unusable(self._path, short)
         self._size += written
         if self._since is not None:
-            self._since.append(line)
+            self._since.append(lines)
         if not self._dirty:
             self._dirty = True
             self._wake.set()

@@ -94,6 +94,12 @@ class KeyRepository:
         with driver_errors():
             return self._engine.connect().execution_options(**read_options(self._engine))
 
+    def plans(self) -> dict[str, int]:
+        """The plans that accounts are on, and how many are on each."""
+        asked = select(accounts.c.plan, func.count()).group_by(accounts.c.plan)
+        with self._reading() as connection:
+            return dict(connection.execute(asked).all())
+
     def by_digests(self, digests: Sequence[bytes]) -> tuple[bytes, KeyRecord] | None:
         """The key that one of the digests stands for, and which; the earliest of them counts.
 

@@ -186,13 +186,13 @@ class Hold(msgspec.Struct, frozen=True, array_like=True):
         return next((window.number for window in self.windows if window.scope == scope), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """How a hold ended. `status` is the HTTP status that the client got, 0 if unknown.
 
     Raises ValueError for what the ledger could not keep: a negative number, one above INT64_MAX,
     a status of more than three digits, a released hold that costs something. One such row would
     hold up all that are booked with it.
+    FROZEN FORMAT: the journal has these names. Fields are appended, with a default.
     """
 
     hold_id: str
@@ -206,18 +206,17 @@ class Charge:
     settled_us: int
 
     def __post_init__(self) -> None:
-        numbers = (
-            self.status,
-            self.input_tokens,
-            self.cached_input_tokens,
-            self.cache_write_tokens,
-            self.output_tokens,
-            self.nanousd,
-            self.settled_us,
-        )
-        if min(numbers) < 0 or max(numbers) > INT64_MAX or self.status > _MAX_STATUS:
+        if not (
+            0 <= self.status <= _MAX_STATUS
+            and 0 <= self.input_tokens <= INT64_MAX
+            and 0 <= self.cached_input_tokens <= INT64_MAX
+            and 0 <= self.cache_write_tokens <= INT64_MAX
+            and 0 <= self.output_tokens <= INT64_MAX
+            and 0 <= self.nanousd <= INT64_MAX
+            and 0 <= self.settled_us <= INT64_MAX
+        ):
             raise ValueError("a charge has a number that no row can hold")
-        if self.basis is Basis.RELEASED and self.nanousd:
+        if self.nanousd and self.basis is Basis.RELEASED:
             raise ValueError("a released hold costs nothing")
 
 

@@ -44,7 +44,7 @@ from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 DEFAULT_TIMEOUT_SECONDS: Final = 2.0
@@ -162,12 +162,22 @@ ledger = Table(
     Column("admitted_us", BigInteger, nullable=False),
     Column("settled_us", BigInteger, nullable=False),
     UniqueConstraint("hold_id"),
-    # the first two hold all that a sum of a window needs, so it never reads a row
-    Index("ix_ledger_key_window", "key_id", "key_window", "charge_nanousd"),
-    Index("ix_ledger_account_window", "account_id", "account_window", "charge_nanousd"),
     Index("ix_ledger_account_admitted", "account_id", "admitted_us"),
     Index("ix_ledger_settled_us", "settled_us"),
     sqlite_autoincrement=True,
+)
+
+# What the rows of a window add up to, by scope: the id of a key or of an account. Nobody writes
+# here but a trigger on `ledger`, in the transaction that adds the row; INT64_MAX is "or more". A
+# window whose rows cost nothing has no sum. Once rows are taken out of the ledger for their age,
+# their windows' sums stay.
+spent = Table(
+    "spent",
+    metadata,
+    Column("scope", String(32), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("nanousd", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 holds = Table(  # a copy of what is open, for others to read; a hold leaves it as its row is booked

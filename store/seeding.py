@@ -1,7 +1,8 @@
 """How counters in process are brought into agreement with SQL, which is the truth.
 
 At a start: `recover`, from the journal. At an account's first use after that: `SeededCounters`,
-which reads the account's sums and asks again. Continuously: `drift`.
+which reads the account's sums and asks again: a few milliseconds, however many rows it has.
+Continuously: `drift`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,7 @@ def recover(
     ended = ledger.ended_since(now_us - REMEMBERED_US)
     journaled = {hold.id for hold in found.holds}
     only_copied = [hold for hold in ledger.open_holds() if hold.id not in journaled]
-    for hold_id in rows:
-        journal.done(hold_id)
+    journal.done(*rows)
     for hold in only_copied:
         journal.take(hold)
     opened = [hold for hold in found.holds if hold.id not in rows] + only_copied
@@ -49,6 +49,12 @@ def recover(
 
 def drift(counters: MemoryCounters, ledger: Ledger, account_id: str) -> int | None:
     """By how many nano-USD an account's counters are off from SQL; None if that cannot be told.
+
+    Compared are two sums of the same charges that were made apart: ours, by settling one hold
+    after the other, and the database's, by its trigger as each row came. So what shows is a row
+    that we did not settle, or twice, or in another window; a charge without a row; and another's
+    rows. What does not is a row that was changed or lost behind the sums: that those are the
+    rows' is `ledger verify`'s to prove (LedgerReader.verify).
 
     It cannot while the account is not seeded, or if it took or settled between the two readings
     (about a millisecond): ask again later. Raises StoreUnavailableError.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,11 @@ from store.text import usd, usd_json
 _IN_REQUEST: Final = frozenset({"body", "path", "form"})
 
 
-def as_json(catalog: Catalog) -> dict[str, object]:
-    """Models by name (the default's is `default`), plans by name."""
+def as_json(catalog: Catalog, lost: Mapping[str, int] | None) -> dict[str, object]:
+    """Models by name (the default's is `default`), plans by name.
+
+    `lost` is by plan how many accounts are on one that is not named; None: nobody knows.
+    """
     return {
         "models": {name: _model_json(model) for name, model in catalog.models.items()},
         "default": None if catalog.default is None else _model_json(catalog.default),
@@ -28,11 +32,12 @@ def as_json(catalog: Catalog) -> dict[str, object]:
             name: {"address": each.address, "grpc": each.grpc, "health": each.health}
             for name, each in catalog.upstreams.items()
         },
+        "lost_plans": lost,
     }
 
 
-def as_text(catalog: Catalog, path: Path) -> str:
-    """A line for each model, plan and endpoint of the catalog's own."""
+def as_text(catalog: Catalog, path: Path, lost: Mapping[str, int] | None) -> str:
+    """A line for each model, plan, endpoint of the catalog's own, and for each lost plan."""
     lines = [f"{path} can be used: {len(catalog.models)} models, {len(catalog.plans)} plans."]
     models = [(f"model {name}", model) for name, model in catalog.models.items()]
     if catalog.default is not None:
@@ -48,6 +53,12 @@ def as_text(catalog: Catalog, path: Path) -> str:
     lines += [f"  {name:<{width}}  {text}" for name, text in rows]
     if catalog.default is None:
         lines.append("A key with a budget cannot call a model that is not named here.")
+    for name, number in sorted((lost or {}).items()):
+        lines.append(
+            f"Plan {name} is not here, and {number} accounts are on it: they are held to the "
+            "default plan's account budget, or to $0. Name it, or choose another with "
+            "`tensorgate users set-plan EMAIL PLAN`."
+        )
     return "\n".join(lines)
 
 

@@ -14,14 +14,18 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from admin import output
 from admin.cli import AsJson, Email, help_when_alone, keys_app, users_app
 from admin.ledgercli import ledger_app
-from store.errors import InputError, SchemaMismatchError, StoreError
+from store.errors import ConfigError, InputError, SchemaMismatchError, StoreError
+
+if TYPE_CHECKING:
+    from store.catalog import Catalog
+    from store.settings import StoreSettings
 
 FAULT: Final = 1
 INTERRUPTED: Final = 130
@@ -187,10 +191,32 @@ def check(as_json: AsJson = False) -> None:
     from store.settings import StoreSettings, load  # noqa: PLC0415  see the module's head
     from tensorgate import catalogtext  # noqa: PLC0415  see the module's head
 
-    path = load(StoreSettings).catalog
-    catalog = Catalog.read(path)
+    settings = load(StoreSettings)
+    catalog = Catalog.read(settings.catalog)
     table_of(catalog)
-    output.show(as_json, catalogtext.as_json(catalog), catalogtext.as_text(catalog, path))
+    lost = _lost_plans(settings, catalog)
+    output.show(
+        as_json,
+        catalogtext.as_json(catalog, lost),
+        catalogtext.as_text(catalog, settings.catalog, lost),
+    )
+
+
+def _lost_plans(settings: StoreSettings, catalog: Catalog) -> dict[str, int] | None:
+    """Plans of accounts that the catalog does not name; None where no database can tell."""
+    from store import schema  # noqa: PLC0415  see the module's head
+    from store.keys import KeyRepository  # noqa: PLC0415  see the module's head
+
+    try:
+        engine = schema.open_engine(settings.sql_url)
+        try:
+            schema.check_current(engine)
+            with KeyRepository(engine) as repository:
+                return catalog.lost(repository.plans())
+        finally:
+            engine.dispose()
+    except (ConfigError, StoreError):
+        return None
 
 
 def main() -> None:

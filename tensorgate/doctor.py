@@ -192,6 +192,7 @@ def _stored(settings: StoreSettings) -> Iterator[Finding]:
         people = repository.accounts(wall_us())
         yield _database(engine, len(people), sum(live for _, live in people))
         yield _pepper(settings, repository)
+        yield from _plans(settings, repository)
     except ConfigError as fault:
         yield Finding("pepper", Status.FAIL, "; ".join(fault.faults), f"set {PREFIX}PEPPER_FILE")
     except TensorgateError as fault:
@@ -230,6 +231,22 @@ def _pepper(settings: StoreSettings, repository: KeyRepository) -> Finding:
     if have[0] == 0:
         return Finding("pepper", Status.OK, "none: digests are plain SHA-256 of 256-bit keys")
     return Finding("pepper", Status.OK, f"version {have[0]} for new keys; all that live keys need")
+
+
+def _plans(settings: StoreSettings, repository: KeyRepository) -> Iterator[Finding]:
+    """Plans that accounts are on and the catalog does not name; nothing where there is none."""
+    try:
+        lost = Catalog.read(settings.catalog).lost(repository.plans())
+    except ConfigError:
+        return  # it was told
+    if lost:
+        names = ", ".join(f"{name} ({number} accounts)" for name, number in sorted(lost.items()))
+        yield Finding(
+            "plans",
+            Status.WARN,
+            f"not in the catalog, so held to the default plan's account budget or to $0: {names}",
+            "name them there, or choose others: `tensorgate users set-plan EMAIL PLAN`",
+        )
 
 
 def _journal(path: Path) -> Finding:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 SSE = (("content-type", "text/event-stream"),)
@@ -38,6 +39,20 @@ def chunk(text: str | None = None, **more: Any) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+
+
+fuzz: Final = settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def cuts_of(data: st.DataObject, body: bytes) -> list[int]:
+    every = data.draw(st.sampled_from([0, 1, 2, 50]))
+    if every:
+        return [every] * (len(body) // every)
+    return data.draw(st.lists(st.integers(1, 40), max_size=len(body) // 8 + 1))
 
 
 # ── Any at all ───────────────────────────────────────────────────────────────────────────────────
@@ -189,6 +204,23 @@ typed_event = st.one_of(
     st.fixed_dictionaries(
         {
             "type": st.sampled_from(
+                ["speech.audio.delta", "image_generation.partial_image", "transcript.text.delta"]
+            )
+        },
+        optional={"audio": written, "b64_json": written, "delta": written},
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(
+                ["speech.audio.done", "image_generation.completed", "transcript.text.done"]
+            ),
+            "usage": named_usage,
+        },
+        optional={"b64_json": written, "text": written},
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(
                 ["response.created", "response.completed", "response.incomplete", "response.failed"]
             ),
             "response": st.fixed_dictionaries(
@@ -249,3 +281,89 @@ def streams(draw: Callable[..., Any], kinds: st.SearchStrategy[Any]) -> bytes:
             stream += line(prefix + part)
         stream += line(b"")
     return stream.rstrip(b"\r\n") if draw(st.integers(0, 3)) == 0 else stream
+
+
+# ── Gemini and Ollama ────────────────────────────────────────────────────────────────────────────
+
+anything = st.recursive(
+    st.one_of(written, st.none(), st.booleans(), st.integers(-5, 10**6), st.just(0.5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(HOSTILE), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+GEMINI = {
+    *("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount"),
+    *("toolUsePromptTokenCount", "cachedContentTokenCount", "totalTokenCount"),
+}
+gemini_usage = st.fixed_dictionaries(
+    {}, optional={name: st.one_of(st.none(), st.integers(0, 12), number) for name in sorted(GEMINI)}
+)
+gemini_part = st.one_of(
+    anything,
+    st.fixed_dictionaries({"text": written}, optional={"thought": st.just(True)}),
+    st.fixed_dictionaries({"functionCall": anything, "thoughtSignature": written}),
+    st.fixed_dictionaries({"text": anything, "usageMetadata": gemini_usage}),
+)
+gemini_candidate = st.one_of(
+    st.just("odd"),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "content": st.one_of(
+                anything,
+                st.fixed_dictionaries(
+                    {"role": st.just("model")},
+                    optional={
+                        "parts": st.one_of(anything, st.lists(gemini_part, max_size=3)),
+                        "more": anything,
+                    },
+                ),
+            ),
+            "finishReason": st.sampled_from(["STOP", "MAX_TOKENS", "", None]),
+            "index": st.just(0),
+            "safetyRatings": anything,
+            "usageMetadata": gemini_usage,
+        },
+    ),
+)
+gemini_event = st.fixed_dictionaries(
+    {},
+    optional={
+        "candidates": st.one_of(st.none(), st.lists(gemini_candidate, max_size=2)),
+        "usageMetadata": st.one_of(st.none(), gemini_usage),
+        "promptFeedback": st.sampled_from([{"blockReason": "SAFETY"}, {}, None]),
+        "embedding": st.sampled_from([{"values": [0.5, -1]}, {"values": {}}, None]),
+        "modelVersion": written,
+        "error": st.fixed_dictionaries({"message": written, "usageMetadata": gemini_usage}),
+    },
+)
+ollama_line = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": written,
+        "response": st.one_of(written, anything),
+        "thinking": written,
+        "message": st.one_of(
+            anything,
+            st.fixed_dictionaries(
+                {"role": st.just("assistant"), "content": st.one_of(written, anything)},
+                optional={"thinking": written, "tool_calls": anything, "prompt_eval_count": number},
+            ),
+        ),
+        "done": st.sampled_from([True, True, False, None, "true"]),
+        "done_reason": st.sampled_from(["stop", "load", "unload", None]),
+        "prompt_eval_count": st.one_of(st.none(), number),
+        "eval_count": st.one_of(st.none(), number),
+        "embeddings": st.sampled_from([[[0.5]], None, {}]),
+        "context": st.just([1, 2]),
+        "error": written,
+        "new": anything,
+    },
+)
+
+
+def lines(values: list[str], newline: bytes, *, ended: bool) -> bytes:
+    """JSON, one object a line."""
+    text = b"".join(each.encode("utf-8", "surrogatepass") + newline for each in values)
+    return text if ended else text.rstrip(b"\r\n")

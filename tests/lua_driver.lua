@@ -1,7 +1,7 @@
 -- Runs the answer's reader over streams that are cut exactly where a test says, in the LuaJIT that
 -- Envoy has. The body of a POST is any number of cases, one after the other:
---   kind dialect hide repeat length cut,cut,…\n  and `length` bytes
--- kind: json or sse; hide: 0 or 1; each cut is the length of a piece, the rest is the last one. The
+--   framing format hide continuous repeat length cut,cut,…\n  and `length` bytes
+-- framing: json, sse or lines; hide, continuous: 0 or 1; each cut is the length of a piece, the rest is the last one. The
 -- answer, for each: `microseconds length name=value;…\n`, and what passed on, `length` bytes.
 
 local splice = require "tensorgate.splice"
@@ -18,10 +18,11 @@ local function pieces(text, cuts)
 end
 
 -- As inference.lua does it.
-local function read(kind, dialect, hide, list)
+local function read(framing, name, hide, continuous, list)
   local hider = hide and splice.hider()
-  local meter = kind == "json" and usage.body(dialect)
-    or usage.stream(dialect, hider and function(...) hider:event(...) end)
+  local meter = usage.reader(name, framing, {
+    on_event = hider and function(...) hider:event(...) end, continuous = continuous,
+  })
   local out = {}
   for i = 1, #list + 1 do
     local piece = list[i] or ""
@@ -49,13 +50,13 @@ local function read(kind, dialect, hide, list)
 end
 
 local function case(body, at)
-  local _, stop, kind, dialect, hide, times, length, cuts =
-    string.find(body, "^(%l+) (%l+) (%d) (%d+) (%d+) ([%d,]*)\n", at)
+  local _, stop, framing, name, hide, continuous, times, length, cuts =
+    string.find(body, "^(%l+) (%l+) (%d) (%d) (%d+) (%d+) ([%d,]*)\n", at)
   local list = pieces(string.sub(body, stop + 1, stop + length), cuts)
   local seen, out
   local began = os.clock()
   for _ = 1, times do
-    seen, out = read(kind, dialect, hide == "1", list)
+    seen, out = read(framing, name, hide == "1", continuous == "1", list)
   end
   local spent = (os.clock() - began) * 1e6
   local said = {}

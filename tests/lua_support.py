@@ -161,9 +161,10 @@ class Case:
 
     body: bytes
     cuts: Sequence[int] = ()
-    kind: str = "sse"
-    dialect: str = "openai"
+    framing: str = "sse"
+    usage: str = "openai"
     hide: bool = False
+    continuous: bool = False
     times: int = 1
 
 
@@ -174,12 +175,18 @@ class Read:
     microseconds: float
 
 
+def said(read: Read) -> dict[str, str]:
+    """What was seen; a `final` that was taken back is as one that never was."""
+    return {name: value for name, value in read.seen.items() if (name, value) != ("final", "0")}
+
+
 def drive(gate: Gate, cases: Sequence[Case]) -> list[Read]:
     """Read the cases by the filter's own modules, all in one request."""
     parts = []
     for case in cases:
         cuts = ",".join(map(str, case.cuts))
-        head = f"{case.kind} {case.dialect} {case.hide:d} {case.times} {len(case.body)} {cuts}\n"
+        flags = f"{case.hide:d} {case.continuous:d}"
+        head = f"{case.framing} {case.usage} {flags} {case.times} {len(case.body)} {cuts}\n"
         parts += [head.encode(), case.body]
     connection = HTTPConnection("127.0.0.1", gate.driver, timeout=60)
     try:

@@ -9,11 +9,13 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from support import DIGESTER, FORM, KeyTable, ManualClock, bearer, key_record, message, minted
 
 from authz.body import Body, read_json
 from authz.cache import KeyCache
 from authz.check import Checker, Site
+from authz.endpoints import table_of
 from authz.metrics import Metrics
 from authz.model import Ask, Edit, Fault, Shape
 from authz.pb.accesslog_entry_pb2 import AccessLogType, HTTPAccessLogEntry
@@ -142,7 +144,7 @@ ENDING: Final = Ending(
     encoded=False,
 )
 
-ending: Final = partial(replace, ENDING)
+ending: Final = partial(msgspec.structs.replace, ENDING)
 """An answer of status 200 of which nothing was read, but for the changes."""
 
 
@@ -154,10 +156,15 @@ class Settled:
     """In a Settler's place: keeps what ended."""
 
     ends: list[tuple[Hold, Charge]] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
 
     def end(self, hold: Hold, charge: Charge) -> None:
         self.ends.append((hold, charge))
+
+    def end_all(self, ends: Sequence[tuple[Hold, Charge]]) -> None:
+        self.ends += ends
+        self.groups.append(len(ends))
 
     def is_ending(self, hold_id: str) -> bool:
         return hold_id in self.waiting
@@ -187,8 +194,8 @@ def row_of(hold: Hold, charge: Charge) -> LedgerRow:
         output_tokens=charge.output_tokens,
         charge_nanousd=charge.nanousd,
         hold_nanousd=hold.nanousd,
-        key_window=0,
-        account_window=None,
+        key_window=hold.window_of(hold.key_id) or 0,
+        account_window=hold.window_of(hold.account_id),
         admitted_us=hold.admitted_us,
         settled_us=charge.settled_us,
     )
@@ -253,7 +260,7 @@ class Gate:
         self.settled = Settled()
         self.metrics = Metrics()
         self.checker = Checker(
-            reader=Reader(FORM, DIGESTER),
+            reader=Reader(FORM, DIGESTER, table_of(Catalog.parse(catalog, "a test's"))),
             keys=KeyCache(
                 self.table, self.clock, stale_us=0, capacity=9, observe=lambda _result: None
             ),

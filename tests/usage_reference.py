@@ -13,6 +13,8 @@ Seen = dict[str, str]
 
 _COUNTER: Final = re.compile(r"0|[1-9][0-9]{0,11}")
 _RESPONSE_ENDS: Final = {"response.completed", "response.incomplete", "response.failed"}
+_IMAGE_ENDS: Final = {"image_generation.completed", "image_edit.completed"}
+_ENDS: Final = {"message_stop", "transcript.text.done", "speech.audio.done"}
 
 
 class UnreadableError(Exception):
@@ -26,7 +28,7 @@ _NO_CONTENT: Final = {
         *("usage", "type", "choices", "delta", "content_block", "message", "response"),
         *("id", "object", "created", "created_at", "model", "provider", "system_fingerprint"),
         *("service_tier", "error", "timings", "prompt_progress", "prompt_filter_results"),
-        *("item_id", "logprobs", "obfuscation"),
+        *("item_id", "logprobs", "obfuscation", "audio", "b64_json", "partial_image_b64"),
     },
     "choice": {
         *("delta", "index", "usage", "finish_reason", "native_finish_reason", "stop_reason"),
@@ -52,7 +54,12 @@ _NO_CONTENT: Final = {
 _KNOWN: Final = {
     *("message_start", "message_delta", "message_stop", "ping", "error"),
     *("content_block_start", "content_block_delta", "content_block_stop"),
+    *("transcript.text.delta", "speech.audio.delta", "speech.audio.done"),
+    *("image_generation.partial_image", "image_generation.completed"),
+    *("image_edit.partial_image", "image_edit.completed"),
 }
+_REPEATS: Final = {"response.output_item.done", "transcript.text.segment"}
+_MEDIA: Final = ("audio", "b64_json", "partial_image_b64")
 
 
 @dataclass
@@ -61,6 +68,7 @@ class State:
     seen: Seen = field(default_factory=dict)
     covered: bool = False
     ended: bool = False
+    images: int = 0
     events: int = 0
     content_bytes: int = 0
     item_bytes: int = 0  # of content, since the last item of a response
@@ -70,11 +78,7 @@ class State:
             value: Any = usage
             for name in path:
                 value = value.get(name) if isinstance(value, dict) else None
-            if value is None:
-                return None
-            if not isinstance(value, Number) or not _COUNTER.fullmatch(value):
-                raise UnreadableError
-            return str(value)
+            return counter(value)
 
         prompt = count("prompt_tokens")
         tokens_in = prompt or count("input_tokens")
@@ -101,6 +105,7 @@ class State:
 
     def result(self, form: str) -> Seen:
         final = self.covered and self.ended and {"input", "output"} <= self.seen.keys()
+        final = final and self.images < 2
         return self.seen | {"format": form} | ({"final": "1"} if final else {})
 
 
@@ -108,6 +113,15 @@ class Number(str):
     """A JSON number as it was written."""
 
     __slots__ = ()
+
+
+def counter(value: Any) -> str | None:
+    """The digits of a natural number; None of what is not there."""
+    if value is None:
+        return None
+    if not isinstance(value, Number) or not _COUNTER.fullmatch(value):
+        raise UnreadableError
+    return str(value)
 
 
 class Object(dict[str, Any]):
@@ -166,10 +180,29 @@ def read_body(body: bytes, dialect: str = "openai") -> Seen:
         value = parse(body)
         if isinstance(value.get("usage"), dict):
             state.take(value["usage"])
+        if isinstance(value.get("results"), list):
+            _reranked(state, value)
     except UnreadableError:
         return {"format": "other"}
     state.ended = True
     return state.result("json") | {"done": "1"}
+
+
+def _reranked(state: State, body: dict[str, Any]) -> None:
+    """A reranker generates nothing: a total is its input."""
+    for place in (("usage",), ("meta", "tokens"), ("meta", "billed_units")):
+        units = _member(body, *place)
+        if not isinstance(units, dict):
+            continue
+        names = ["prompt_tokens", "input_tokens"] + ["total_tokens"] * (place == ("usage",))
+        tokens_in = next((found for name in names if (found := counter(units.get(name)))), None)
+        outs = (counter(units.get(name)) for name in ("completion_tokens", "output_tokens"))
+        tokens_out = next((found for found in outs if found), "0")
+        if tokens_in:
+            state.take(
+                {"prompt_tokens": Number(tokens_in), "completion_tokens": Number(tokens_out)}
+            )
+            return
 
 
 @dataclass(frozen=True)
@@ -226,13 +259,16 @@ def _read_event(state: State, raw_data: bytes) -> bool:
         state.content_bytes += generated
         state.covered = state.ended = False
     empty = event.get("choices") == []
-    ends = kind == "message_stop" or (isinstance(usage, dict) and empty)
+    ends = kind in _ENDS or (isinstance(usage, dict) and empty)
     if kind == "message_start":
         usage = _member(event, "message", "usage")
     elif kind == "message_delta":
         ends = isinstance(_member(event, "delta", "stop_reason"), str)
     elif kind in _RESPONSE_ENDS:
         usage, ends = _member(event, "response", "usage"), True
+    elif kind in _IMAGE_ENDS:
+        ends = True
+        state.images += 1
     if isinstance(usage, dict):
         state.take(usage)
     state.ended = state.ended or ends
@@ -245,7 +281,7 @@ def _member(value: Any, *path: str) -> Any:
     return value
 
 
-def _weight(value: Any) -> int:
+def weight(value: Any) -> int:
     """The bytes of content that a value is where nothing is known of it."""
     if isinstance(value, Object | Array):
         return value.between
@@ -255,14 +291,14 @@ def _weight(value: Any) -> int:
 def _content(value: Any, kind: str, **inside: Callable[[Any], int]) -> int:
     """The bytes of content of a value; `inside` has members that have a rule of their own."""
     if not isinstance(value, Object):
-        return _weight(value)
+        return weight(value)
     plain = [value[name] for name in value if name not in _NO_CONTENT[kind]]
     read = [rule(value[name]) for name, rule in inside.items() if name in value]
-    return sum(map(_weight, plain)) + sum(read)
+    return sum(map(weight, plain)) + sum(read)
 
 
 def _each(value: Any, rule: Callable[[Any], int]) -> int:
-    return sum(map(rule, value)) if isinstance(value, Array) else _weight(value)
+    return sum(map(rule, value)) if isinstance(value, Array) else weight(value)
 
 
 def _function(value: Any) -> int:
@@ -296,12 +332,15 @@ def _generated(event: Object, state: State) -> int:
         known = sum(map(_choice, choices))
     known += _content(event.get("delta"), "delta")
     known += _content(event.get("content_block"), "block")
-    known += _weight(_member(event, "message", "content"))
+    known += weight(_member(event, "message", "content"))
+    known += sum(weight(event.get(name)) for name in _MEDIA)
     state.item_bytes += known
     kind = kind if isinstance(kind, str) and not isinstance(kind, Number) else ""
-    if kind == "response.output_item.done":
+    if kind in _REPEATS:
         known_event = state.item_bytes > 0
         state.item_bytes = 0
+    elif kind == "transcript.text.done":
+        known_event = state.content_bytes + known > 0
     elif kind.startswith("response."):
         known_event = known > 0 or not kind.endswith(".delta")
     else:
@@ -310,4 +349,4 @@ def _generated(event: Object, state: State) -> int:
         return known
     loose = _content(event, "event") + _content(event.get("message"), "message")
     loose += _content(event.get("response"), "response")
-    return known + loose + (0 if isinstance(choices, Array) else _weight(choices))
+    return known + loose + (0 if isinstance(choices, Array) else weight(choices))

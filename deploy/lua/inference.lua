@@ -3,10 +3,11 @@
 -- what only we had asked for. It holds nothing back but, where an event is to be hidden, the
 -- beginning of an event that a chunk breaks off in.
 --
--- From the service's metadata (envoy.filters.http.ext_authz): `outcome`, `hold_id`, `dialect`,
--- `edits`, `hide_usage`. It writes the metadata of tensorgate.usage: what usage.lua reports, and
--- `encoded`, the content-encoding of an answer that cannot be read for it. Without a hold, with
--- another status than 2xx, it does nothing.
+-- From the service's metadata (envoy.filters.http.ext_authz): `outcome`, `hold_id`, `usage` (the
+-- format in which the answer says what it cost; "none": it does not), `dialect` (the format where
+-- there is no `usage`), `edits`, `hide_usage`, `continuous_usage`. It writes the metadata of
+-- tensorgate.usage: what usage.lua reports, and `encoded`, the content-encoding of an answer that
+-- cannot be read for it. Without a hold, with another status than 2xx, it does nothing.
 --
 -- A defect here must not break an answer: what is not understood passes as it came, and a Lua
 -- error is raised again behind it, for the counter http.<prefix>.lua.<stat_prefix>.errors. A
@@ -67,15 +68,17 @@ local function publish(handle, said, seen)
   end
 end
 
-local function media_type(headers)
+local FRAMINGS = {
+  ["text/event-stream"] = "sse",
+  ["application/json"] = "json",
+  ["application/x-ndjson"] = "lines",
+  ["application/ndjson"] = "lines",
+}
+
+local function framing(headers)
   local name = string.match(headers:get("content-type") or "", "^%s*([^;%s]*)")
   name = string.lower(name)
-  if name == "text/event-stream" then
-    return "sse"
-  elseif name == "application/json" or string.find(name, "+json", 1, true) then
-    return "json"
-  end
-  return "other"
+  return FRAMINGS[name] or (string.find(name, "+json", 1, true) and "json") or "other"
 end
 
 local function encoding(headers)
@@ -86,24 +89,32 @@ local function encoding(headers)
   return string.sub(string.gsub(name, "[^%w,-]", ""), 1, 32)
 end
 
+local function format(decision)
+  if (decision.usage or "") ~= "" then
+    return decision.usage
+  end
+  return decision.dialect == "anthropic" and "anthropic" or "openai"
+end
+
 -- What reads this answer: {meter, hider or nil}; nil where it cannot be read, and it says so.
 local function reading(handle, decision, said)
   local headers = handle:headers()
-  local kind, encoded = media_type(headers), encoding(headers)
-  if encoded or kind == "other" then
+  local kind, encoded, hider = framing(headers), encoding(headers), nil
+  local options = {continuous = decision.continuous_usage == "1"}
+  if kind == "sse" and decision.hide_usage == "1" then
+    hider = splice.hider()
+    function options.on_event(stop, only_usage)
+      hider:event(stop, only_usage)
+    end
+  end
+  local meter = not encoded and usage.reader(format(decision), kind, options)
+  if not meter then
     publish(handle, said, {format = "other", encoded = encoded})
     return nil
-  elseif kind == "json" then
-    return {meter = usage.body(decision.dialect)}
-  elseif decision.hide_usage ~= "1" then
-    return {meter = usage.stream(decision.dialect)}
+  elseif hider then
+    headers:remove("content-length")
   end
-  headers:remove("content-length")
-  local hider = splice.hider()
-  local function on_event(stop, only_usage)
-    hider:event(stop, only_usage)
-  end
-  return {meter = usage.stream(decision.dialect, on_event), hider = hider}
+  return {meter = meter, hider = hider}
 end
 
 -- Reads `text`, which follows what was carried; returns what is to be passed on in its place, nil

@@ -3,6 +3,8 @@
 -- `scanner(node)` reads one object after the shape of `node`; what no node names is passed over by
 -- counting brackets outside of strings. Nothing is kept of a text but what was asked for and the
 -- beginning of a token that a piece breaks off in, so a text may be of any length.
+-- `scanner(node, on_element)` reads an object or an array. Of an array each element has a record of
+-- its own: `on_element(record)` hears of it when it ends, if it was an object.
 --
 -- A node says what is wanted of a value, whichever of these the value turns out to be:
 --   fields   = {name = node, …}   of an object: its members
@@ -13,7 +15,9 @@
 --   count    = "name"             of an array: record the number of its elements
 --   integer  = "name"             record the number's digits; null is nothing; any other value,
 --                                 and a number that is no natural one, is a fault
+--   flag     = "name"             of true and false: record it
 --   text     = "name"             of a string: record it (at most NAME_BYTES long as it is written)
+--   tally    = "name"             of a string that is not empty: record how many such there were
 --   measured = true               of a string: add its length to `measured`, in bytes of UTF-8,
 --                                 escapes counted as what they stand for; of an object or array
 --                                 that is not looked into: all between its brackets, as written
@@ -106,7 +110,10 @@ local function pop(self)
   end
   self.depth = depth - 1
   self.step = following
-  if depth == 1 then
+  if depth == 2 and self.on_element and self.kinds[1] == ARRAY and self.kinds[2] == OBJECT then
+    self.on_element(record)
+    self.records[1] = {}
+  elseif depth == 1 then
     self.whole = true
     self.step = finished
   end
@@ -198,7 +205,7 @@ local function add(self, bytes)
   end
 end
 
-local function text(self, name, s, at)
+local function text(self, node, s, at)
   local quote = closing(s, at + 1)
   if not quote and #s - at <= NAME_BYTES then
     return wait(self, s, at)
@@ -206,8 +213,27 @@ local function text(self, name, s, at)
     self.step, self.after = unwanted, following
     return at + 1
   end
-  local content = plain(sub(s, at + 1, quote - 1))
-  return note(self, name, content or "") and quote + 1
+  local content = plain(sub(s, at + 1, quote - 1)) or ""
+  if node.text then
+    return note(self, node.text, content) and quote + 1
+  elseif content ~= "" then
+    local record = self.records[self.depth]
+    record[node.tally] = (record[node.tally] or 0) + 1
+  end
+  self.step = following
+  return quote + 1
+end
+
+-- Whether a token is a natural number; a pattern would say so at ten times the cost.
+local function natural(token)
+  local first, size = byte(token), #token
+  for at = 1, size do
+    local c = byte(token, at)
+    if c < 48 or c > 57 then
+      return false
+    end
+  end
+  return size > 0 and (size == 1 or first ~= 48)
 end
 
 -- A number, true, false or null.
@@ -226,12 +252,15 @@ local function scalar(self, s, at)
   local token = sub(s, at, stop - 1)
   local node = self.node
   if node and node.integer and token ~= "null" then
-    if #token > DIGITS or not match(token, "^%d+$") or match(token, "^0.") then
+    if #token > DIGITS or not natural(token) then
       return fail(self, "no count: " .. node.integer)
     end
     return note(self, node.integer, token) and stop
-  elseif not LITERALS[token] and not match(token, "^%-?%d+%.?%d*[eE]?[-+]?%d*$") then
+  elseif not LITERALS[token] and not natural(token)
+    and not match(token, "^%-?%d+%.?%d*[eE]?[-+]?%d*$") then
     return fail(self, "no value")
+  elseif node and node.flag and LITERALS[token] and token ~= "null" then
+    return note(self, node.flag, token) and stop
   end
   self.step = following
   return stop
@@ -249,8 +278,8 @@ function value(self, s, at)
     if node and (node.measured or node.loose) then
       self.step = measured
       return at + 1
-    elseif node and node.text then
-      return text(self, node.text, s, at)
+    elseif node and (node.text or node.tally) then
+      return text(self, node, s, at)
     end
     self.step, self.after = unwanted, following
     return at + 1
@@ -371,7 +400,7 @@ local function start(self, s, at)
   at, c = visible(s, at)
   if not c then
     return nil
-  elseif c ~= OBJECT then
+  elseif c ~= OBJECT and not (c == ARRAY and self.on_element) then
     return fail(self, "no object")
   end
   return push(self, self.root, c) and at + 1
@@ -414,9 +443,10 @@ function Scanner:feed(piece)
   until not at
 end
 
-local function scanner(node)
+local function scanner(node, on_element)
   local self = setmetatable({
-    root = node, measured = 0, fed = 0, kinds = {}, nodes = {}, records = {}, counts = {},
+    root = node, on_element = on_element, measured = 0, fed = 0,
+    kinds = {}, nodes = {}, records = {}, counts = {},
   }, Scanner)
   self:reset()
   return self

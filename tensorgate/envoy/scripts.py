@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Final
 
 _FOLDER: Final = Path(__file__).parent / "lua"
-MODULES: Final = ("strings", "json", "sse", "usage", "splice")  # what inference.lua requires
+MODULES: Final = (
+    *("strings", "json", "sse", "usage", "splice"),
+    *("openai", "gemini", "ollama"),
+)
+"""What inference.lua requires."""
 
 
 def body_room() -> str:

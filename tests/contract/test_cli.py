@@ -445,12 +445,25 @@ def test_catalog_check(inside: Inside) -> None:
         "max_keys": 10, "max_budget_usd": 500, "max_rpm": 600, "account_budget_usd": None,
     }  # fmt: skip
     assert told["models"]["llama-3.1-8b"]["price"]["cached_input"] == 0.01
+    nowhere = inside("catalog", "check", "--json", TENSORGATE_STATE="/nowhere")
+    assert nowhere.json["lost_plans"] is None
     inside.catalog.write_text(CATALOG.replace("max_keys: 2", "max_keys: two"))
     ran = inside("catalog", "check", "--json")
     assert ran.status == 1
     line = CATALOG.splitlines().index("  free: {max_keys: 2, max_budget_usd: 5, max_rpm: 60}") + 1
     assert f"line {line}: plans.free.max_keys" in ran.err
     assert json.loads(ran.out)["error"]["code"] == "config"
+
+
+def test_a_plan_that_the_catalog_has_lost_is_named(inside: Inside) -> None:
+    for name in ("carl", "dora"):
+        inside.json("users", "add", f"{name}@example.org", "--plan", "pro")
+    assert inside.json("catalog", "check")["lost_plans"] == {}
+    inside.catalog.write_text(re.sub(r"(?m)^  pro:.*\n", "", CATALOG))
+    assert inside.json("catalog", "check")["lost_plans"] == {"pro": 2}
+    ran = inside("catalog", "check")
+    assert ran.status == 0
+    assert "Plan pro is not here, and 2 accounts are on it: they are held to" in ran.out
 
 
 # -- sharing

@@ -346,9 +346,7 @@ def parts(draw: Callable[[SearchStrategy[Any]], Any]) -> bytes:
 @st.composite
 def made(draw: Callable[[SearchStrategy[Any]], Any]) -> Sample:
     """A form of parts: plain and odd ones, each name at most once more often than not."""
-    plain = draw(
-        st.dictionaries(st.sampled_from(sorted(WANTED)), CONTENT_BITS.filter(_fits), max_size=3)
-    )
+    plain = draw(st.dictionaries(st.sampled_from(NAMES), CONTENT_BITS.filter(_fits), max_size=3))
     pieces = [CD + f'name="{name}"\r\n\r\n'.encode() + value for name, value in plain.items()]
     pieces += draw(st.lists(parts() | st.just(FILE), max_size=2))
     pieces = draw(st.permutations(pieces)) or [MODEL]

@@ -65,7 +65,6 @@ from store.records import (
     Charge,
     Hold,
     KeyRecord,
-    LedgerRow,
     Price,
     Window,
     window_at,
@@ -144,7 +143,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.price = Price(input=50)
         self.model = Model()
         self.waiting: list[tuple[Hold, Charge]] = []  # ends whose rows are not made yet
-        self.booked: list[tuple[Hold, LedgerRow]] = []  # the counters have not been told
+        self.booked: list[tuple[Hold, int]] = []  # the counters have not been told
         self.snapshot = (b"", dict[str, Charge]())
         self.start()
 
@@ -309,19 +308,20 @@ class MoneyMachine(RuleBasedStateMachine):
     @rule(number=st.integers(min_value=1, max_value=4))
     def book(self, number: int) -> None:
         group, self.waiting = self.waiting[:number], self.waiting[number:]
-        rows = self.ledger.book(group)
-        for (hold, end), row in zip(group, rows, strict=True):
-            assert row.hold_id == hold.id
-            assert row.charge_nanousd == self.model.rows.setdefault(hold.id, end.nanousd)
-            self.booked.append((hold, row))
+        others = self.ledger.book(group)
+        assert not others or others.keys() == {hold.id for hold, _ in group}
+        for hold, end in group:
+            nanousd = others[hold.id].charge_nanousd if others else end.nanousd
+            assert nanousd == self.model.rows.setdefault(hold.id, end.nanousd)
+            self.booked.append((hold, nanousd))
 
     @precondition(lambda self: self.booked)
     @rule(number=st.integers(min_value=1, max_value=4))
     def tell_the_counters(self, number: int) -> None:
         group, self.booked = self.booked[:number], self.booked[number:]
-        for hold, row in group:
+        for hold, nanousd in group:
             first = hold.id not in self.model.told
-            assert self.counters.settle(hold, row.charge_nanousd) == first
+            assert self.counters.settle(hold, nanousd) == first
             self.journal.done(hold.id)
             self.model.told.setdefault(hold.id, self.clock())
 

@@ -13,16 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import select, text
 from statehelp import NOW_US, new_state, repository_on
 
 import store
 from store import schema
 from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
+from store.records import INT64_MAX
 from store.settings import StoreSettings
 
 PACKAGE = Path(store.__file__).parent
@@ -103,6 +105,46 @@ def test_upgrade_says_where_it_came_from_and_does_nothing_twice(tmp_path: Path) 
     assert schema.upgrade(engine) is None
     assert schema.upgrade(engine) == schema.HEAD
     schema.check_current(engine)
+    engine.dispose()
+
+
+def test_the_sums_of_rows_that_were_there_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the revision before there were any: the rows of two windows, and some that say more."""
+    settings = fresh(tmp_path)
+    engine = schema.open_engine(settings.sql_url)
+    upgrade = command.upgrade
+    with monkeypatch.context() as older:
+        older.setattr(command, "upgrade", lambda config, _: upgrade(config, "0002"))
+        schema.upgrade(engine)
+    rows = [
+        ("k", 0, "a", 1, 5),
+        ("k", 0, "a", 1, 6),
+        ("k", 1, "a", 1, 7),
+        ("other", 0, "a", None, 8),
+        ("other", 1, "a", None, 0),
+        ("huge", 0, "a", 2, INT64_MAX),
+        ("huge", 0, "a", 2, INT64_MAX),
+    ]
+    with engine.begin() as connection:
+        for number, (key, key_window, account, account_window, nanousd) in enumerate(rows):
+            connection.exec_driver_sql(
+                "INSERT INTO ledger VALUES (NULL, ?, '', ?, ?, '', NULL, '', '', '', 200, "
+                "'metered', 0, 0, 0, 0, ?, 0, ?, ?, 0, 0)",
+                (f"h{number}", account, key, nanousd, key_window, account_window),
+            )
+    assert schema.upgrade(engine) == "0002"
+    with engine.connect() as connection:
+        sums = connection.execute(select(schema.spent)).all()
+    assert {(scope, number): nanousd for scope, number, nanousd in sums} == {
+        ("a", 1): 18,
+        ("a", 2): INT64_MAX,
+        ("huge", 0): INT64_MAX,
+        ("k", 0): 11,
+        ("k", 1): 7,
+        ("other", 0): 8,
+    }
     engine.dispose()
 
 

@@ -196,7 +196,8 @@ def test_a_copy_that_was_tampered_with_is_named(gate: Stack, tmp_path: Path) -> 
     assert f"fault: Request {found[1]['request_id']} has 2 rows." in said
 
 
-def test_a_hand_in_the_live_ledger_is_a_drift_until_a_restart(gate: Stack) -> None:
+def test_a_hand_in_the_live_ledger_is_seen(gate: Stack) -> None:
+    """A row that was changed by its sums; and where those were too, by the counters."""
     key = gate.mint(models="recorder", budget_usd=5)
     assert call(gate, key=key["key"]).status == 200
     [row] = booked(gate, key["id"], 1)
@@ -208,8 +209,19 @@ def test_a_hand_in_the_live_ledger_is_a_drift_until_a_restart(gate: Stack) -> No
             (row["hold_id"],),
         )
         database.commit()
+        changed = verify(gate)["faults"]
+        assert len(changed) == 2
+        assert all("which is kept as spent" in fault for fault in changed)
+        assert sum(f"window 0 of {key['id']} add up to" in fault for fault in changed) == 1
+        database.execute(
+            "UPDATE spent SET nanousd = nanousd - 1000 WHERE scope = ? OR scope = "
+            "(SELECT account_id FROM keys WHERE id = ?)",
+            (key["id"], key["id"]),
+        )
+        database.commit()
     done = gate.run("ledger", "verify")
     assert done.returncode == 1
+    assert "which is kept as spent" not in done.stdout
     # by 1000 nano-USD in the key's window and in the account's
     assert f"fault: Account {USER}: counters and ledger differ by $0.000002." in done.stdout
     [authz] = gate.children()["authz"]

@@ -13,7 +13,7 @@ from http.client import HTTPException
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lua_answers import (
     DONE,
@@ -22,8 +22,10 @@ from lua_answers import (
     SSE,
     USAGE,
     chunk,
+    cuts_of,
     event,
     foreign_event,
+    fuzz,
     named_usage,
     openai_event,
     openai_usage,
@@ -32,7 +34,7 @@ from lua_answers import (
     typed_event,
     written,
 )
-from lua_support import CHAT, MIB, Case, Gate, Read, drive, gate, usage_of
+from lua_support import CHAT, MIB, Case, Gate, drive, gate, said, usage_of
 from peers.recorder import Abort, Hangup, Pause, Reply, Step, Until, json_reply, sse_reply
 from usage_reference import read_body, read_stream
 
@@ -52,26 +54,7 @@ def lua(_gate: Gate) -> Gate:
     return _gate
 
 
-def said(read: Read) -> dict[str, str]:
-    """What was seen; a `final` that was taken back is as one that never was."""
-    return {name: value for name, value in read.seen.items() if (name, value) != ("final", "0")}
-
-
 # ── Against a second reading, cut anywhere ───────────────────────────────────────────────────────
-
-
-def cuts_of(data: st.DataObject, body: bytes) -> list[int]:
-    every = data.draw(st.sampled_from([0, 1, 2, 50]))
-    if every:
-        return [every] * (len(body) // every)
-    return data.draw(st.lists(st.integers(1, 40), max_size=len(body) // 8 + 1))
-
-
-fuzz = settings(
-    max_examples=200,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
@@ -84,7 +67,7 @@ def test_any_stream_cut_anywhere_reads_as_the_whole(
     stream = data.draw(streams(st.one_of(kinds, kinds, kinds, foreign_event)))
     cuts = cuts_of(data, stream)
     seen, left = read_stream(stream, dialect)
-    case, hiding = (Case(stream, cuts, dialect=dialect, hide=hide) for hide in (False, True))
+    case, hiding = (Case(stream, cuts, usage=dialect, hide=hide) for hide in (False, True))
     read, hidden = drive(lua, [case, hiding])
     assert said(read) == said(hidden) == seen
     if seen["format"] == "sse":
@@ -167,7 +150,7 @@ def test_no_garbage_is_an_error_of_ours(lua: Gate) -> None:
     for case, read in zip(cases, drive(lua, cases), strict=True):
         if read.seen["format"] == "other":
             assert read.seen == {"format": "other"}
-        if case.kind == "sse":
+        if case.framing == "sse":
             assert read.passed == case.body, "no event there is a usage alone"
 
 
@@ -310,7 +293,7 @@ def test_when_a_usage_is_the_whole_answers(
 ) -> None:
     body = b"".join(stream)
     for cuts in ((), [len(each) for each in stream], [1] * len(body)):
-        [read] = drive(lua, [Case(body, cuts, dialect=dialect)])
+        [read] = drive(lua, [Case(body, cuts, usage=dialect)])
         assert {name: said(read).get(name) for name in expected} == expected
 
 
@@ -527,17 +510,16 @@ def test_a_long_stream_and_a_long_body_cost_little(lua: Gate) -> None:
 
 DEFECT = """
 local usage = require "tensorgate.usage"
-for name, make in pairs({body = usage.body, stream = usage.stream}) do
-  usage[name] = function(...)
-    local meter, chunks = make(...), 0
-    local feed = meter.feed
-    function meter:feed(chunk)
-      chunks = chunks + 1
-      assert(chunks < 3, "a defect")
-      feed(self, chunk)
-    end
-    return meter
+local make = usage.reader
+function usage.reader(...)
+  local meter, chunks = make(...), 0
+  local feed = meter.feed
+  function meter:feed(chunk)
+    chunks = chunks + 1
+    assert(chunks < 3, "a defect")
+    feed(self, chunk)
   end
+  return meter
 end
 """
 

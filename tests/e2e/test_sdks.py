@@ -91,6 +91,12 @@ def test_openai_chat_streamed(ai: openai.OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens == 6
 
 
+def test_a_bound_by_its_newer_name(ai: openai.OpenAI) -> None:
+    said = ai.chat.completions.create(model=MODEL, messages=CHAT, max_completion_tokens=4)
+    assert said.usage is not None
+    assert said.usage.completion_tokens == 4
+
+
 def test_openai_completions(ai: openai.OpenAI) -> None:
     said = ai.completions.create(model=MODEL, prompt="the house of", max_tokens=5)
     assert said.choices[0].text

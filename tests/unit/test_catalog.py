@@ -22,6 +22,7 @@ from store.catalog import (
     Upstream,
     is_pattern,
     pattern_regex,
+    tag_twin,
 )
 from store.errors import ConfigError
 
@@ -223,6 +224,83 @@ second: {{price: {{input: 1}}, context_tokens: 10, aliases: ["ab*", "*yz"]}}
 def test_which_row_a_name_means(asked: str, name: str, row: str) -> None:
     offer = NAMES.resolve(asked)
     assert offer == Offer(name, NAMES.models[row])
+
+
+ADAPTERS = catalog_of(
+    f"""
+base: {ROW[:-1]}, aliases: [nick, "b-*"]}}
+"base:gold": {ROW}
+"base:s-*": {ROW}
+"ba*": {ROW}
+"*:sql": {ROW}
+other: {ROW}
+""",
+    "default: {price: {input: 9}, context_tokens: 10}\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter", "name", "row"),
+    [
+        ("base", "gold", "base:gold", "base:gold"),  # a row of its own
+        ("base", "s-1", "base:s-1", "base:s-*"),
+        ("base", "x", "base:x", "base"),  # not "ba*", which says nothing of adapters
+        ("nick", "x", "base:x", "base"),
+        ("base", "sql", "base:sql", "*:sql"),
+        ("bang", "x", "bang:x", "ba*"),
+        ("bang", "sql", "bang:sql", "*:sql"),
+        ("other", "x", "other:x", "other"),
+        ("unheard", "x", "unheard:x", None),
+    ],
+)
+def test_which_row_an_adapter_means(base: str, adapter: str, name: str, row: str | None) -> None:
+    offer = ADAPTERS.resolve_adapter(base, adapter)
+    assert offer == Offer(name, ADAPTERS.default if row is None else ADAPTERS.models[row])  # type: ignore[arg-type]
+
+
+def test_an_adapter_of_a_model_without_a_row_has_none() -> None:
+    assert catalog_of(f"base: {ROW}").resolve_adapter("other", "x") is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "tagged", "plain"),
+    [
+        ("base", "base", "base"),
+        ("base:latest", "base", "base:latest"),
+        ("tagged", "tagged:latest", "tagged"),
+        ("tagged:latest", "tagged:latest", "tagged:latest"),
+        ("tagged:8b", "tagged:8b", "tagged:8b"),
+        ("host:99/base", "host:99/base", "host:99/base"),
+    ],
+)
+def test_a_name_without_a_tag_means_latest_on_ollamas_paths(
+    asked: str, tagged: str, plain: str
+) -> None:
+    catalog = catalog_of(
+        f'base: {ROW}\n"tagged:latest": {ROW}',
+        "default: {price: {input: 9}, context_tokens: 10}\n",
+    )
+    one, other = catalog.resolve_tagged(asked), catalog.resolve(asked)
+    assert one is not None
+    assert other is not None
+    assert (one.name, other.name) == (tagged, plain)
+    assert one.model == other.model
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("a", "a:latest"),
+        ("a:latest", "a"),
+        ("a:8b", "a:8b"),
+        ("org/a", "org/a:latest"),
+        ("host:80/org/a", "host:80/org/a:latest"),
+        ("host:80/org/a:latest", "host:80/org/a"),
+    ],
+)
+def test_the_same_model_with_the_tag_and_without(name: str, twin: str) -> None:
+    assert tag_twin(name) == twin
+    assert tag_twin(twin) == name
 
 
 def test_of_two_patterns_alike_the_first_in_the_file_counts() -> None:
@@ -464,6 +542,87 @@ FAULTY = {
         PLANS + "endpoints: [x]  # <here>\n",
         "endpoints.0: a mapping of names to values is needed",
     ),
+    "a path without a slash": (
+        PLANS + "endpoints:\n  - name: x\n    path: v1/x  # <here>\n",
+        "endpoints.0.path: a path starts with a slash",
+    ),
+    **{
+        f"a path like {path}": (
+            PLANS + f"endpoints:\n  - name: x\n    path: '{path}'  # <here>\n",
+            "endpoints.0.path: no path looks so",
+        )
+        for path in (
+            *("/", "//x", "/x/", "/x//y", "/../x", "/x/.", "/x?y", "/x y", "/%78", "/x;y"),
+            *("/{m}", "/x{model}", "/{model}x", "/{model}/{model}", "/{model}{version}", "/ü"),
+        )
+    },
+    "a path without its model": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x  # <here>\n    model: path\n",
+        "endpoints.0.path: it has no {model}",
+    ),
+    "a model in a path that is not read there": (
+        PLANS + "endpoints:\n  - name: x\n    path: '/{model}/x'  # <here>\n",
+        "endpoints.0.path: its {model} names a model: write `model: path`",
+    ),
+    "an unknown member of an endpoint": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    usages: none  # <here>\n",
+        "endpoints.0.usages: nothing is called so here",
+    ),
+    "an endpoint without a path": (
+        PLANS + "endpoints:\n  - name: x  # <here>\n",
+        "endpoints.0.path: it is missing",
+    ),
+    "an endpoint's name": (
+        PLANS + "endpoints:\n  - name: X  # <here>\n    path: /x\n",
+        "endpoints.0.name: ",
+    ),
+    "an endpoint's method": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    method: PUT  # <here>\n",
+        "endpoints.0.method: ",
+    ),
+    "inference by GET": (
+        PLANS + "endpoints:\n  - name: x\n    path: /{model}\n    model: path\n"
+        "    method: GET  # <here>\n",
+        "endpoints.0.method: a GET is no inference",
+    ),
+    "a GET with a model in its body": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    lane: listing\n    method: GET\n"
+        "    model: body  # <here>\n",
+        "endpoints.0.model: a GET has no body to name one",
+    ),
+    "inference without a model": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    model: none  # <here>\n",
+        "endpoints.0.model: an inference call is priced by its model",
+    ),
+    "the server's model that nobody named": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    model: server  # <here>\n",
+        "endpoints.0.model: name the server's model as `native_model`",
+    ),
+    "a member of a form": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    model: form\n    input: y  # <here>\n",
+        "endpoints.0.input: a form has none to be named",
+    ),
+    "a member too deep": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    output:\n      - a.b.c  # <here>\n",
+        "endpoints.0.output.0: name a member of the body",
+    ),
+    "an input inside an object": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    input: a.b  # <here>\n",
+        "endpoints.0.input: the input is a member of the body itself",
+    ),
+    "two endpoints of one name": (
+        PLANS + "endpoints:\n  - {name: x, path: /x}\n  - {name: x, path: /y}  # <here>\n",
+        "endpoints.1.name: another row has it already",
+    ),
+    "two endpoints of one path": (
+        PLANS + "endpoints:\n  - {name: x, path: '/{model}/x', model: path}\n"
+        "  - {name: y, path: '/{version}/x'}  # <here>\n",
+        "endpoints.1.path: another row has it already",
+    ),
+    "a pattern as the server's model": (
+        PLANS + "native_model: 'a*'  # <here>\n",
+        "native_model: a pattern names no model",
+    ),
     "an anchor in itself": ("models: &a  # <here>\n  m: *a\n", "an anchor stands inside itself"),
 }
 
@@ -557,3 +716,28 @@ def test_whatever_stands_in_it_nothing_but_a_config_error_comes(data: Any) -> No
 def test_nor_for_any_text(text: str) -> None:
     with pytest.raises(ConfigError):
         Catalog.parse(text, "")
+
+
+# -- plans that accounts are on and the file does not name
+
+
+def with_plans(*rows: str) -> Catalog:
+    return Catalog.parse(
+        "plans:\n" + "".join(f"  {row}\n" for row in rows) + "default_plan: free\n", "a test's"
+    )
+
+
+def test_a_lost_plan_is_held_to_the_default_plans_account_budget() -> None:
+    catalog = with_plans("free: {account_budget_usd: 5, ceiling: start}", "pro: {max_keys: 9}")
+    assert catalog.plan_of("pro") is catalog.plans["pro"]
+    assert catalog.plan_of("gone") is catalog.plans["free"]
+    assert catalog.lost({"pro": 2, "gone": 3, "": 1}) == {"gone": 3, "": 1}
+
+
+def test_a_lost_plan_is_held_to_nothing_where_the_default_has_no_account_budget() -> None:
+    """It may have had one, and an account never goes on without its ceiling."""
+    catalog = with_plans("free: {max_keys: 2, ceiling: start}", "pro: {account_budget_usd: 9}")
+    assert catalog.plans["free"].account_budget_nanousd is None
+    plan = catalog.plan_of("gone")
+    assert (plan.account_budget_nanousd, plan.ceiling) == (0, "hold")
+    assert "gone" not in catalog.plans

@@ -114,6 +114,16 @@ def test_settings_and_catalog_faults_are_told(
     assert set(parts) == {"python", "envoy", "settings", "clock"}  # the rest goes by the settings
 
 
+def test_plans_that_the_catalog_has_lost_are_told(state: Path, tmp_path: Path) -> None:
+    assert "plans" not in found()
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_text(catalog.read_text().replace("free", "slow"))
+    finding = found()["plans"]
+    assert finding.status is Status.WARN
+    assert "free (1 accounts)" in finding.text
+    assert "users set-plan" in finding.advice
+
+
 def test_a_clock_that_was_set_back_is_seen(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = doctor.wall_us()
     monkeypatch.setattr(doctor, "wall_us", lambda: now - 2 * MINUTE_US)

@@ -185,6 +185,8 @@ MALFORMED: dict[str, bytes] = {
     + _D
     + b"--\r\n",
     "no headers": form(b"<here>\r\nm"),
+    "no headers but line ends": form(b"<here>\r\n\r\nm"),
+    "a line end before the headers": form(b"<here>\r\n" + MODEL),
     "headers without an end": _D + b"\r\n<here>" + CD + _TWO[:12],
     "no disposition": form(b"<here>Content-Type: text/plain\r\n\r\nm"),
     "disposition twice": form(CD + b'name="x"\r\n<here>' + CD + _TWO),

@@ -154,6 +154,47 @@ def test_a_reopened_journal_goes_on_where_it_was(path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 5, "nothing is written a second time"
 
 
+def test_a_group_is_one_write_and_comes_back_as_if_written_one_by_one(
+    journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third, stranger = (hold(n) for n in range(4))
+    for opened in (first, second, third):
+        journal.take(opened)
+    write, writes = os.write, list[bytes]()
+
+    def counted(file: int, data: bytes) -> int:
+        writes.append(data)
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    journal.end(charge(first, 7), charge(second, 8), charge(first, 9), charge(stranger))
+    assert contents(path).ends == (charge(first, 7), charge(second, 8))
+    journal.done(first.id, stranger.id, third.id)
+    journal.end()
+    journal.done()
+    journal.done(first.id, third.id)
+    assert [data.count(b"\n") for data in writes] == [2, 2]
+    journal.close()
+    assert reopened(path) == Contents((second,), (charge(second, 8),), path.stat().st_size)
+
+
+@pytest.mark.parametrize("part", [1, 150, -1])
+def test_of_a_group_that_could_not_be_written_whole_nothing_stays(
+    part: int, journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = [hold(n) for n in range(3)]
+    for each in opened:
+        journal.take(each)
+    before, write = path.read_bytes(), os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda file, data: write(file, data[:part]))
+        with pytest.raises(StoreUnavailableError, match="journal"):
+            journal.end(*map(charge, opened))
+    assert path.read_bytes() == before
+    journal.end(*map(charge, opened))
+    assert contents(path).ends == tuple(map(charge, opened))
+
+
 def test_ends_of_holds_that_are_not_open_are_not_kept(journal: Journal, path: Path) -> None:
     opened = hold()
     journal.end(charge(opened))

@@ -104,6 +104,16 @@ def test_an_end_of_a_hold_that_has_ended_is_counted(rig: Rig) -> None:
     assert rig.value("late_settlements_total") == 2
 
 
+def test_what_a_message_tells_is_ended_together(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("authz.meter.TOGETHER", 4)
+    holds = [rig.take() for _ in range(6)]
+    entries = [entry(decided(hold), WHOLE).SerializeToString() for hold in holds]
+    rig.send(batch(*entries[:2], b"\xff", *entries[2:]))
+    assert [hold for hold, _ in rig.settled.ends] == holds
+    assert rig.settled.groups == [3, 3]  # the fourth of the first four is broken
+    assert rig.counted() == {"end": 6, "running": 0, "unreadable": 1}
+
+
 def test_a_call_that_holds_nothing_ends_nothing(rig: Rig) -> None:
     rig.entry({"outcome": "allowed"}, None, status=200)
     rig.entry({"outcome": "answered"}, None, sent=False)

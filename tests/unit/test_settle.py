@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Event, Lock
 
 import pytest
@@ -60,31 +60,32 @@ class Stores:
 
     # the journal
 
-    def end(self, charge: Charge) -> None:
-        self._journal("end", charge.hold_id)
+    def end(self, *charges: Charge) -> None:
+        self._journal("end", [charge.hold_id for charge in charges])
 
-    def done(self, hold_id: str) -> None:
-        self._journal("done", hold_id)
+    def done(self, *hold_ids: str) -> None:
+        self._journal("done", hold_ids)
 
-    def _journal(self, kind: str, hold_id: str) -> None:
+    def _journal(self, kind: str, hold_ids: Sequence[str]) -> None:
         if self.journal_is_out:
             raise StoreError("the disk is full")
-        self.done_to.append((kind, hold_id))
+        self.done_to += [(kind, hold_id) for hold_id in hold_ids]
 
     # the ledger
 
-    def book(self, ends: Sequence[tuple[Hold, Charge]]) -> list[LedgerRow]:
+    def book(self, ended: Sequence[tuple[Hold, Charge]]) -> dict[str, LedgerRow]:
         with self.gate:
             self.tries += 1
             if self.out.is_set():
                 raise StoreUnavailableError("the database does not answer")
-            if any(hold.id in self.poison for hold, _ in ends):
+            if any(hold.id in self.poison for hold, _ in ended):
                 raise ValueError("a row that nobody can make")
-            self.groups.append(len(ends))
-            for hold, charge in ends:
+            self.groups.append(len(ended))
+            known = any(hold.id in self.rows for hold, _ in ended)
+            for hold, charge in ended:
                 self.done_to.append(("book", hold.id))
                 self.rows.setdefault(hold.id, row_of(hold, charge))
-            return [self.rows[hold.id] for hold, _ in ends]
+            return {hold.id: self.rows[hold.id] for hold, _ in ended} if known else {}
 
 
 @dataclass
@@ -163,6 +164,53 @@ def test_ends_are_booked_in_groups(rig: Rig, monkeypatch: pytest.MonkeyPatch) ->
     until(lambda: len(rig.stores.settled) == 20)
     assert len(rig.stores.groups) <= 3
     assert sum(rig.stores.groups) == 20
+
+
+def test_what_ended_together_is_written_down_together_and_done_once_all_is_settled(
+    rig: Rig,
+) -> None:
+    holds = rig.holds(5)
+    theirs = row_of(holds[1], made_charge(holds[1], 7, basis=Basis.HELD, at=1))
+    rig.stores.rows[holds[1].id] = theirs
+    rig.settler.end_all([(hold, made_charge(hold, 40)) for hold in holds])
+    until(lambda: rig.settler.waiting == 0)
+    kinds = [kind for kind, _ in rig.stores.done_to]
+    assert kinds == [kind for kind in ("close", "end", "book", "settle", "done") for _ in holds]
+    assert rig.stores.settled == {hold.id: 40 for hold in holds} | {holds[1].id: 7}
+    until(lambda: rig.value("tokens_total", model="llama-3.1-8b", kind="output") > 0)
+    assert rig.value("settlements_total", basis="metered") == 4
+    assert rig.value("settlements_total", basis="held") == 0
+    assert rig.value("late_settlements_total") == 1
+    assert rig.value("tokens_total", model="llama-3.1-8b", kind="output") == 4 * 7
+    assert rig.value("spend_usd_total", model="llama-3.1-8b") == pytest.approx(160e-9)
+
+
+def test_of_two_ends_that_come_together_the_first_counts(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "MAX_WAITING", 3)
+    first, second, third, fourth = rig.holds(4)
+    with rig.stores.gate:  # nothing leaves the queue
+        ends = [(hold, made_charge(hold, 40)) for hold in (first, second, third, fourth)]
+        rig.settler.end_all([ends[0], (first, made_charge(first, 90)), *ends[1:]])
+    until(lambda: rig.settler.waiting == 0)
+    assert rig.stores.settled == {first.id: 40, second.id: 40, third.id: 40}
+    assert rig.value("late_settlements_total") == 1
+    assert rig.value("settlements_dropped_total") == 1
+    assert not rig.settler.is_ending(fourth.id)
+
+
+def test_a_row_of_ours_from_before_a_crash_is_counted_once(stores: Stores) -> None:
+    """It was booked, and the lights went out before the counters had it."""
+    hold = made_hold(100)
+    stores.open.add(hold.id)
+    end = made_charge(hold, 40)
+    stores.rows[hold.id] = row_of(hold, end)
+    with settling(stores, [(hold, end)]) as rig:
+        until(lambda: rig.settler.waiting == 0)
+        assert stores.settled == {hold.id: 40}
+        until(lambda: rig.value("settlements_total", basis="metered") == 1)
+        assert rig.value("late_settlements_total") == 0
 
 
 def test_a_group_has_an_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,10 +361,10 @@ def test_stopping_waits_for_a_database_that_comes_back(
         until(lambda: stores.tries > 0)
         tries, book = stores.tries, stores.book
 
-        def comes_back(ends: Sequence[tuple[Hold, Charge]]) -> list[LedgerRow]:
+        def comes_back(ended: Sequence[tuple[Hold, Charge]]) -> dict[str, LedgerRow]:
             if stores.tries > tries + 3:
                 stores.out.clear()
-            return book(ends)
+            return book(ended)
 
         monkeypatch.setattr(stores, "book", comes_back)
         assert rig.settler.stop(WAIT)
@@ -374,7 +422,7 @@ def test_a_metered_charge_above_its_hold_is_counted(
 def test_a_model_that_the_catalog_does_not_name_is_other(rig: Rig) -> None:
     hold = made_hold(100, model="whatever a client wrote")
     rig.stores.open.add(hold.id)
-    rig.settler.end(hold, replace(made_charge(hold, 40), basis=Basis.HELD))
+    rig.settler.end(hold, made_charge(hold, 40, basis=Basis.HELD))
     until(lambda: rig.value("settlements_total", basis="held") == 1)
     until(lambda: rig.value("spend_usd_total", model="other") > 0)
     assert rig.value("spend_usd_total", model=hold.model) == 0

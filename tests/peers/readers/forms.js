@@ -14,7 +14,9 @@ function readBusboy(type, body, chunk) {
     const fields = [];
     const parser = busboy({ headers: { "content-type": type } });
     parser.on("field", (name, value, info) => {
-      fields.push([name, info.nameTruncated || info.valueTruncated ? "(truncated)" : value]);
+      const cut = info.nameTruncated || info.valueTruncated;
+      // without a value where it does not know the charset; null would be a file
+      fields.push([name, cut ? "(truncated)" : value ?? "(undecodable)"]);
     });
     parser.on("file", (name, stream) => {
       fields.push([name, null]);

@@ -1,0 +1,75 @@
+"""Usage in every event of a stream, from a server that the catalog says can count as it goes. Pure.
+
+What a server has counted with each event is exact wherever the stream ends, so a cut stream of
+such a server is charged for what it was. It is asked for beside `include_usage`, of one answer
+only: vLLM's events carry the usage of their own answer, not of all. A client's own word on it
+stands.
+
+The usage stays in the events, also for a client that did not ask: taking a member out would be
+writing each event anew, and an error there would break answers, where it is otherwise at most a
+charge.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import simdjson
+
+from authz.model import Ask, Edit
+
+_MEMBER: Final = "continuous_usage_stats"
+_TRUE: Final = f'true,"{_MEMBER}":true'
+_PLACE: Final = re.compile(rb'"stream_options"[ \t\r\n]*:[ \t\r\n]*\{()')
+_MAX_PLACES: Final = 16
+_ABSENT: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """That the server counts as it goes, and the edit for that: in place of `Ask.usage_edit`."""
+
+    edit: Edit | None
+
+
+def counting(raw: bytes, ask: Ask) -> Counting | None:
+    """How the server is made to count as it goes; None where it is not.
+
+    `raw` is the body of a stream's request, of which `ask` was read and is in order.
+    """
+    if ask.prompts * ask.repeats != 1:
+        return None
+    wanted = _wanted(raw)
+    if wanted is not _ABSENT:
+        return Counting(ask.usage_edit) if wanted is True else None
+    if ask.usage_edit is not None:
+        written = ask.usage_edit.text.replace("true", _TRUE, 1)
+        return Counting(Edit(ask.usage_edit.offset, ask.usage_edit.removed, written))
+    edit = _beside_the_clients(raw)
+    return None if edit is None else Counting(edit)
+
+
+def _wanted(raw: bytes) -> Any:
+    """What the body says of it."""
+    options: Any = None
+    if b"stream_options" in raw:
+        document: Any = simdjson.Parser().parse(raw)
+        options = document.get("stream_options")
+    return options.get(_MEMBER, _ABSENT) if isinstance(options, simdjson.Object) else _ABSENT
+
+
+def _beside_the_clients(raw: bytes) -> Edit | None:
+    """Into the options of a client that asked for usage itself; None where they cannot be found.
+
+    Text inside a string cannot look like a member, but one of another object can: so each place
+    is tried.
+    """
+    text = f'"{_MEMBER}":true,'
+    for match in islice(_PLACE.finditer(raw), _MAX_PLACES):
+        at = match.start(1)
+        if _wanted(raw[:at] + text.encode() + raw[at:]) is True:
+            return Edit(at, 0, text)
+    return None
