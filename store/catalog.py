@@ -4,8 +4,8 @@ A name is resolved in this order, and Envoy's routes follow the same: exact mode
 aliases, what some servers take for one of these (see `plain_name`), then patterns (`*` stands for
 any run of characters, letters for both of their cases) of models and aliases together, the one
 with more literal characters first, in case of a tie the one that stands first in the file; then
-the public names that `public_prices` asks for; then `default`. An alias resolves to the model that the server maps it to; a pattern,
-a public name and the default leave the name as it was asked for.
+the public names that `public_prices` asks for; then `default`. An alias resolves to the model that
+the server maps it to; a pattern, a public name and the default leave the name as it was asked for.
 """
 
 from __future__ import annotations
@@ -102,6 +102,15 @@ class Plan:
     max_rpm: int | None
     account_budget_nanousd: int | None
     ceiling: Literal["hold", "start"] = "hold"
+
+
+def lost_plan(name: str, number: int) -> str:
+    """What is said of a plan that so many accounts are on and the catalog does not name."""
+    return (
+        f"{number} accounts are on plan {name!r}, which the catalog does not name: they are held "
+        "to the default plan's account budget, and to $0 where it has none. Name it, or choose "
+        "another with `tensorgate users set-plan EMAIL PLAN`."
+    )
 
 
 def is_pattern(name: str) -> bool:

@@ -5,9 +5,9 @@ else in it reaches for a network. A name counts only as it stands in the data, o
 the data knows behind it: the package's freer matching ("contains `claude`") would let a client make
 up a name that has the price it likes.
 
-A price is the dearest that the data has for its kind of tokens: of the tiers by length, the hours of
-the day, what a request may choose, text, audio and images, from today on. What is priced by hours,
-pages or characters is not priced here; searches that a provider's own tools make are not in it.
+A price is the dearest that the data has for its kind of tokens: of the tiers by length, the hours
+of the day, what a request may choose, text, audio and images, from today on. What is priced by
+hours, pages or characters is not priced here; searches of a provider's own tools are not in it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class NotInstalledError(Exception):
 
 
 class UnknownProviderError(Exception):
-    """The data has no such provider; `number` is its place in the list, `known` all that there are."""
+    """The data has no such provider; `number` is its place in the list, `known` are all."""
 
     def __init__(self, number: int, known: tuple[str, ...]) -> None:
         super().__init__(number)

@@ -72,7 +72,7 @@ def running(
     with (
         closing_engine(engine),
         KeyRepository(engine) as repository,
-        open_books(settings, Catalog.read(settings.catalog), Metrics()) as books,
+        open_books(settings, lambda: Catalog.read(settings.catalog), Metrics()) as books,
     ):
         clock = ManualClock()
         cache = KeyCache(repository, clock, stale_us=0)
@@ -81,7 +81,7 @@ def running(
         clock.advance(us=1)  # what is read from here on is newer than the feed's position
         path = settings.runtime / SOCKET_NAME
         try:
-            with serving(path, Responder(settings.state, methods(books, feed))):
+            with serving(path, Responder(settings.state, methods(books, feed, dict))):
                 yield Running(settings, engine, books, cache, Control.of(settings))
         finally:
             feed.stop()

@@ -1,0 +1,183 @@
+"""The catalog in force, and how another takes its place while requests are answered.
+
+One assignment puts a new catalog in force. A Check reads what it is answered by once, at its
+beginning, so it sees one catalog from top to bottom; holds carry the price that they were made
+with. What the servers list is judged by the new catalog from its next reading on (30 s).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
+from time import perf_counter, time
+from types import FrameType
+from typing import Any, Self
+
+from authz.change import RESTART, Change, changes, frame
+from authz.check import Checker
+from authz.endpoints import Table, table_of
+from authz.metrics import Metrics
+from store.catalog import Catalog, lost_plan
+from store.errors import ConfigError, InputError, StoreUnavailableError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A catalog that can be used, and the table that it makes."""
+
+    catalog: Catalog
+    table: Table
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises ConfigError naming the line of every fault."""
+        catalog = Catalog.read(path)
+        return cls(catalog, table_of(catalog))
+
+    def check_mark(self, envoys: str | None) -> None:
+        """Raises ConfigError where Envoy is known to run with another frame than this one's."""
+        if envoys is not None and frame(self.catalog, self.table).mark != envoys:
+            raise ConfigError(
+                f"The catalog {self.catalog.source} cannot be used:",
+                (
+                    "its upstreams, which models they serve, or its endpoints are not those that "
+                    f"Envoy was started with; {RESTART}",
+                ),
+            )
+
+
+class InForce:
+    """What is in force now. `catalog` and `checker` are safe to read from any thread."""
+
+    def __init__(self, path: Path, loaded: Loaded, metrics: Metrics) -> None:
+        self._path = path
+        self._loaded = loaded
+        self._metrics = metrics
+        self._checker: Checker | None = None
+        self._plans: Callable[[], Mapping[str, int]] = dict
+        self._one_at_a_time = Lock()
+        metrics.catalog_loaded.set(time())
+
+    def catalog(self) -> Catalog:
+        """The catalog in force."""
+        return self._loaded.catalog
+
+    def table(self) -> Table:
+        """The table that goes with it."""
+        return self._loaded.table
+
+    def begin(self, checker: Checker, plans: Callable[[], Mapping[str, int]]) -> None:
+        """Checks are answered by this checker, until a catalog takes the place of its own.
+
+        `plans` tells how many accounts are on each plan; it raises StoreUnavailableError.
+        """
+        self._checker = checker
+        self._plans = plans
+
+    @property
+    def checker(self) -> Checker:
+        """What the next Check is answered by, whole."""
+        if self._checker is None:
+            raise AssertionError("a Check was asked before `begin`")
+        return self._checker
+
+    def reload(self) -> dict[str, object]:
+        """Read the file again and put it in force. Every request is answered meanwhile.
+
+        {path, changes (see authz.change), warnings, seconds}. Raises ConfigError that names every
+        fault: then the old one stays in force.
+        """
+        with self._one_at_a_time:
+            started = perf_counter()
+            try:
+                found = self._turn(Loaded.read(self._path))
+            except Exception as fault:
+                self._metrics.catalog_reload_failures.inc()
+                if isinstance(fault, InputError):
+                    _log.error("the old catalog stays in force: %s", fault)  # noqa: TRY400  a person's, no trace
+                raise
+            self._metrics.catalog_loaded.set(time())
+            warnings = self._lost()
+        _log.info("catalog %s in force: %s", self._path, _said(found))
+        for warning in warnings:
+            _log.warning("%s", warning)
+        return {
+            "path": str(self._path),
+            "changes": found,
+            "warnings": warnings,
+            "seconds": round(perf_counter() - started, 3),
+        }
+
+    def _turn(self, new: Loaded) -> list[Change]:
+        old = self._loaded
+        faults = frame(old.catalog, old.table).faults(frame(new.catalog, new.table))
+        if faults:
+            raise ConfigError(
+                f"The catalog {self._path} cannot take the place of the one in force:", faults
+            )
+        found = changes(old.catalog, new.catalog)
+        checker = self.checker
+        reader = replace(checker.reader, table=new.table)
+        self._checker = replace(checker, catalog=new.catalog, reader=reader)
+        self._loaded = new
+        return found
+
+    def _lost(self) -> list[str]:
+        """A sentence for each plan that accounts are on and the catalog does not name."""
+        try:
+            lost = self.catalog().lost(self._plans())
+        except StoreUnavailableError:
+            return ["Which plans accounts are on could not be read: the database does not answer."]
+        return [lost_plan(plan, number) for plan, number in sorted(lost.items())]
+
+
+def _said(found: list[Change]) -> str:
+    shown = [f"{each['what']} {each['name']} {each['change']}".replace("  ", " ") for each in found]
+    return ", ".join(shown) or "nothing changed"
+
+
+Hangups = SimpleQueue[bool]  # True: SIGHUP came; False: no more will be listened to
+
+
+def note_hangups() -> Hangups:
+    """From here on SIGHUP ends nothing, and is kept until somebody reads it."""
+    came: Hangups = SimpleQueue()
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        came.put(True)  # the one queue that a handler may put into
+
+    signal.signal(signal.SIGHUP, note)
+    return came
+
+
+@contextmanager
+def reloading(came: Hangups, reload: Callable[[], Any]) -> Iterator[None]:
+    """Reload on every SIGHUP, in a thread of its own; several that wait are one."""
+
+    def run() -> None:
+        while came.get():
+            while not came.empty():
+                if not came.get():
+                    return
+            try:
+                reload()
+            except InputError:
+                pass  # told and counted where it was raised
+            except Exception:  # the next one may do
+                _log.exception("the catalog was not reloaded")
+
+    thread = Thread(target=run, name="reload", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        came.put(False)
+        thread.join()
