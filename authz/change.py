@@ -85,7 +85,7 @@ Change = dict[str, Any]
 def changes(old: Catalog, new: Catalog) -> list[Change]:
     """What differs, each as {what, name, change}, in the order of the new file.
 
-    `what` is model, default, plan, default_plan, native_model, public_prices or endpoint; `change`
+    What there is one of is named as what it is. `what` is model, default, plan, default_plan, native_model, public_prices or endpoint; `change`
     is added, removed, repriced (then with `before` and `after`, prices in nano-USD) or changed.
     """
     return [
@@ -93,11 +93,11 @@ def changes(old: Catalog, new: Catalog) -> list[Change]:
         *_of("plan", old.plans, new.plans),
         *_of("endpoint", _endpoints(old), _endpoints(new)),
         *(
-            _change(what, name, "changed")
-            for what, name, alike in (
-                ("default_plan", new.default_plan, old.default_plan == new.default_plan),
-                ("native_model", new.native_model or "", old.native_model == new.native_model),
-                ("public_prices", "", _public(old) == _public(new)),
+            _change(what, what, "changed")
+            for what, alike in (
+                ("default_plan", old.default_plan == new.default_plan),
+                ("native_model", old.native_model == new.native_model),
+                ("public_prices", _public(old) == _public(new)),
             )
             if not alike
         ),

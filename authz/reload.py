@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from time import perf_counter, time
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from authz.change import RESTART, Change, changes, frame
 from authz.check import Checker
@@ -25,6 +25,8 @@ from authz.endpoints import Table, table_of
 from authz.metrics import Metrics
 from store.catalog import Catalog, lost_plan
 from store.errors import ConfigError, InputError, StoreUnavailableError
+
+MOST_SAID: Final = 50  # changes, in a line of the log
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class InForce:
             except Exception as fault:
                 self._metrics.catalog_reload_failures.inc()
                 if isinstance(fault, InputError):
-                    _log.error("the old catalog stays in force: %s", fault)  # noqa: TRY400  a person's, no trace
+                    _log.error("the old catalog stays in force: %s", fault)
                 raise
             self._metrics.catalog_loaded.set(time())
             warnings = self._lost()
@@ -140,8 +142,9 @@ class InForce:
 
 
 def _said(found: list[Change]) -> str:
-    shown = [f"{each['what']} {each['name']} {each['change']}".replace("  ", " ") for each in found]
-    return ", ".join(shown) or "nothing changed"
+    shown = [f"{each['what']} {each['name']} {each['change']}" for each in found[:MOST_SAID]]
+    more = [f"{len(found) - MOST_SAID} more"] if found[MOST_SAID:] else []
+    return ", ".join(shown + more) or "nothing changed"
 
 
 Hangups = SimpleQueue[bool]  # True: SIGHUP came; False: no more will be listened to
@@ -171,7 +174,7 @@ def reloading(came: Hangups, reload: Callable[[], Any]) -> Iterator[None]:
                 reload()
             except InputError:
                 pass  # told and counted where it was raised
-            except Exception:  # the next one may do
+            except Exception:  # noqa: BLE001  counted as well; the next file may do
                 _log.exception("the catalog was not reloaded")
 
     thread = Thread(target=run, name="reload", daemon=True)

@@ -92,7 +92,7 @@ def reloaded_json(done: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _change_text(change: Mapping[str, Any]) -> str:
-    name = f" {change['name']}" if change["name"] not in {"", change["what"]} else ""
+    name = "" if change["name"] == change["what"] else f" {change['name']}"
     said = f"{change['what'].replace('_', ' ')}{name} {change['change']}"
     if change["change"] != "repriced":
         return said
