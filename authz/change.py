@@ -85,8 +85,9 @@ Change = dict[str, Any]
 def changes(old: Catalog, new: Catalog) -> list[Change]:
     """What differs, each as {what, name, change}, in the order of the new file.
 
-    What there is one of is named as what it is. `what` is model, default, plan, default_plan, native_model, public_prices or endpoint; `change`
-    is added, removed, repriced (then with `before` and `after`, prices in nano-USD) or changed.
+    `what` is model, plan or endpoint, or with itself for a name default, default_plan,
+    native_model or public_prices; `change` is added, removed, repriced (then with `before` and
+    `after`, prices in nano-USD) or changed.
     """
     return [
         *_of_models(_models(old), _models(new)),

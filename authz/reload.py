@@ -49,10 +49,7 @@ class Loaded:
         if envoys is not None and frame(self.catalog, self.table).mark != envoys:
             raise ConfigError(
                 f"The catalog {self.catalog.source} cannot be used:",
-                (
-                    "its upstreams, which models they serve, or its endpoints are not those that "
-                    f"Envoy was started with; {RESTART}",
-                ),
+                (f"its upstreams, their models or its paths are not those of Envoy; {RESTART}",),
             )
 
 
@@ -91,7 +88,7 @@ class InForce:
             raise AssertionError("a Check was asked before `begin`")
         return self._checker
 
-    def reload(self) -> dict[str, object]:
+    def reload(self) -> dict[str, Any]:
         """Read the file again and put it in force. Every request is answered meanwhile.
 
         {path, changes (see authz.change), warnings, seconds}. Raises ConfigError that names every

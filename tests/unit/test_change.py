@@ -102,7 +102,9 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
 
 
 def test_what_changed_is_told_row_by_row() -> None:
-    old = catalog({"same": PLAIN, "dear": PLAIN, "gone": PLAIN, "else": PLAIN}, f"default: {PLAIN}\n")
+    old = catalog(
+        {"same": PLAIN, "dear": PLAIN, "gone": PLAIN, "else": PLAIN}, f"default: {PLAIN}\n"
+    )
     new = catalog(
         {
             "else": PLAIN.replace("1000", "2000"),

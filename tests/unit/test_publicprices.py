@@ -164,7 +164,7 @@ public_prices: {providers: [openai]}
 def test_of_several_providers_the_first_that_has_a_name_counts_and_resellers_only_when_asked() -> (
     None
 ):
-    name = "meta-llama/llama-3.3-70b-instruct"
+    name = "deepseek/deepseek-r1"
     assert load(None).find(name) is None
     for providers in (("openrouter", "novita"), ("novita", "openrouter")):
         row = load(providers).find(name)

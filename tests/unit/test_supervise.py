@@ -187,6 +187,29 @@ def test_a_hangup_is_a_wish_to_reload_and_taken_once() -> None:
         assert not signals.asked
 
 
+def test_a_terminal_that_closes_stops_what_was_started_on_it() -> None:
+    script = """if True:
+        from tensorgate.supervise import Signals
+        with Signals() as signals:
+            print('on', flush=True)
+            while not signals.asked:
+                signals.wait(5)
+                print('reload', signals.take_hangup(), flush=True)
+    """
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        ("setsid", "--ctty", sys.executable, "-c", script), stdin=theirs, stdout=subprocess.PIPE
+    ) as child:
+        os.close(theirs)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"on\n"
+        child.send_signal(signal.SIGHUP)
+        assert child.stdout.readline() == b"reload True\n"
+        os.close(ours)
+        assert child.wait(5) == 0
+        assert child.stdout.read() == b"reload False\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_hangup_of_the_terminal_that_we_were_started_on_is_a_wish_to_stop(
     number: int, monkeypatch: pytest.MonkeyPatch
