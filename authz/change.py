@@ -1,15 +1,15 @@
 """From one catalog to the next: what changes, and what cannot while Envoy runs. Pure.
 
-Envoy's configuration is rendered from a catalog too: the model servers, and which model's calls go
-to which. Where Envoy would go on sending a model's calls to one server while their price is that
-of another, the new catalog is not taken.
+Envoy's configuration is rendered from a catalog too: it has the model servers, and the paths on
+which long bodies are taken. A catalog that has others is not taken while Envoy runs, for its calls
+would be sent nowhere or cut. Which server a model's calls go to is said call by call: that may
+change.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from authz.endpoints import Table
-from store.catalog import DEFAULT_UPSTREAM, Catalog, Model, is_pattern, pattern_regex
+from store.catalog import Catalog, Model
 from store.records import Price
 
 RESTART: Final = "stop the gate and start it again, or undo that"
@@ -26,28 +26,26 @@ _NOTHING: Final = Price()
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What of a catalog is in Envoy's configuration, as far as it makes a difference there."""
+    """What of a catalog is in Envoy's configuration: model servers, and paths of long bodies."""
 
     upstreams: Mapping[str, Mapping[str, str | None]]
-    routes: tuple[tuple[str, str], ...]
-    calls: frozenset[tuple[str, str]]
+    paths: frozenset[str]
 
     @property
     def mark(self) -> str:
         """The same for frames that are alike, over processes."""
-        whole = [dict(self.upstreams), self.routes, sorted(self.calls)]
+        whole = [dict(self.upstreams), sorted(self.paths)]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def faults(self, new: Frame) -> tuple[str, ...]:
         """One line for each part that the new one has otherwise."""
         parts = (
             ("upstreams", "the model servers", self.upstreams == new.upstreams),
-            ("models", "which of them a model's calls go to", self.routes == new.routes),
-            ("endpoints", "which paths there are", self.calls == new.calls),
+            ("endpoints, native_model", "which paths there are", self.paths == new.paths),
         )
         return tuple(
-            f"{member}: Envoy was started with it, and cannot change {what}; {RESTART}"
-            for member, what, alike in parts
+            f"{members}: Envoy was started with {what} as they were; {RESTART}"
+            for members, what, alike in parts
             if not alike
         )
 
@@ -55,28 +53,7 @@ class Frame:
 def frame(catalog: Catalog, table: Table) -> Frame:
     """The frame of a catalog and its table."""
     upstreams = {name: asdict(each) for name, each in catalog.upstreams.items()}
-    calls = frozenset((row.method, row.path) for row in table.rows)
-    return Frame(upstreams, _routes(catalog.routes()), calls)
-
-
-def _routes(rows: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Without those that say what holds without them, so that models come and go freely.
-
-    The first row that fits a name counts, and what none fits goes to the default server. So an
-    exact name can go where the first pattern that fits it, or none, leads to the same server; and
-    a pattern where all after it, and that, do. The order of exact names says nothing.
-    """
-    patterns: list[tuple[str, str]] = []
-    for name, upstream in reversed([row for row in rows if is_pattern(row[0])]):
-        if patterns or upstream != DEFAULT_UPSTREAM:
-            patterns.insert(0, (name, upstream))
-    exact = (row for row in rows if not is_pattern(row[0]))
-    return (*sorted(row for row in exact if row[1] != _otherwise(row[0], patterns)), *patterns)
-
-
-def _otherwise(name: str, patterns: list[tuple[str, str]]) -> str:
-    fits = (upstream for each, upstream in patterns if re.fullmatch(pattern_regex(each), name))
-    return next(fits, DEFAULT_UPSTREAM)
+    return Frame(upstreams, frozenset(row.path for row in table.rows if row.method == "POST"))
 
 
 Change = dict[str, Any]

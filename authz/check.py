@@ -200,18 +200,20 @@ class Checker:
     def _upstream(self, asked: _Asked) -> Headers:
         """Headers for the model server, and for Envoy on the way to it."""
         key, offer = asked.key, asked.offer
-        headers = (
+        headers: Headers = (
             ("x-tensorgate-key-id", key.id),
             ("x-tensorgate-alias", key.alias),
             ("x-tensorgate-user", key.user),
             ("x-tensorgate-model", asked.model),
         )
-        if offer is None or not offer.model.price.per_second:
+        if offer is None:
             return headers
-        return (
-            *headers,
-            ("x-envoy-upstream-rq-timeout-ms", str(self.site.stream_seconds * 1000)),
-        )
+        if offer.model.upstream is not None:  # Envoy's alone: no model server sees it
+            headers = (*headers, ("x-tensorgate-upstream", offer.model.upstream))
+        if not offer.model.price.per_second:
+            return headers
+        timeout = ("x-envoy-upstream-rq-timeout-ms", str(self.site.stream_seconds * 1000))
+        return (*headers, timeout)
 
     def _give_back(self, hold: Hold, now_us: int) -> None:
         """Envoy gave this Check up. If no other Check has the hold, it ends."""

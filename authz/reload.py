@@ -49,7 +49,7 @@ class Loaded:
         if envoys is not None and frame(self.catalog, self.table).mark != envoys:
             raise ConfigError(
                 f"The catalog {self.catalog.source} cannot be used:",
-                (f"its upstreams, their models or its paths are not those of Envoy; {RESTART}",),
+                (f"its upstreams or its endpoints are not those of the running Envoy; {RESTART}",),
             )
 
 

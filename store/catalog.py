@@ -1,11 +1,11 @@
 """The catalog: models with their prices, plans, upstreams. Pure but for `Catalog.read`.
 
-A name is resolved in this order, and Envoy's routes follow the same: exact model names, exact
-aliases, what some servers take for one of these (see `plain_name`), then patterns (`*` stands for
-any run of characters, letters for both of their cases) of models and aliases together, the one
-with more literal characters first, in case of a tie the one that stands first in the file; then
-the public names that `public_prices` asks for; then `default`. An alias resolves to the model that
-the server maps it to; a pattern, a public name and the default leave the name as it was asked for.
+A name is resolved in this order: exact model names, exact aliases, what some servers take for one
+of these (see `plain_name`), then patterns (`*` stands for any run of characters, letters for both
+of their cases) of models and aliases together, the one with more literal characters first, in case
+of a tie the one that stands first in the file; then the public names that `public_prices` asks for;
+then `default`. An alias resolves to the model that the server maps it to; a pattern, a public name
+and the default leave the name as it was asked for.
 """
 
 from __future__ import annotations
@@ -116,11 +116,6 @@ def lost_plan(name: str, number: int) -> str:
 def is_pattern(name: str) -> bool:
     """Whether a name stands for many."""
     return "*" in name
-
-
-def pattern_regex(name: str) -> str:
-    """A pattern as a regular expression, in the subset that RE2 reads too."""
-    return ".*".join(re.escape(part) for part in name.split("*"))
 
 
 _OLLAMA_PREFIXES: Final = ("registry.ollama.ai/", "library/")
@@ -355,13 +350,6 @@ class Catalog:
     def exact_names(self) -> Iterator[str]:
         """The models that can be listed without asking a server."""
         return (name for name in self.models if not is_pattern(name))
-
-    def routes(self) -> tuple[tuple[str, str], ...]:
-        """(model name or pattern, upstream), in the order of `resolve`."""
-        rows = sorted(
-            self.models.values(), key=lambda m: (is_pattern(m.name), -len(m.name.replace("*", "")))
-        )
-        return tuple((m.name, m.upstream or DEFAULT_UPSTREAM) for m in rows)
 
 
 def _model(name: str, row: ModelEntry) -> Model:

@@ -85,7 +85,7 @@ class Setup:
             upstream=str(upstream),
             upstream_grpc=str(self.upstream_grpc) if self.upstream_grpc else None,
             upstreams=self.catalog.upstreams,
-            model_routes=self.catalog.routes(),
+            endpoints=table_of(self.catalog).rows,
             listen=self.gate.host,
             port=self.gate.port,
             cors_origins=self.settings.cors_origins,

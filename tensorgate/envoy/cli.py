@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from authz.endpoints import table_of
 from store.catalog import DEFAULT_UPSTREAM, Catalog
 from store.errors import ConfigError
 from store.settings import PREFIX, StoreSettings, load, split_names
@@ -133,7 +134,7 @@ def render_command(
         upstream=upstream,
         upstream_grpc=upstream_grpc,
         upstreams=known.upstreams if known else {},
-        model_routes=known.routes() if known else (),
+        endpoints=table_of(known).rows if known else _DEFAULTS.endpoints,
         credential_files=_credential_files(upstream_credential_file or []),
         upstream_ca_file=upstream_ca_file.absolute(),
         listen=listen,

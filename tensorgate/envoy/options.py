@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from authz.endpoints import BUILT_IN
+from authz.model import Endpoint
 from store.catalog import DEFAULT_UPSTREAM, Upstream
 from store.catalogfile import UPSTREAM_NAME
 from store.errors import ConfigError
@@ -76,16 +78,16 @@ class RenderOptions:
     """All that can be chosen; the defaults are those of the `envoy.yaml` that is checked in.
 
     `upstream` is `host:port`, `https://host[:port]` or `http://host[:port]`, and `upstream_grpc`,
-    of the same form, where it speaks gRPC if that is elsewhere; `upstreams` has these by name, and
-    `model_routes` says which model (`*` stands for any run of characters) goes to which of them,
-    first match first, as `Catalog.routes` gives it. `cors_origins` is
+    of the same form, where it speaks gRPC if that is elsewhere; `upstreams` has these by name: the
+    service says which of them a call goes to. `endpoints` are the rows that it knows: there, long
+    bodies are taken. `cors_origins` is
     ("*",), origins such as `https://chat.example`, or () for no browser at all.
     """
 
     upstream: str = "127.0.0.1:8000"
     upstream_grpc: str | None = None
     upstreams: Mapping[str, Upstream] = field(default_factory=lambda: MappingProxyType({}))
-    model_routes: tuple[tuple[str, str], ...] = ()
+    endpoints: tuple[Endpoint, ...] = BUILT_IN.rows
     credential_files: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
     upstream_ca_file: Path = SYSTEM_CA
     listen: str = "127.0.0.1"
@@ -115,7 +117,6 @@ class Checked:
 
     gate: Address
     servers: tuple[Server, ...]  # the default one first
-    routes: tuple[tuple[str, Server], ...]
     admin_socket: Path
     options: RenderOptions
 
@@ -169,16 +170,12 @@ def check(options: RenderOptions) -> Checked:
         with faults.of(f"--runtime {options.runtime}"):
             _socket(options.runtime / "upstreams.sock")
     servers = _servers(options, faults)
-    by_name = {server.name: server for server in servers}
-    for pattern, upstream in options.model_routes:
-        if upstream not in by_name:
-            faults.found.append(f"model {pattern}: there is no upstream {upstream!r}")
-    for name in sorted(options.credential_files.keys() - by_name.keys()):
+    names = {server.name for server in servers}
+    for name in sorted(options.credential_files.keys() - names):
         faults.found.append(f"--upstream-credential-file: there is no upstream {name!r}")
     if faults.found:
         raise ConfigError("Envoy's configuration cannot be rendered:", tuple(faults.found))
-    routes = tuple((pattern, by_name[name]) for pattern, name in options.model_routes)
-    return Checked(Address(listen, options.port), tuple(servers), routes, admin, options)
+    return Checked(Address(listen, options.port), tuple(servers), admin, options)
 
 
 def _numbers(options: RenderOptions, faults: _Faults) -> None:

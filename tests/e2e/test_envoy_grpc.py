@@ -14,6 +14,7 @@ import pytest
 from edge_support import GOOD, KEY, MIB, Edge, allow, deny, edge, over_http2
 from grpc import StatusCode
 from peers.ports import free_port
+from peers.recorder import Recorder, Reply, json_reply
 
 from authz.errorshape import grpc_headers, grpc_message
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
@@ -166,21 +167,23 @@ def test_http_goes_to_the_one_port_and_grpc_to_the_other(gate: Edge, model: Mode
     assert [each.target for each in gate.upstream.requests] == ["/v2/models/m/infer"] * 2
 
 
-def test_the_model_chooses_the_server_over_grpc_too(model: Model) -> None:
+def test_the_service_chooses_the_server_over_grpc_too(model: Model) -> None:
     with (
         model_server() as other,
         edge(
             upstream_grpc=model.address,
             upstreams={"gpu": Upstream(f"127.0.0.1:{free_port()}", grpc=other.address)},
-            model_routes=(("qwen*", "gpu"),),
         ) as gate,
     ):
-        for name, there in {"qwen-max": other, "llama": model}.items():
-            gate.service.script = lambda _, name=name: allow([("x-tensorgate-model", name)])
-            there.calls.clear()
-            infer(gate, metadata=(*METADATA, ("x-tensorgate-model", "qwen-forged")))
+        for said, there in {"gpu": other, None: model}.items():
+            named = [] if said is None else [("x-tensorgate-upstream", said)]
+            gate.service.script = lambda _, named=named: allow(named)
+            for each in (other, model):
+                each.calls.clear()
+            infer(gate, metadata=(*METADATA, ("x-tensorgate-upstream", "gpu")))
             ((_, _, metadata),) = there.calls
-            assert metadata["x-tensorgate-model"] == name
+            assert len(other.calls + model.calls) == 1
+            assert "x-tensorgate-upstream" not in metadata
 
 
 # ── What the service refuses ─────────────────────────────────────────────────────────────────────
@@ -233,7 +236,7 @@ def test_no_credential(gate: Edge) -> None:
 
 
 def test_a_message_above_the_limit(gate: Edge) -> None:
-    got = refused(gate, b"x" * (32 * MIB))
+    got = refused(gate, b"x" * (33 * MIB))
     assert_envoys(got, StatusCode.INVALID_ARGUMENT, "body_too_large")
     assert "32 MiB" in got.message
     assert gate.service.checks == []
@@ -335,8 +338,6 @@ def _until_answered(gate: Edge, seconds: float = 5) -> None:
 
 def test_a_health_path_speaks_for_its_server() -> None:
     """While it says no, the server gets no call, though it takes connections."""
-    from peers.recorder import Recorder, Reply, json_reply
-
     other = Recorder()
     other.answer = lambda asked: (
         Reply(status=503) if asked.target == "/health" else json_reply({"ok": True})
@@ -344,9 +345,8 @@ def test_a_health_path_speaks_for_its_server() -> None:
     try:
         with edge(
             upstreams={"gpu": Upstream(other.address, health="/health")},
-            model_routes=(("m", "gpu"),),
         ) as gate:
-            gate.service.script = lambda _: allow([("x-tensorgate-model", "m")])
+            gate.service.script = lambda _: allow([("x-tensorgate-upstream", "gpu")])
             got = gate.call("POST", "/v1/chat/completions", [GOOD], b"{}")
             assert (got.status, got.code) == (503, "upstream_unavailable")
             other.answer = json_reply({"ok": True})

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -19,6 +20,7 @@ from peers.client import Answer, call
 from peers.recorder import Pause, Recorded, Recorder, Reply, chat_completion, json_reply
 from peers.stack import Stack, StartStack
 
+from store.control import SOCKET_NAME, Control
 from store.publicprices import load
 
 LOADED: Final = "tensorgate_catalog_loaded_timestamp_seconds"
@@ -108,7 +110,12 @@ def test_under_load_every_call_is_of_one_catalog_and_none_fails(
         return Reply(before=(Pause(0.02),), headers=REPLY.headers, body=REPLY.body)
 
     server.answer = answer
+    path = gate.folder / "catalog.yaml"
+    control = Control(gate.runtime / SOCKET_NAME, gate.state)
     ended, numbers = threading.Event(), iter(range(1, 10**6))
+
+    def served(enough: int) -> bool:
+        return len(spliced) >= enough
 
     def calls() -> list[tuple[int, Answer]]:
         made = []
@@ -120,8 +127,11 @@ def test_under_load_every_call_is_of_one_catalog_and_none_fails(
         callers = [pool.submit(calls) for _ in range(CALLERS)]
         try:
             for turned in range(RELOADS):
-                done = turn(gate, (A, B)[turned % 2].catalog)
+                path.write_text((A, B)[turned % 2].catalog)
+                done = control.ask("catalog_reload")
                 assert {each["change"] for each in done["changes"]} == {"repriced", "changed"}
+                enough = len(spliced) + CALLERS
+                until(partial(served, enough), 10, "calls between two reloads")
         finally:
             ended.set()
         answers = [pair for caller in callers for pair in caller.result()]
@@ -180,12 +190,12 @@ def test_what_envoy_was_started_with_is_not_taken_nor_anything_beside_it(gate: S
     key = gate.mint()
     before = hold_of(chat(gate, key))
     more = 'upstreams: {gpu-a: "127.0.0.1:9"}\n'
-    elsewhere = B.catalog.replace("    max_out", "    upstream: gpu-a\n    max_out")
-    (gate.folder / "catalog.yaml").write_text(elsewhere + more)
+    more += "endpoints: [{name: own, path: /own}]\n"
+    (gate.folder / "catalog.yaml").write_text(B.catalog + more)
     refused = gate.cli_error("catalog", "reload")
     assert refused["code"] == "config"
-    for member in ("upstreams", "models"):
-        assert f"  {member}: Envoy was started with it" in refused["message"]
+    for members in ("upstreams", "endpoints, native_model"):
+        assert f"  {members}: Envoy was started with" in refused["message"]
     assert "stop the gate and start it again" in refused["message"]
     assert hold_of(chat(gate, key)) == before
 

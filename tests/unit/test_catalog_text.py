@@ -25,7 +25,9 @@ default_plan: free
 
 
 def test_a_line_for_each_endpoint() -> None:
-    lines = [line.strip() for line in catalogtext.as_text(CATALOG, Path("c.yaml")).splitlines()]
+    lines = [
+        line.strip() for line in catalogtext.as_text(CATALOG, Path("c.yaml"), None).splitlines()
+    ]
     shown = [" ".join(line.split()) for line in lines if "endpoint" in line or "native" in line]
     assert shown == [
         "endpoint fill POST /v1/fim; inference; model in its body; output bounded by a.b, c; "
@@ -39,7 +41,7 @@ def test_a_line_for_each_endpoint() -> None:
 
 
 def test_the_same_as_json() -> None:
-    shown = catalogtext.as_json(CATALOG)
+    shown = catalogtext.as_json(CATALOG, None)
     assert shown["native_model"] == "m"
     rows = shown["endpoints"]
     assert isinstance(rows, list)

@@ -41,6 +41,7 @@ from authz.metrics import Metrics
 from authz.model import Fault, Reason, Shape
 from authz.pb.auth_pb2 import CheckResponse
 from authz.wire import TO_REMOVE, Reader
+from store.catalog import Catalog
 from store.counters.memory import MemoryCounters
 from store.counters.model import (
     Ended,
@@ -129,6 +130,7 @@ class Gate:
     listed: list[str] = field(default_factory=list)
     clock: ManualClock = field(default_factory=ManualClock)
     metrics: Metrics = field(default_factory=Metrics)
+    catalog: Catalog = field(default_factory=lambda: CATALOG)
 
     def __post_init__(self) -> None:
         self.table = KeyTable()
@@ -141,7 +143,7 @@ class Gate:
         self.checker = Checker(
             reader=Reader(FORM, DIGESTER),
             keys=self.keys,
-            catalog=CATALOG,
+            catalog=self.catalog,
             counters=self.counters,
             give_back=self.counters.real.give_back,
             settler=self.settled,  # type: ignore[arg-type]
@@ -299,6 +301,40 @@ def test_an_unpriced_model_passes_for_a_key_without_a_budget(gate: Gate) -> None
     assert upstream_headers(gate.call(body={"model": "new"}))["x-tensorgate-model"] == "new"
     (hold,) = gate.counters.journal
     assert (hold.model, hold.nanousd, hold.price) == ("new", 0, Price())
+
+
+SEVERAL = Catalog.parse(
+    """
+models:
+  on-gpu: {price: {input: 1}, context_tokens: 9000, upstream: gpu, aliases: ["gpt-*"]}
+  here: {price: {input: 1}, context_tokens: 9000}
+upstreams: {gpu: "10.0.0.7:8000"}
+plans: {free: {}}
+default_plan: free
+""",
+    "a test's",
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "upstream"),
+    [
+        ({"model": "on-gpu"}, "gpu"),
+        ({"model": "gpt-9"}, "gpu"),
+        ({"model": "on-gpu:latest"}, "gpu"),  # as some servers write the same name
+        ({"model": "on-gpu", "lora_path": "mine"}, "gpu"),
+        ({"model": "here"}, None),
+        ({"model": "here", "lora_path": "on-gpu"}, None),
+        ({"model": "unknown"}, None),
+    ],
+)
+def test_envoy_is_told_which_server_serves_a_model(
+    body: dict[str, str], upstream: str | None
+) -> None:
+    """All by one resolution, the one that judges and prices."""
+    response = Gate(catalog=SEVERAL).call(body={**body, "messages": []})
+    assert is_allowed(response)
+    assert upstream_headers(response).get("x-tensorgate-upstream") == upstream
 
 
 def test_a_repeated_check_takes_once_and_has_the_same_hold(gate: Gate) -> None:

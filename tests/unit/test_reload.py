@@ -112,7 +112,7 @@ def test_bodies_are_read_by_the_new_catalogs_rows(running: Running) -> None:
     [
         (DEARER.replace("input: 1,", "input: one,"), "line 2: models.llama.price.input: "),
         (DEARER.replace("/own", "/v1/messages"), "line 5: endpoints.0.path: a built-in endpoint"),
-        (DEARER.replace("/own", "/other"), "endpoints: Envoy was started with it"),
+        (DEARER.replace("/own", "/other"), "endpoints, native_model: Envoy was started with"),
         ("\x00", "line 1: "),
         (None, "No such file"),
     ],
