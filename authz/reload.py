@@ -8,15 +8,14 @@ with. What the servers list is judged by the new catalog from its next reading o
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from time import perf_counter, time
-from types import FrameType
 from typing import Any, Final, Self
 
 from authz.change import RESTART, Change, changes, frame
@@ -144,29 +143,23 @@ def _said(found: list[Change]) -> str:
     return ", ".join(shown + more) or "nothing changed"
 
 
-Hangups = SimpleQueue[bool]  # True: SIGHUP came; False: no more will be listened to
+def note_hangups() -> None:
+    """From here on SIGHUP ends nothing: it is kept until `reloading` takes it.
 
-
-def note_hangups() -> Hangups:
-    """From here on SIGHUP ends nothing, and is kept until somebody reads it."""
-    came: Hangups = SimpleQueue()
-
-    def note(_number: int, _frame: FrameType | None) -> None:
-        came.put(True)  # the one queue that a handler may put into
-
-    signal.signal(signal.SIGHUP, note)
-    return came
+    To be called before there is any other thread. No handler is waited for: it would run when the
+    main thread wakes, which waits for an end.
+    """
+    signal.signal(signal.SIGHUP, lambda *_: None)  # what is ignored is not kept
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 @contextmanager
-def reloading(came: Hangups, reload: Callable[[], Any]) -> Iterator[None]:
-    """Reload on every SIGHUP, in a thread of its own; several that wait are one."""
+def reloading(reload: Callable[[], Any]) -> Iterator[None]:
+    """Reload on every SIGHUP, in a thread of its own; several that are kept are one."""
+    ended = Event()
 
     def run() -> None:
-        while came.get():
-            while not came.empty():
-                if not came.get():
-                    return
+        while signal.sigwait({signal.SIGHUP}) and not ended.is_set():
             try:
                 reload()
             except InputError:
@@ -179,5 +172,6 @@ def reloading(came: Hangups, reload: Callable[[], Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        came.put(False)
+        ended.set()
+        os.kill(os.getpid(), signal.SIGHUP)
         thread.join()

@@ -121,7 +121,7 @@ def serve(settings: AuthzSettings) -> None:
     if settings.one_core:
         keep_to_one_core()  # before there is any other thread
     stopping = Event()
-    hangups = note_hangups()
+    note_hangups()
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: stopping.set())
@@ -138,7 +138,7 @@ def serve(settings: AuthzSettings) -> None:
         cache, feed, plans = _keys(settings, metrics, stack)
         checker = _checker(settings, in_force, metrics, books, cache=cache, stack=stack)
         in_force.begin(checker, plans)
-        stack.enter_context(reloading(hangups, in_force.reload))
+        stack.enter_context(reloading(in_force.reload))
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
         responder = Responder(settings.state, methods(books, feed, in_force.reload))
         stack.enter_context(serving(settings.runtime / SOCKET_NAME, responder))

@@ -125,8 +125,10 @@ class Signals:
 
     def take_hangup(self) -> bool:
         """Whether somebody wished a reload since this was last asked."""
-        taken, self._hangup = self._hangup, False
-        return taken
+        if not self._hangup:
+            return False
+        self._hangup = False  # one that comes just now is the same wish
+        return True
 
     def wait(self, seconds: float) -> None:
         """Sleep, but wake when a signal comes (a child's death is one)."""
