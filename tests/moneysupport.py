@@ -158,6 +158,10 @@ class Settled:
     ends: list[tuple[Hold, Charge]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
+    disbelieved: list[Hold] = field(default_factory=list)
+
+    def exceeded(self, hold: Hold) -> None:
+        self.disbelieved.append(hold)
 
     def end(self, hold: Hold, charge: Charge) -> None:
         self.ends.append((hold, charge))
