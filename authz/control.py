@@ -10,6 +10,8 @@ and its result; money is nano-USD:
                                   account moved meanwhile, or is not counted (any more)}
   holds     {}                    {hold id: nano-USD}: every open hold
   feed      {}                    null, once every change that was committed before has been applied
+  catalog_reload  {}              {path, changes, warnings, seconds}, once the file is in force (see
+                                  authz/reload.py); else the error names every fault by its line
 
 Whoever may open the socket (mode 0600) is this user or root, who can read and change all of this
 without it. It is bounded all the same: a few questions at once, each of them small and in time.
@@ -42,7 +44,7 @@ _log = logging.getLogger(__name__)
 Method = Callable[[Mapping[str, Any]], object]
 
 
-def methods(books: Books, feed: Feed) -> dict[str, Method]:
+def methods(books: Books, feed: Feed, reload: Callable[[], object]) -> dict[str, Method]:
     """What can be asked, by name. A method raises InputError or StoreError."""
 
     def counters(_: Mapping[str, Any]) -> object:
@@ -69,6 +71,7 @@ def methods(books: Books, feed: Feed) -> dict[str, Method]:
         "drift": drift,
         "holds": lambda _: {hold.id: hold.nanousd for hold in books.counters.open_holds()},
         "feed": lambda _: feed.poll(),
+        "catalog_reload": lambda _: reload(),
     }
 
 

@@ -26,6 +26,7 @@ class AuthzSettings(StoreSettings):
     stream_seconds: Annotated[int, Field(ge=1, le=86_400)] = DEFAULT_STREAM_SECONDS
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 32
     one_core: bool = False
+    envoy_mark: str | None = None  # `up` says so: what of the catalog Envoy was rendered from
     workers: int = 1
     redis_url: str | None = Field(default=None, repr=False)
 
