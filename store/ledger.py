@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import fields
+from functools import cache, lru_cache
 from typing import Any, Final, TypeVar
 
+import msgspec
 from sqlalchemy import Connection, Engine, Integer, RowMapping, Table, and_, exists, select
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -30,6 +32,7 @@ from store.records import (
     Charge,
     Hold,
     LedgerRow,
+    Price,
     Window,
     window_at,
 )
@@ -156,10 +159,13 @@ class Ledger:
                 yield connection
 
 
+_ROW: Final = tuple(field.name for field in fields(LedgerRow))
+
+
 def read_row(row: RowMapping) -> LedgerRow:
-    """A row of `ledger`, without its number."""
-    fields = {name: value for name, value in row.items() if name != "seq"}
-    return LedgerRow(**{**fields, "basis": Basis(fields["basis"])})
+    """A row of `ledger`, without its number and what only explains it."""
+    values = {name: row[name] for name in _ROW}
+    return LedgerRow(**{**values, "basis": Basis(values["basis"])})
 
 
 def _rows(connection: Connection, hold_ids: Iterable[str]) -> dict[str, LedgerRow]:
@@ -317,7 +323,17 @@ def _ledger_values(hold: Hold, charge: Charge) -> Values:
         hold.window_of(hold.account_id),
         hold.admitted_us,
         charge.settled_us,
+        _price_text(hold.price),
+        hold.tokens_per_byte,
+        hold.input_bound,
+        hold.output_bound,
+        None if charge.seen is None else msgspec.json.encode(charge.seen).decode(),
     )
+
+
+@lru_cache(1024)  # there are as many as the catalog has
+def _price_text(price: Price) -> str:
+    return msgspec.json.encode(price).decode()
 
 
 def _hold_columns(hold: Hold) -> Columns:
