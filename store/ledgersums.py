@@ -9,7 +9,7 @@ all of them alike is not: for that, keep exports elsewhere.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -54,6 +54,7 @@ AMOUNTS: Final = (
 SUMS: Final = (*CALLS, *AMOUNTS)
 
 _HALF: Final = 32
+_DAYS: Final = 2_900_000  # until the year 9909; Python's dates end soon after
 _WINDOWS: Final = ("key_id", "key_window", "account_id", "account_window")
 
 Windows = dict[tuple[str, int], int]
@@ -80,7 +81,7 @@ def unequal(engine: Engine, added_up: Callable[[int], None]) -> list[str]:
                 _add_day(days, row)
                 rows += row["rows"]
                 added_up(rows)
-            faults = _lost(connection, rows, gone_days)
+            faults = list(_lost(connection, rows, gone_days))
     for window, nanousd in gone.items():
         windows[window] = windows.get(window, 0) + nanousd
     for group, sums in gone_days.items():
@@ -105,7 +106,9 @@ def whole(row: Any, name: str) -> int:
 
 
 def day_text(day: int) -> str:
-    """`2026-11-23`, of days since 1970."""
+    """`2026-11-23`, of days since 1970; any other number as it is."""
+    if not isinstance(day, int) or not 0 <= day < _DAYS:
+        return f"day {day}"
     return f"{datetime.fromtimestamp(day * DAY_US // SECOND_US, UTC):%Y-%m-%d}"
 
 
@@ -114,13 +117,21 @@ def _nothing() -> list[int]:
 
 
 def _windows(connection: Connection, table: Table) -> Windows:
-    return {(row[0], row[1]): row[2] for row in connection.execute(select(table))}
+    return {(row[0], row[1]): _number(row[2]) for row in connection.execute(select(table))}
 
 
 def _days(connection: Connection, table: Table) -> Days:
     width = len(GROUP)
     asked = select(*(table.c[name] for name in (*GROUP, *SUMS)))
-    return {tuple(row[:width]): list(row[width:]) for row in connection.execute(asked)}
+    return {
+        tuple(row[:width]): [_number(each) for each in row[width:]]
+        for row in connection.execute(asked)
+    }
+
+
+def _number(kept: object) -> int:
+    """What a hand has put in a number's place (SQLite keeps any type in any column) is none."""
+    return kept if isinstance(kept, int) else 0
 
 
 def _added_up(connection: Connection) -> Iterator[Any]:
@@ -158,7 +169,7 @@ def _add_day(days: Days, row: Any) -> None:
 
 
 def _unequal_windows(found: Windows, kept: Windows) -> Iterator[str]:
-    for window in sorted(found.keys() | kept.keys()):
+    for window in sorted(found.keys() | kept.keys(), key=str):
         total = min(found.get(window, 0), INT64_MAX)
         if total != kept.get(window, 0):
             scope, number = window
@@ -169,7 +180,7 @@ def _unequal_windows(found: Windows, kept: Windows) -> Iterator[str]:
 
 
 def _unequal_days(found: Days, kept: Days) -> Iterator[str]:
-    for group in sorted(found.keys() | kept.keys()):
+    for group in sorted(found.keys() | kept.keys(), key=str):
         total = [min(number, INT64_MAX) for number in found.get(group, _nothing())]
         said = kept.get(group, _nothing())
         if total != said:
@@ -186,7 +197,7 @@ def _unequal_days(found: Days, kept: Days) -> Iterator[str]:
             )
 
 
-def _lost(connection: Connection, rows: int, gone: Days) -> Iterable[str]:
+def _lost(connection: Connection, rows: int, gone: Days) -> Iterator[str]:
     """Rows that SQLite has numbered, and that are neither there nor pruned."""
     if connection.dialect.name != "sqlite":
         return  # its numbers have holes of their own
