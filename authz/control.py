@@ -9,6 +9,8 @@ and its result; money is nano-USD:
   drift     {accounts: [id, …]}   {id: by how much counters and ledger differ, or null if the
                                   account moved meanwhile, or is not counted (any more)}
   holds     {}                    {hold id: nano-USD}: every open hold
+  refusal   {id: "…"}             what is known of a call that was refused lately, by its request
+                                  id, or null (authz/refusals.py)
   feed      {}                    null, once every change that was committed before has been applied
 
 Whoever may open the socket (mode 0600) is this user or root, who can read and change all of this
@@ -30,6 +32,7 @@ from typing import Any, Final
 
 from authz.books import Books
 from authz.feed import Feed
+from authz.refusals import Refusals
 from store.control import MAX_QUESTION_BYTES, OTHER_STATE, state_mark
 from store.errors import InputError, StoreError
 
@@ -42,7 +45,7 @@ _log = logging.getLogger(__name__)
 Method = Callable[[Mapping[str, Any]], object]
 
 
-def methods(books: Books, feed: Feed) -> dict[str, Method]:
+def methods(books: Books, feed: Feed, refusals: Refusals) -> dict[str, Method]:
     """What can be asked, by name. A method raises InputError or StoreError."""
 
     def counters(_: Mapping[str, Any]) -> object:
@@ -63,11 +66,18 @@ def methods(books: Books, feed: Feed) -> dict[str, Method]:
             for account_id in _account_ids(arguments)
         }
 
+    def refusal(arguments: Mapping[str, Any]) -> object:
+        asked = arguments.get("id")
+        if not isinstance(asked, str):
+            raise InputError("`id` has to be a text.")
+        return refusals.find(asked)
+
     return {
         "counters": counters,
         "accounts": lambda _: sorted(books.counters.accounts()),
         "drift": drift,
         "holds": lambda _: {hold.id: hold.nanousd for hold in books.counters.open_holds()},
+        "refusal": refusal,
         "feed": lambda _: feed.poll(),
     }
 

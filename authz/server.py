@@ -34,6 +34,7 @@ from authz.observe import ObservedKeys
 from authz.onecore import keep_to_one_core
 from authz.pb import health_pb2, health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest
+from authz.refusals import Refusals
 from authz.settings import AuthzSettings
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM, Catalog
@@ -132,9 +133,12 @@ def serve(settings: AuthzSettings) -> None:
         metrics = Metrics()
         books = stack.enter_context(open_books(settings, catalog, metrics))
         cache, feed = _keys(settings, metrics, stack)
-        checker = _checker(settings, catalog, metrics, books, cache=cache, stack=stack)
+        refusals = Refusals(wall_us, settings.key_form())
+        checker = _checker(
+            settings, catalog, metrics, books, cache=cache, refusals=refusals, stack=stack
+        )
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
-        responder = Responder(settings.state, methods(books, feed))
+        responder = Responder(settings.state, methods(books, feed, refusals))
         stack.enter_context(serving(settings.runtime / SOCKET_NAME, responder))
         health = Health()
         with _servers(settings, checker, books.meter, health):
@@ -195,6 +199,7 @@ def _checker(
     books: Books,
     *,
     cache: KeyCache,
+    refusals: Refusals,
     stack: ExitStack,
 ) -> Checker:
     listings = Listings(settings.runtime / "upstreams.sock", (DEFAULT_UPSTREAM, *catalog.upstreams))
@@ -211,6 +216,7 @@ def _checker(
         metrics=metrics,
         clock=wall_us,
         site=Site(settings.dashboard_url, settings.key_prefixes[0], settings.stream_seconds),
+        refused=refusals.note,
     )
 
 

@@ -3,6 +3,8 @@
 every 0.4 s         holds that were open last time, too, are copied to SQL for others to read: at
                     most 1 s late, and most calls are over before it costs them three statements
 4 times a deadline  holds without a sign of life are swept
+every 0.4 s, once   rows that are older than the ledger keeps them leave it, a few at a time, where
+a day               `TENSORGATE_LEDGER_RETENTION_DAYS` says so
 every 5 s           some accounts' counters are compared with the ledger: `tensorgate_drift`
 """
 
@@ -45,11 +47,13 @@ class Upkeep:
         metrics: Metrics,
         *,
         deadline_seconds: float,
+        retain: Callable[[], object] = lambda: None,
     ) -> None:
         self._counters = counters
         self._copy_holds = copy_holds
         self._sweep = sweep
         self._drift = drift
+        self._retain = retain
         self._metrics = metrics
         self._sweep_seconds = deadline_seconds / 4
         self._seen: set[str] = set()
@@ -78,6 +82,7 @@ class Upkeep:
         while not self._stopped.wait(min(TICK_SECONDS, self._sweep_seconds)):
             now = monotonic()
             _survive(self.copy)
+            _survive(self._retain)
             if now - swept >= self._sweep_seconds:
                 swept = now
                 _survive(self._sweep)

@@ -19,7 +19,18 @@ from functools import cache, lru_cache
 from typing import Any, Final, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, Integer, RowMapping, Table, and_, exists, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Integer,
+    RowMapping,
+    Table,
+    and_,
+    exists,
+    or_,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.counters.model import Seed
@@ -46,6 +57,9 @@ from store.schema import (
     spent,
     write_options,
 )
+
+REVOKED_US: Final = 10 * MINUTE_US
+"""For how long a cache may go on with a key at most, twice (`KEY_STALE_SECONDS` is at most 300)."""
 
 _CHUNK: Final = 500  # ids in one statement; SQLite's limit is in the ten thousands
 
@@ -119,17 +133,27 @@ class Ledger:
         with self._snapshot() as connection:
             return [(row[0], row[1]) for row in connection.execute(asked)]
 
-    def seed(self, account_id: str, now_us: int, without: Collection[str] = ()) -> Seed:
+    def seed(
+        self,
+        account_id: str,
+        now_us: int,
+        without: Collection[str] = (),
+        counted: Collection[Window] = (),
+    ) -> Seed:
         """What an account has spent in the present windows, and its admissions of the last minute.
 
         Rows of the holds `without` are left out: who asks has them open still. All is read from
         one snapshot, as a row that appeared half-way would be counted twice, or not at all.
-        Windows later than the present one count too: another clock may have been ahead.
+        Windows later than the present one count too: another clock may have been ahead. Of a key
+        that was revoked there are those that are `counted`; while it may still be known to a cache
+        (REVOKED_US) the present one as well.
         """
         with self._snapshot() as connection:
             sums = _present_windows(connection, account_id, now_us)
             for window, nanousd in _sums(connection, account_id, now_us, sums):
                 sums[window] = nanousd
+            scopes = {window.scope for window in sums}
+            sums |= _spent_in(connection, [each for each in counted if each.scope not in scopes])
             for row in _rows(connection, without).values():
                 for window in _windows(row):
                     if window in sums:
@@ -186,12 +210,28 @@ def _present_windows(connection: Connection, account_id: str, now_us: int) -> di
     """The present window of the account and of each of its keys that may still be used, at 0."""
     account = select(accounts.c.id, accounts.c.created_us).where(accounts.c.id == account_id)
     usable = select(keys.c.id, keys.c.created_us).where(
-        keys.c.account_id == account_id, keys.c.revoked_us.is_(None)
+        keys.c.account_id == account_id, _may_be_used(now_us)
     )
     return {
         Window(scope, window_at(created_us, now_us)): 0
         for scope, created_us in connection.execute(account.union_all(usable))
     }
+
+
+def _may_be_used(now_us: int) -> ColumnElement[bool]:
+    return or_(keys.c.revoked_us.is_(None), keys.c.revoked_us > now_us - REVOKED_US)
+
+
+def _spent_in(connection: Connection, windows: Sequence[Window]) -> dict[Window, int]:
+    """What was spent in some windows."""
+    found = dict.fromkeys(windows, 0)
+    for scopes in _chunks({window.scope for window in windows}):
+        for scope, number, nanousd in connection.execute(
+            select(spent).where(spent.c.scope.in_(scopes))
+        ):
+            if (window := Window(scope, number)) in found:
+                found[window] = nanousd
+    return found
 
 
 def _sums(
@@ -209,7 +249,7 @@ def _sums(
                 spent.c.number >= (now_us - keys.c.created_us) // WINDOW_US,
             ),
         )
-        .where(keys.c.account_id == account_id, keys.c.revoked_us.is_(None))
+        .where(keys.c.account_id == account_id, _may_be_used(now_us))
     )
     first = min((window.number for window in present if window.scope == account_id), default=0)
     by_account = select(spent).where(spent.c.scope == account_id, spent.c.number >= first)

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from store.errors import StoreUnavailableError
 from store.ledger import read_row
-from store.ledgersums import unequal, unguarded
+from store.ledgersums import added_calls, amount, calls, unequal, unguarded, whole
 from store.records import SECOND_US, Basis, LedgerRow, window_at
 from store.schema import (
     accounts,
@@ -30,6 +30,7 @@ from store.schema import (
     holds,
     keys,
     ledger,
+    pruned,
     read_options,
 )
 
@@ -91,6 +92,8 @@ class Verified:
     charged_nanousd: int
     open_holds: int
     held_nanousd: int
+    pruned: int
+    pruned_nanousd: int
     faults: tuple[str, ...]
 
 
@@ -176,7 +179,10 @@ class LedgerReader:
             faults += unequal(self._engine, added_up)
         faults += unguarded(self._engine)
         opened, held_nanousd = self._open()
-        return Verified(rows, charged, opened, held_nanousd, tuple(faults[:MAX_FAULTS]))
+        gone, gone_nanousd = self._pruned()
+        return Verified(
+            rows, charged, opened, held_nanousd, gone, gone_nanousd, tuple(faults[:MAX_FAULTS])
+        )
 
     def _created(self) -> dict[str, int]:
         with driver_errors(), self._engine.connect() as held:
@@ -210,6 +216,14 @@ class LedgerReader:
                 f"Hold {hold_id} is both open and booked."
                 for hold_id in connection.execute(both).scalars()
             ]
+
+    def _pruned(self) -> tuple[int, int]:
+        """How many rows were pruned, and their nano-USD."""
+        asked = select(*added_calls(pruned), *amount(pruned.c.charge_nanousd, "charge"))
+        with driver_errors(), self._engine.connect() as held:
+            connection = held.execution_options(**read_options(self._engine))
+            found = connection.execute(asked).mappings().one()
+        return calls(found), whole(found, "charge")
 
     def _open(self) -> tuple[int, int]:
         asked = select(func.count(), func.coalesce(func.sum(holds.c.nanousd), 0))

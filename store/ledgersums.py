@@ -100,9 +100,19 @@ def amount(column: ColumnElement[Any], name: str) -> list[ColumnElement[int]]:
     ]
 
 
+def added_calls(table: Table) -> list[ColumnElement[int]]:
+    """The sums of a table's calls, named as `calls` reads them."""
+    return [func.coalesce(func.sum(table.c[name]), 0).label(name) for name in CALLS]
+
+
 def whole(row: Any, name: str) -> int:
     """The two halves of `amount` put together; 0 of no rows."""
     return (int(row[f"{name}_high"] or 0) << _HALF) + int(row[f"{name}_low"] or 0)
+
+
+def calls(row: Any) -> int:
+    """How many calls a row has, of whatever basis."""
+    return sum(int(row[name]) for name in CALLS)
 
 
 def day_text(day: int) -> str:

@@ -81,7 +81,7 @@ def running(
         clock.advance(us=1)  # what is read from here on is newer than the feed's position
         path = settings.runtime / SOCKET_NAME
         try:
-            with serving(path, Responder(settings.state, methods(books, feed))):
+            with serving(path, Responder(settings.state, methods(books, feed, Refusals(wall_us, settings.key_form())))):
                 yield Running(settings, engine, books, cache, Control.of(settings))
         finally:
             feed.stop()

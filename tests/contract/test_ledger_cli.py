@@ -27,8 +27,10 @@ from admin.ledgerexport import defused
 from authz.books import Books, open_books
 from authz.control import Method, Responder, methods, serving
 from authz.metrics import Metrics
+from authz.refusals import Refusals
 from authz.settings import AuthzSettings
 from store.catalog import Catalog
+from store.clock import wall_us
 from store.control import SOCKET_NAME
 from store.counters.model import Taken
 from store.journal import Journal
@@ -96,10 +98,11 @@ class Desk:
     def execute(self, *statements: str) -> None:
         """Somebody's hand in the database."""
         with self.engine.connect() as connection, connection.begin():
-            connection.execute(text("DROP TRIGGER IF EXISTS ledger_refuses_update"))
-            connection.execute(text("DROP TRIGGER IF EXISTS ledger_refuses_delete"))
-            for statement in statements:
-                connection.execute(text(statement))
+            guards = ("ledger_refuses_update", "ledger_refuses_delete")
+            asked = text("SELECT sql FROM sqlite_master WHERE name = :name")
+            made = [connection.execute(asked, {"name": name}).scalar_one() for name in guards]
+            for statement in (*(f"DROP TRIGGER {name}" for name in guards), *statements, *made):
+                connection.exec_driver_sql(statement)
 
 
 @pytest.fixture
@@ -302,7 +305,7 @@ def counting(
     settings = AuthzSettings()
     settings.runtime.mkdir(mode=0o700, exist_ok=True)
     with open_books(settings, Catalog.read(settings.catalog), Metrics()) as opened:
-        known = change(methods(opened, None))  # type: ignore[arg-type]  nobody asks for the feed
+        known = change(methods(opened, None, Refusals(wall_us, settings.key_form())))  # type: ignore[arg-type]  nobody asks for the feed
         with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
             yield opened
 
