@@ -226,7 +226,7 @@ def _lost(connection: Connection, rows: int, gone: Days) -> Iterator[str]:
         (last + 1, MAX_GAPS),
     )
     named = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in holes)
-    yield f"Rows are missing: {what}. It is the numbers {named}."
+    yield f"Rows are missing: {what}. Missing are the numbers {named}."
 
 
 def unguarded(engine: Engine) -> list[str]:

@@ -114,7 +114,8 @@ def _of(table: Table, wanted: Wanted) -> list[ColumnElement[bool]]:
 
 def _rows(connection: Connection, wanted: Wanted) -> Total:
     asked = select(func.count().label("calls"), *amount(ledger.c.charge_nanousd, "charge"))
-    found = connection.execute(asked.where(*wanted.conditions())).mappings().one()
+    asked = asked.select_from(ledger).where(*wanted.conditions())
+    found = connection.execute(asked).mappings().one()
     return Total(int(found["calls"]), whole(found, "charge"))
 
 

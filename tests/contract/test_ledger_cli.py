@@ -357,6 +357,8 @@ def test_without_an_authz(books: Desk) -> None:
         "charged_nanousd": 0,
         "open_holds": 0,
         "held_nanousd": 0,
+        "pruned_rows": 0,
+        "pruned_nanousd": 0,
         "authz": None,
         "faults": [],
     }
@@ -389,7 +391,7 @@ def test_rows_that_do_not_add_up_are_named(books: Desk) -> None:
         f"UPDATE ledger SET key_window = 3 {where.format(moved.id)}",
     )
     faults = books.verified()["faults"]
-    assert len(faults) == 7
+    assert len(faults) == 8
     assert faults[4:] == [
         "The rows of window 1 of acc_anna add up to $0.000000241, and not to $0.00000023, "
         "which is kept as spent.",
@@ -397,12 +399,15 @@ def test_rows_that_do_not_add_up_are_named(books: Desk) -> None:
         "which is kept as spent.",
         "The rows of window 3 of key_laptop add up to $0.00000004, and not to $0.00, "
         "which is kept as spent.",
+        "The rows of 2026-11-18 of anna@example.org, team red, key laptop (key_laptop), model "
+        "'llama-3.1-8b' are not what is kept of that day: they have charge_nanousd 241 and "
+        "not 230.",
     ]
     for each in (held, released, estimated, moved):
         assert sum(each.id in fault for fault in faults) == 1
     ran = books("verify")
     assert ran.status == 1
-    assert ran.out.startswith("The ledger is NOT in order: 7 faults.\n")
+    assert ran.out.startswith("The ledger is NOT in order: 8 faults.\n")
     assert [line for line in ran.out.splitlines() if line.startswith("fault: ")] == [
         f"fault: {fault}" for fault in faults
     ]
@@ -490,10 +495,19 @@ def test_counters_that_are_off_are_named(books: Desk, hasty: None) -> None:
 def test_rows_that_are_gone_are_missed_by_their_sums(books: Desk, hasty: None) -> None:
     with counting(books) as opened:
         end(opened, take(opened, 300))
+        today = books.lines()[0]["settled_at"][:10]
         books.execute("DELETE FROM ledger")
         faults = books.verified()["faults"]
     rows = "add up to $0.00, and not to $0.00000004, which is kept as spent."
-    assert faults == [f"The rows of window 0 of key_laptop {rows}"]
+    assert faults == [
+        "Rows are missing: 0 rows are there and 0 were pruned, of 1 that were booked. Missing "
+        "are the numbers 1.",
+        f"The rows of window 0 of key_laptop {rows}",
+        f"The rows of {today} of anna@example.org, team red, key laptop (key_laptop), model "
+        "'llama-3.1-8b' are not what is kept of that day: they have calls_metered 0 and not 1, "
+        "input_tokens 0 and not 11, cached_input_tokens 0 and not 3, output_tokens 0 and not 7, "
+        "charge_nanousd 0 and not 40.",
+    ]
 
 
 def test_accounts_that_move_are_no_fault(books: Desk, hasty: None) -> None:
