@@ -120,7 +120,8 @@ def refusal_text(asked: str, refusal: Mapping[str, Any]) -> str:
 
 def _sum(price: Price, parts: list[tuple[int, int, str]], rest: list[str]) -> str:
     """`7 input x $0.50 + 2 output x $1.50 per million`, and what is not for tokens."""
-    counted = [f"{number:,} {what} x {usd(each)}" for number, each, what in parts if number]
+    priced = [part for part in parts if part[0] and part[1]]
+    counted = [f"{number:,} {what} x {usd(each)}" for number, each, what in priced]
     texts = [f"({' + '.join(counted)}) per million tokens"] if counted else []
     if price.per_request:
         texts.append(f"{usd(price.per_request)} per request")

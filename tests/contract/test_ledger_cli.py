@@ -13,13 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from moneyhelp import ACCOUNT, KEY, OTHER_KEY, charge, draft, fast_engine, hold, limits, mint
-from sqlalchemy import Engine, text
+from ledgerdesk import Desk, Ran
+from moneyhelp import ACCOUNT, KEY, OTHER_KEY, charge, draft, hold, limits
 from statehelp import NOW_US
 
 from admin import ledgercheck, ledgerexport
@@ -34,9 +32,7 @@ from store.clock import wall_us
 from store.control import SOCKET_NAME
 from store.counters.model import Taken
 from store.journal import Journal
-from store.ledger import Ledger
-from store.records import SECOND_US, Basis, Charge, Hold
-from tensorgate import cli
+from store.records import SECOND_US, Basis, Hold
 
 TENSORGATE = Path(sys.executable).parent / "tensorgate"
 DESIGNED = """hold_id, request_id, key_id, user, team, alias, model, endpoint, status, basis,
@@ -44,65 +40,6 @@ input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, charge_nan
 admitted_at, settled_at"""
 FIELDS = [name.strip() for name in DESIGNED.split(",")]
 HEAD = ",".join(f'"{name}"' for name in FIELDS)
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    err: str
-
-
-class Desk:
-    """A state with two keys, its ledger, and the command on it."""
-
-    def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        self.engine: Engine = fast_engine(folder)
-        self.folder, self.state = folder, folder / "state"
-        self.ledger = Ledger(self.engine)
-        self._capfd = capfd
-        mint(self.engine, KEY, OTHER_KEY)
-        self.env = {
-            "TENSORGATE_STATE": str(self.state),
-            "TENSORGATE_CATALOG": str(folder / "catalog.yaml"),
-            "TENSORGATE_RUNTIME": str(folder / "run"),
-        }
-        for name in [name for name in os.environ if name.startswith("TENSORGATE_")]:
-            monkeypatch.delenv(name)
-        for name, value in self.env.items():
-            monkeypatch.setenv(name, value)
-
-    def __call__(self, *arguments: str) -> Ran:
-        status = cli.run(["ledger", *arguments])
-        return Ran(status, *self._capfd.readouterr())
-
-    def lines(self, *arguments: str) -> list[dict[str, Any]]:
-        ran = self("export", *arguments)
-        assert (ran.status, ran.err) == (0, "")
-        return [json.loads(line) for line in ran.out.splitlines()]
-
-    def verified(self) -> dict[str, Any]:
-        ran = self("verify", "--json")
-        assert ran.err == ""
-        found: dict[str, Any] = json.loads(ran.out)
-        assert ran.status == (0 if found["ok"] else 1)
-        assert found["ok"] == (not found["faults"])
-        return found
-
-    def book(self, of: Hold, end: Charge | None = None) -> Hold:
-        self.ledger.book([(of, end or charge(of))])
-        return of
-
-    def execute(self, *statements: str) -> None:
-        """Somebody's hand in the database."""
-        with self.engine.connect() as connection, connection.begin():
-            guards = ("ledger_refuses_update", "ledger_refuses_delete")
-            asked = text("SELECT sql FROM sqlite_master WHERE name = :name")
-            made = [connection.execute(asked, {"name": name}).scalar_one() for name in guards]
-            for statement in (*(f"DROP TRIGGER {name}" for name in guards), *statements, *made):
-                connection.exec_driver_sql(statement)
 
 
 @pytest.fixture
