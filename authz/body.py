@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from itertools import islice
 from threading import local
 from typing import Any, Final
@@ -21,8 +22,11 @@ from typing import Any, Final
 import msgspec
 import simdjson
 
-from authz.ask import MEMBERS, read_ask
-from authz.model import Ask, Fault, Reason, Shape
+from authz.ask import Has, read_ask, read_members
+from authz.content import FaultError, steering_tensors
+from authz.model import Ask, Fault, Reason
+from authz.shape import Shape
+from authz.shapes import NOTHING
 
 MAX_MODEL_CHARS: Final = 256
 MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them
@@ -52,26 +56,47 @@ _MENDED_INTEGER: Final = _INT64_MAX.decode()
 _FAULT_OFFSET: Final = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)")
 _NAMED_ONE_LATE: Final = frozenset({"trailing characters", "invalid character in unicode escape"})
 
-_MEMBERS: Final = MEMBERS | {"model", "stream"}
-
-_KEPT_NAMES: Final = 1024
-_KEPT_NAMES_CHARS: Final = 512
-_clean_names: set[tuple[str, ...]] = set()  # clients send few shapes of body, again and again
 _parsers = local()
 _locator = msgspec.json.Decoder(msgspec.Raw)
 
 
 class Body(msgspec.Struct, frozen=True):
-    """What is read of a body: the model's name as it stands, a stream or not, what it asks for."""
+    """What is read of a body.
+
+    `adapter` is what is to be used beside the model; `controls` are the members that are set and
+    steer the server.
+    """
 
     model: str
     stream: bool
     ask: Ask | None = None
+    adapter: str | None = None
+    controls: tuple[str, ...] = ()
 
 
-def read_json(raw: bytes, shape: Shape | None = None) -> Body | Fault:
-    """Read a JSON object's `model`, `stream` and what it asks for, or say what is wrong with it."""
-    mended, mend = False, raw
+def read_json(raw: bytes, shape: Shape | None = None, named: str | None = None) -> Body | Fault:
+    """Read what a JSON object asks for, or say what is wrong with it.
+
+    Without a shape only its model and whether it is to be streamed. `named` is the model where
+    something else than the body names it; then the body may name the same or none.
+    """
+    parsed = _parse(raw)
+    if isinstance(parsed, Fault):
+        return parsed
+    document, mend = parsed
+    if len(document) > MAX_MEMBERS:
+        return _fault(f"it has more than {MAX_MEMBERS} members", None)
+    mended = mend is not raw
+    if mended and any(_MENDED_SURROGATE in name for name in document):
+        return Fault(Reason.AMBIGUOUS_BODY, "a member's name holds half of a surrogate pair")
+    shape = NOTHING if shape is None else shape
+    has = read_members(document, shape)
+    return has if isinstance(has, Fault) else _read(has, mended, mend, shape, named)
+
+
+def _parse(raw: bytes) -> tuple[Any, bytes] | Fault:
+    """The object, and the bytes that it was read from: the body itself, or a mended copy."""
+    mend = raw
     try:
         document = _parser(len(raw)).parse(raw)
     except (ValueError, RuntimeError):
@@ -81,71 +106,79 @@ def read_json(raw: bytes, shape: Shape | None = None) -> Body | Fault:
             return reading
         mend = reading
         try:
-            document, mended = simdjson.Parser().parse(mend), True
+            document = simdjson.Parser().parse(mend)
         except (ValueError, RuntimeError):
             return _malformed(raw, mend)
     if raw.startswith(_BOM):
         return _fault("it starts with a byte order mark; send UTF-8 without one", 0)
     if not isinstance(document, simdjson.Object):
         return _fault("it is not a JSON object", 0)
-    return _read_members(document, mended, mend, shape)
+    return document, mend
 
 
-def _read_members(document: Any, mended: bool, raw: bytes, shape: Shape | None) -> Body | Fault:
-    if len(document) > MAX_MEMBERS:
-        return _fault(f"it has more than {MAX_MEMBERS} members", None)
-    names = tuple(document)
-    fault = _ambiguity(names, mended)
-    if fault is not None:
-        return fault
-    # simdjson takes long to say that a member is not there: longer than all else here
-    model = document["model"] if "model" in names else None
-    stream = document["stream"] if "stream" in names else None
-    if not isinstance(model, str) or not is_model_name(model):
-        return Fault(Reason.MODEL_REQUIRED, param="model")
-    if mended and (_MENDED_SURROGATE in model or _MENDED_INTEGER in model):
-        return Fault(Reason.MODEL_REQUIRED, param="model")
-    if stream is not None and not isinstance(stream, bool):
+def _read(has: Has, mended: bool, raw: bytes, shape: Shape, named: str | None) -> Body | Fault:
+    model = _model(has, mended, shape, named)
+    if isinstance(model, Fault):
+        return model
+    stream = has.get("stream")
+    if stream is None:
+        stream = shape.streams
+    elif not isinstance(stream, bool):
         return Fault(Reason.INVALID_PARAMETER, "it must be true or false", param="stream")
-    ask = None if shape is None else read_ask(document, raw, shape)
-    return ask if isinstance(ask, Fault) else Body(model, stream is True, ask)
+    ask = read_ask(has, raw, shape) if shape.content else None
+    if isinstance(ask, Fault):
+        return ask
+    beside = second(has, shape)
+    if isinstance(beside, Fault):
+        return beside
+    return Body(model, stream or shape.always_streams, ask, *beside)
+
+
+def _model(has: Has, mended: bool, shape: Shape, named: str | None) -> str | Fault:
+    """The one model that is meant, whoever names it."""
+    found = named
+    for name in shape.models:
+        model = has.get(name)
+        if model is None:
+            continue
+        if not isinstance(model, str) or not is_model_name(model):
+            return Fault(Reason.MODEL_REQUIRED, param=name)
+        if mended and (_MENDED_SURROGATE in model or _MENDED_INTEGER in model):
+            return Fault(Reason.MODEL_REQUIRED, param=name)
+        model = model.removeprefix(shape.prefix)
+        if found is not None and model != found:
+            return Fault(Reason.AMBIGUOUS_BODY, "it names another model", param=name)
+        found = model
+    return Fault(Reason.MODEL_REQUIRED, param=shape.models[0]) if found is None else found
+
+
+def second(has: Mapping[str, Any], shape: Shape) -> tuple[str | None, tuple[str, ...]] | Fault:
+    """The adapter that is to be used beside the model, and the members that steer the server."""
+    try:
+        tensors = steering_tensors(has) if shape.tensors else ()
+    except FaultError as fault:
+        return fault.fault
+    if shape.second.isdisjoint(has):
+        return None, tensors
+    found = [name for name in has if name in shape.second and has[name] is not None]
+    adapter: str | None = None
+    for name in found:
+        if name in shape.steering:
+            continue
+        if name not in shape.selectors:
+            detail = "it lets another model or adapter answer. Name one in `model`"
+            return Fault(Reason.PARAMETER_NOT_ALLOWED, detail, param=name)
+        value = has[name]
+        if not isinstance(value, str) or not is_model_name(value) or adapter not in {None, value}:
+            detail = "name one adapter, as a string, or none"
+            return Fault(Reason.PARAMETER_NOT_ALLOWED, detail, param=name)
+        adapter = value
+    return adapter, (*(name for name in found if name in shape.steering), *tensors)
 
 
 def is_model_name(name: str) -> bool:
     """Whether a model's name reads the same everywhere: in a header, in a log, in any server."""
     return 0 < len(name) <= MAX_MODEL_CHARS and name.isprintable() and name == name.strip()
-
-
-def _ambiguity(names: tuple[str, ...], mended: bool) -> Fault | None:
-    """Why the members' names could be read in more than one way, if they could."""
-    if mended and any(_MENDED_SURROGATE in name for name in names):
-        return Fault(Reason.AMBIGUOUS_BODY, "a member's name holds half of a surrogate pair")
-    if names in _clean_names:
-        return None
-    clash = _clash(names)
-    room = len(_clean_names) < _KEPT_NAMES and sum(map(len, names)) < _KEPT_NAMES_CHARS
-    if clash is None and room:
-        _clean_names.add(names)
-    return clash
-
-
-def _clash(names: tuple[str, ...]) -> Fault | None:
-    """A member that stands twice, or that another reader would take for one of ours."""
-    seen = set[str]()
-    for name in names:
-        if name in seen:
-            shown = name if name in _MEMBERS else None
-            return Fault(Reason.AMBIGUOUS_BODY, "a member stands in it twice", param=shown)
-        seen.add(name)
-    for name in names:
-        folded = name.partition("\0")[0].casefold()
-        if folded in _MEMBERS and name not in _MEMBERS:
-            return Fault(
-                Reason.AMBIGUOUS_BODY,
-                f"a member's name differs from `{folded}` only in case or in what cannot be seen",
-                param=folded,
-            )
-    return None
 
 
 def _parser(size: int) -> Any:

@@ -3,7 +3,10 @@
 input   ≤ the body's bytes times tokens_per_byte + overhead_tokens, or the context of every prompt
           where input does not stand in the body; never more than that context
 output  ≤ prompts times repeats times the bound of one answer; its context where it has none
-input + output ≤ context, for each answer
+input + output ≤ context, for each answer; but some servers go on behind their context: there the
+          bound alone counts, and is put in where neither client nor catalog has one
+
+`per_request` is a price for each request, however many answers or images it asks for.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 MAX_NANOUSD: Final = 1_000_000 * NANOUSD
-"""What no call may cost: far from what anybody means, and sums of thousands still fit 64 bits."""
+"""What no call may cost, neither by its bound nor by what its server reports: far from what anybody
+means. A window's sum leaves 64 bits only after 9,000 of them, and the sums in SQL stop there."""
 
 FREE: Final = Bound(0, 0, 0, ())
 """For what holds no money."""
@@ -51,29 +55,42 @@ def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds:
     `seconds` is the limit of its running time; `per_second` is held for that and a margin.
     """
     context, price = model.context_tokens, model.price
+    most = model.max_output_tokens
+    if ask.endless and most is None:
+        most = context  # it would not end there by itself
     edits = [edit for edit in (ask.usage_edit, ask.bound_edit) if edit is not None]
     one = 0
     if has_output:
         one = ask.output or context
-        if ask.output is None and ask.slot is not None and model.max_output_tokens is not None:
-            one = max(model.max_output_tokens, ask.also)
-            edits.append(ask.slot.edit(model.max_output_tokens))
-        one = min(one, context)
+        if ask.output is None and ask.slot is not None and most is not None:
+            one = max(most, ask.also)
+            edits.append(ask.slot.edit(most))
+        one = one if ask.endless else min(one, context)
     everything = ask.prompts * context
     tokens_in = everything
     if ask.text_only:
-        tokens_in = min(
-            everything, tokens(body_bytes, model.tokens_per_byte) + model.overhead_tokens
-        )
+        tokens_in = min(everything, _text_tokens(ask, model, body_bytes))
     answers = ask.prompts * ask.repeats
     dearest = max(price.input, price.cached_input, price.cache_write)
     cost = tokens_in * dearest + answers * one * price.output
-    if ask.prompts == 1:
+    if ask.prompts == 1 and not ask.endless:
         cost = _within_context(tokens_in, one, context, dearest, price.output * answers)
     nanousd = (
         -(-cost // MILLION) + price.per_request + price.per_second * (seconds + MARGIN_SECONDS)
     )
     return Bound(nanousd, tokens_in, answers * one, _in_order(edits))
+
+
+def _text_tokens(ask: Ask, model: Model, body_bytes: int) -> int:
+    """The most tokens of input that is text.
+
+    What stands once and is read with each of many documents counts as often, and so does the
+    template around the two.
+    """
+    if ask.again_bytes is None:
+        return tokens(body_bytes, model.tokens_per_byte) + model.overhead_tokens
+    size = body_bytes + ask.again_bytes * (ask.prompts - 1)
+    return tokens(size, model.tokens_per_byte) + model.overhead_tokens * ask.prompts
 
 
 def tokens(size: int, tokens_per_byte: Decimal) -> int:

@@ -10,7 +10,7 @@ from typing import Final, Protocol, assert_never
 import msgspec
 from msgspec.structs import replace
 
-from authz import endpoints, ours
+from authz import ours
 from authz.bound import FREE, MAX_NANOUSD, Bound, bound
 from authz.cache import KeyCache
 from authz.continuous import Counting, counting
@@ -24,6 +24,7 @@ from authz.pack import Pairs
 from authz.pb.auth_pb2 import CheckRequest
 from authz.pricing import released
 from authz.settle import Settler
+from authz.table import MODEL, MODEL_PREFIX, MODELS, TAGS
 from authz.wire import Reader, allowed, answered
 from authz.words import Occasion
 from store.catalog import Catalog, Offer, Plan
@@ -35,6 +36,11 @@ from store.text import usd, usd_plain
 
 _UNAVAILABLE: Final = Fault(Reason.AUTHORIZATION_UNAVAILABLE)
 _NO_PRICE: Final = Price()
+_ANOTHER_MODEL: Final = Fault(
+    Reason.AMBIGUOUS_BODY,
+    "with the adapter beside it, the model reads as another model that is served here",
+    param="model",
+)
 
 
 class Counters(Protocol):
@@ -108,9 +114,9 @@ class Checker:
             if not isinstance(request.digests, Fault):
                 key = self.keys.get(request.digests)
             if key is not None and is_live(key, now_us):
-                request = self.reader.with_body(request, message)
+                request = self._unlike_a_model(self.reader.with_body(request, message))
             plan = None if key is None else self.catalog.plan_of(key.plan)
-            offer = None if request.model is None else self.catalog.resolve(request.model)
+            offer = self._offer(request)
             match decide(key, request, offer, plan, now_us):
                 case Deny(fault):
                     response = self._deny(fault, request, key, now_us)
@@ -141,8 +147,8 @@ class Checker:
         """Take, then pass the request on or answer it. A model that is not there takes nothing."""
         request, endpoint, key = asked.request, asked.endpoint, asked.key
         wanted = ""
-        if endpoint is endpoints.MODEL:
-            path = request.path.removeprefix(endpoints.MODEL_PREFIX)
+        if endpoint is MODEL:
+            path = request.path.removeprefix(MODEL_PREFIX)
             found = ours.find_model(key, self.catalog, self.listed(), path)
             if found is None:
                 return self._deny(Fault(Reason.NOT_FOUND), request, key, now_us)
@@ -171,10 +177,32 @@ class Checker:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
         return allowed(self._upstream(asked), client, _lasting(asked), _passing(asked, took.hold))
 
+    def _unlike_a_model(self, request: Request) -> Request:
+        """Refuse an adapter that reads, with the model before it, as another model served here.
+
+        Where `llama:8b` is a model, a server that has never heard of adapters would serve
+        `llama` to a key that may only call `llama:8b`.
+        """
+        if request.base is not None and request.model in self.listed():
+            return request.unreadable(_ANOTHER_MODEL)
+        return request
+
+    def _offer(self, request: Request) -> Offer | None:
+        """What the catalog says of the request's model."""
+        model, base = request.model, request.base
+        if model is None:
+            return None
+        if base is not None:
+            return self.catalog.resolve_adapter(base, model.removeprefix(f"{base}:"))
+        shape = None if request.endpoint is None else request.endpoint.shape
+        if shape is not None and shape.tagged:
+            return self.catalog.resolve_tagged(model)
+        return self.catalog.resolve(model)
+
     def _bound(self, request: Request, offer: Offer | None, counted: Counting | None) -> Bound:
         """The most that the call can cost; nothing where it holds no money or has no price."""
-        ask, shape = request.ask, None if request.endpoint is None else request.endpoint.shape
-        if ask is None or shape is None:
+        ask, endpoint = request.ask, request.endpoint
+        if ask is None or endpoint is None or endpoint.lane is not Lane.INFERENCE:
             return FREE
         if offer is None:
             return Bound(0, 0, 0, () if ask.usage_edit is None else (ask.usage_edit,))
@@ -182,25 +210,27 @@ class Checker:
             ask if counted is None else replace(ask, usage_edit=counted.edit),
             offer.model,
             request.body_bytes,
-            has_output=bool(shape.bounds),
+            has_output=endpoint.shape is None or endpoint.shape.generates,
             seconds=self.site.stream_seconds,
         )
 
     def _upstream(self, asked: _Asked) -> Headers:
         """Headers for the model server, and for Envoy on the way to it."""
         key, offer = asked.key, asked.offer
-        headers = (
+        headers: Headers = (
             ("x-tensorgate-key-id", key.id),
             ("x-tensorgate-alias", key.alias),
             ("x-tensorgate-user", key.user),
             ("x-tensorgate-model", asked.model),
         )
-        if offer is None or not offer.model.price.per_second:
+        if offer is None:
             return headers
-        return (
-            *headers,
-            ("x-envoy-upstream-rq-timeout-ms", str(self.site.stream_seconds * 1000)),
-        )
+        if offer.model.upstream is not None:  # Envoy's alone: no model server sees it
+            headers = (*headers, ("x-tensorgate-upstream", offer.model.upstream))
+        if not offer.model.price.per_second:
+            return headers
+        timeout = ("x-envoy-upstream-rq-timeout-ms", str(self.site.stream_seconds * 1000))
+        return (*headers, timeout)
 
     def _give_back(self, hold: Hold, now_us: int) -> None:
         """Envoy gave this Check up. If no other Check has the hold, it ends."""
@@ -209,10 +239,12 @@ class Checker:
 
     def _own_answer(self, asked: _Asked, wanted: str) -> Answer:
         key = asked.key
-        if asked.endpoint is endpoints.MODEL:
+        if asked.endpoint is MODEL:
             return ours.model(wanted)
-        if asked.endpoint is endpoints.MODELS:
+        if asked.endpoint is MODELS:
             return ours.models(ours.callable_names(key, self.catalog, self.listed()))
+        if asked.endpoint is TAGS:
+            return ours.tags(ours.callable_names(key, self.catalog, self.listed()))
         _, standings = self.counters.peek(limits(key, None, asked.plan), key.account_id)
         return ours.key(key, standings)
 
@@ -326,6 +358,7 @@ def _lasting(asked: _Asked) -> Pairs:
         ("model", asked.model),
         ("endpoint", asked.endpoint.name),
         ("dialect", asked.request.dialect.value),
+        ("usage", asked.endpoint.usage.value),
     )
 
 

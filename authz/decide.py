@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from authz.model import Allow, Decision, Deny, Endpoint, Fault, Lane, Reason, Request
-from store.catalog import Offer, Plan
+from store.catalog import Offer, Plan, tag_twin
 from store.counters.model import Limit, MinuteLimit, MoneyLimit
 from store.records import KeyRecord
 
+_STEERS: Final = "it steers the server itself, which others share. Leave it out"
 LISTING_FACTOR: Final = 10  # listings and token counting cost the server little
 
 
@@ -40,16 +41,45 @@ def decide(  # noqa: C901, PLR0911  a list of rules, one return each
             return Deny(Fault(Reason.UNSUPPORTED_ENCODING))
         if request.body is not None:
             return Deny(request.body)
-        ask = request.ask
-        if ask is not None and ask.stored and not (offer and offer.model.stored_context):
-            return Deny(Fault(Reason.PARAMETER_NOT_ALLOWED, param=ask.stored))
-        if ask is not None and ask.unbounded and has_budget(key, plan):
-            return Deny(Fault(Reason.UNBOUNDED_NOT_ALLOWED, param=ask.unbounded))
-        if not may_call(key, request.model, offer):
+        fault = _parameters(request, offer, budgeted=has_budget(key, plan))
+        if fault is not None:
+            return Deny(fault)
+        if not _may_call(key, request, offer):
             return Deny(Fault(Reason.MODEL_NOT_ALLOWED, param="model"))
         if offer is None and has_budget(key, plan):
             return Deny(Fault(Reason.MODEL_NOT_PRICED, param="model"))
     return Allow(limits(key, request.endpoint, plan))
+
+
+def _parameters(request: Request, offer: Offer | None, *, budgeted: bool) -> Fault | None:
+    """What the body asks for that this model does not do here, if there is something."""
+    ask = request.ask
+    if ask is not None and ask.stored and not (offer and offer.model.stored_context):
+        return Fault(Reason.PARAMETER_NOT_ALLOWED, param=ask.stored)
+    for name in request.controls:
+        if offer is None or name.rpartition(".")[2] not in offer.model.controls:
+            return Fault(Reason.PARAMETER_NOT_ALLOWED, _STEERS, param=name)
+    if ask is not None and ask.unbounded and budgeted:
+        return Fault(Reason.UNBOUNDED_NOT_ALLOWED, param=ask.unbounded)
+    if ask is not None and offer is not None and ask.context > offer.model.context_tokens:
+        detail = f"the model's context has {offer.model.context_tokens} tokens here"
+        return Fault(Reason.INVALID_PARAMETER, detail, param=ask.context_name)
+    return None
+
+
+def _may_call(key: KeyRecord, request: Request, offer: Offer | None) -> bool:
+    """Whether the allowlist has what the request names.
+
+    An adapter is `name:adapter` and nothing else: the bare name does not stand for it. On
+    Ollama's paths `x` and `x:latest` are one.
+    """
+    model = request.model
+    if may_call(key, model, offer):
+        return True
+    shape = None if request.endpoint is None else request.endpoint.shape
+    if model is None or shape is None or not shape.tagged:
+        return False
+    return may_call(key, tag_twin(model if offer is None else offer.name), None)
 
 
 def is_live(key: KeyRecord, now_us: int) -> bool:

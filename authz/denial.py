@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from authz.errorshape import FINAL, REALM, STOP, error_body
-from authz.model import Reason
+from authz.errorshape import FINAL, REALM, STOP, error_body, grpc_headers, grpc_message
+from authz.model import Dialect, Reason
 from authz.words import Occasion, words
 from store.records import SECOND_US
 
@@ -65,7 +65,9 @@ def deny(occasion: Occasion) -> Answer:
     """The refusal for an occasion, without the headers that say how limits stand."""
     reason = occasion.fault.reason
     row = _ROWS[reason]
-    headers = [("content-type", "application/json"), (REASON_HEADER, reason.value)]
+    grpc = occasion.request.dialect is Dialect.GRPC
+    shape = grpc_headers(row.status) if grpc else (("content-type", "application/json"),)
+    headers = [*shape, (REASON_HEADER, reason.value)]
     if row.challenge is not None:
         headers.append(("www-authenticate", row.challenge))
     if row.status in FINAL:
@@ -93,6 +95,8 @@ def _retry(occasion: Occasion) -> Headers:
 
 def _body(occasion: Occasion, row: _Row) -> bytes:
     fault, request = occasion.fault, occasion.request
+    if request.dialect is Dialect.GRPC:
+        return grpc_message(fault.reason.value, words(occasion)).encode()
     return msgspec.json.encode(
         error_body(
             request.dialect,

@@ -7,7 +7,7 @@ configuration. A client must not be able to tell the two apart.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, assert_never
+from typing import Any, Final, Literal, assert_never
 
 from authz.model import Dialect
 
@@ -26,9 +26,39 @@ ANTHROPIC_TYPES: Final = {
 }
 _SERVER_ERRORS: Final = 500
 
+GRPC_STATUSES: Final = {
+    400: 3,  # INVALID_ARGUMENT
+    401: 16,  # UNAUTHENTICATED
+    403: 7,  # PERMISSION_DENIED
+    404: 12,  # UNIMPLEMENTED
+    408: 4,  # DEADLINE_EXCEEDED
+    413: 3,
+    415: 3,
+    426: 12,
+    429: 8,  # RESOURCE_EXHAUSTED
+    431: 3,
+    503: 14,  # UNAVAILABLE
+    504: 4,
+}
+"""What a gRPC client is told for each status that a refusal can have. Envoy's own mapping makes a
+429 UNAVAILABLE, which clients repeat, and a 400 INTERNAL."""
+
+JsonDialect = Literal[Dialect.OPENAI, Dialect.ANTHROPIC]
+
+
+def grpc_headers(status: int) -> tuple[tuple[str, str], ...]:
+    """What makes a refusal one of gRPC's; its HTTP status is then 200, as Envoy sets it."""
+    return (("grpc-status", str(GRPC_STATUSES[status])),)
+
+
+def grpc_message(code: str, message: str) -> str:
+    """What becomes grpc-message: one line of ASCII, whatever stands in the message."""
+    line = f"{code}: {message}".replace("…", "...")
+    return line.encode("ascii", "backslashreplace").decode()
+
 
 def error_body(
-    dialect: Dialect,
+    dialect: JsonDialect,
     status: int,
     *,
     code: str,

@@ -57,7 +57,7 @@ def _minute(dialect: Dialect, standing: Standing, now_us: int) -> Headers:
         ("ratelimit-policy", f'"rpm";q={limit};w=60'),
         ("ratelimit", f'"rpm";r={left};t={-(-reset_us // SECOND_US)}'),
     )
-    if dialect is Dialect.OPENAI:
+    if dialect is not Dialect.ANTHROPIC:
         return headers
     return (
         *headers,

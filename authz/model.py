@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
+from authz.shape import Shape
 from store.counters.model import Limit
 
 
@@ -45,6 +46,7 @@ class Dialect(StrEnum):
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    GRPC = "grpc"  # by the content type, as Envoy judges it, whatever the path
 
 
 class Lane(StrEnum):
@@ -76,24 +78,25 @@ class Slot(msgspec.Struct, frozen=True):
         return Edit(self.offset, self.removed, f"{self.before}{tokens}{self.after}")
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How the body of an endpoint says what it asks for.
+class Place(StrEnum):
+    """Where the model's name stands."""
 
-    `bounds` are the members that bound the output by the endpoint's API. Every server knows the
-    first of them, so that is set where the client set none, and stands in place of another that
-    the client set alone. `also` are members that some servers take for a bound. `many`: a list in
-    `content` is many prompts, each with its own answers.
-    """
+    BODY = "body"  # a member of a JSON body
+    PATH = "path"  # {model} in the path
+    FORM = "form"  # a field of a multipart form
+    MESSAGE = "message"  # the model_name of a gRPC message
+    SERVER = "server"  # nowhere: the server has one, and the catalog names it
+    NONE = "none"  # the call is about no model
 
-    content: str
-    bounds: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
-    repeats: tuple[str, ...] = ("n", "best_of", "n_cmpl")
-    many: bool = False
-    usage_on_request: bool = False  # a stream carries usage only where `stream_options` asks
-    stored: tuple[str, ...] = ()  # members that name context which the server keeps
-    unbounded: tuple[str, ...] = ()  # members that make the work outlive the request
+
+class Metering(StrEnum):
+    """What an answer says of its usage, in whose words. Append only: Envoy's filter reads it."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    GEMINI = "gemini"
+    OLLAMA = "ollama"
+    NONE = "none"  # nothing: per request, per second, or the whole hold
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -105,6 +108,9 @@ class Ask(msgspec.Struct, frozen=True):
     makes `output` a bound that every server heeds, where the client's own is not. `usage_edit`
     makes the server report usage, and is there only where the client did not ask for it.
     `stored`, `unbounded` and `bound_name` (of the client's largest bound) name a member.
+    `again_bytes` is text that the server reads once more for each prompt but the first, with a
+    template around it. `context` is what the client sets the context to by the member
+    `context_name`, 0 where it does not. `endless`: only a bound ends the answer, no context does.
     """
 
     output: int | None
@@ -118,13 +124,18 @@ class Ask(msgspec.Struct, frozen=True):
     bound_name: str | None = None
     also: int = 0
     bound_edit: Edit | None = None
+    again_bytes: int | None = None
+    context: int = 0
+    context_name: str | None = None
+    endless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A row of the table: which call this is and how it is read.
+    """A row of the table: which call this is, how it is read and how its answer is metered.
 
-    `shape` says what a body asks for; without one the call holds no money.
+    In a path, `{model}`, `{version}` and `{label}` stand for one segment each, or for what stands
+    in one before a fixed end. `shape` says how a JSON body is read; without one none is.
     """
 
     name: str
@@ -132,8 +143,21 @@ class Endpoint:
     path: str
     lane: Lane
     dialect: Dialect = Dialect.OPENAI
-    reads_model: bool = True
+    place: Place = Place.BODY
+    usage: Metering = Metering.OPENAI
     shape: Shape | None = None
+
+    @property
+    def reads_model(self) -> bool:
+        return self.place is not Place.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The endpoint of a path, and the model where the path or the catalog names it."""
+
+    endpoint: Endpoint
+    model: str | None = None
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -155,7 +179,8 @@ class Request(msgspec.Struct, frozen=True):
     `digests` has one digest per active pepper, newest first, or what is wrong with the
     credential. `path` has no query, and is empty where a key stands in the URL. `encoded` says
     that there is a Content-Encoding. `model` is None where the endpoint reads none, or where
-    the body cannot be read.
+    the body cannot be read; it is `name:adapter` where the body names an adapter too, and `base`
+    is then the name. `controls` are the body's members that steer the server.
     """
 
     id: str
@@ -170,9 +195,18 @@ class Request(msgspec.Struct, frozen=True):
     model: str | None = None
     stream: bool = False
     ask: Ask | None = None
+    base: str | None = None
+    controls: tuple[str, ...] = ()
 
     def reading(
-        self, model: str | None, ask: Ask | None, fault: Fault | None, *, stream: bool
+        self,
+        model: str | None,
+        ask: Ask | None,
+        fault: Fault | None,
+        *,
+        stream: bool,
+        base: str | None = None,
+        controls: tuple[str, ...] = (),
     ) -> Request:
         """This request with what its body says. Spelled out: `replace` takes twice as long."""
         return Request(
@@ -188,6 +222,8 @@ class Request(msgspec.Struct, frozen=True):
             model,
             stream,
             ask,
+            base,
+            controls,
         )
 
     def unreadable(self, fault: Fault) -> Request:

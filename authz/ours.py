@@ -16,7 +16,8 @@ from store.records import KeyRecord
 from store.text import rfc3339, usd_json
 
 _JSON: Final = (("content-type", "application/json"),)
-_CREATED: Final = 1_700_000_000  # the shape wants a time; nobody knows a model's
+_CREATED: Final = 1_700_000_000  # the shapes want a time; nobody knows a model's
+_CREATED_AT: Final = "2023-11-14T22:13:20Z"
 
 
 def callable_names(key: KeyRecord, catalog: Catalog, listed: Iterable[str]) -> list[str]:
@@ -49,6 +50,11 @@ def models(names: Sequence[str]) -> Answer:
             "last_id": names[-1] if names else None,
         }
     )
+
+
+def tags(names: Sequence[str]) -> Answer:
+    """The same in Ollama's shape."""
+    return _answer({"models": [_tag(name) for name in names]})
 
 
 def model(name: str) -> Answer:
@@ -89,7 +95,26 @@ def _model(name: str) -> dict[str, Any]:
         "lifecycle": "active",
         "owned_by": "tensorgate",
         "created": _CREATED,
-        "created_at": "2023-11-14T22:13:20Z",
+        "created_at": _CREATED_AT,
+    }
+
+
+def _tag(name: str) -> dict[str, Any]:
+    """What nobody knows of a model is empty: Ollama's clients want the members to be there."""
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": _CREATED_AT,
+        "size": 0,
+        "digest": "",
+        "details": {
+            "parent_model": "",
+            "format": "",
+            "family": "",
+            "families": [],
+            "parameter_size": "",
+            "quantization_level": "",
+        },
     }
 
 

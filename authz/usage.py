@@ -14,7 +14,12 @@ import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct, Value
 
-from authz.pb.accesslog_entry_pb2 import AccessLogType, HTTPAccessLogEntry
+from authz.model import Dialect
+from authz.pb.accesslog_entry_pb2 import (
+    AccessLogType,
+    HTTPAccessLogEntry,
+    HTTPResponseProperties,
+)
 from store.records import SECOND_US
 
 DECISION: Final = "envoy.filters.http.ext_authz"
@@ -27,6 +32,24 @@ _BY_UPSTREAM: Final = "via_upstream"
 _CUT_OFF: Final = ("downstream_remote_disconnect", "upstream_reset_after_response_started")
 """How an answer can end whose status is the server's own."""
 _NOTHING: Final[Mapping[str, Value]] = {}
+
+_GRPC_STATUS: Final = "grpc-status"
+_GRPC_ERRORS: Final = {
+    "1": 499,  # CANCELLED
+    "3": 400,  # INVALID_ARGUMENT
+    "4": 504,  # DEADLINE_EXCEEDED
+    "5": 404,  # NOT_FOUND
+    "6": 409,  # ALREADY_EXISTS
+    "7": 403,  # PERMISSION_DENIED
+    "8": 429,  # RESOURCE_EXHAUSTED
+    "9": 400,  # FAILED_PRECONDITION
+    "10": 409,  # ABORTED
+    "11": 400,  # OUT_OF_RANGE
+    "12": 501,  # UNIMPLEMENTED
+    "14": 503,  # UNAVAILABLE
+    "16": 401,  # UNAUTHENTICATED
+}
+_GRPC_OTHER_ERROR: Final = 500
 
 _END_TYPES: Final = frozenset({AccessLogType.NotSet, AccessLogType.DownstreamEnd})
 
@@ -85,6 +108,8 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     usage, whole = _usage(response) if response else (None, False)
     details = entry.response.response_code_details
     status = entry.response.response_code.value
+    if _text(decision, "dialect") == Dialect.GRPC:
+        status = _grpc_status(entry.response) or status
     return Ending(
         request_id=common.stream_id,
         running=common.intermediate_log_entry or common.access_log_type not in _END_TYPES,
@@ -103,6 +128,14 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         content_bytes=_count(_text(response, "content_bytes")) or 0,
         encoded=bool(_text(response, "encoded")),
     )
+
+
+def _grpc_status(response: HTTPResponseProperties) -> int | None:
+    """The HTTP status for a gRPC call's own error: on the wire every one of them is a 200."""
+    for found in (response.response_trailers, response.response_headers):
+        if _GRPC_STATUS in found and found[_GRPC_STATUS] != "0":
+            return _GRPC_ERRORS.get(found[_GRPC_STATUS], _GRPC_OTHER_ERROR)
+    return None
 
 
 def _fields(struct: Struct | None) -> Mapping[str, Value]:

@@ -12,12 +12,13 @@ from typing import Final
 from urllib.parse import unquote_plus
 
 from authz import endpoints, pack
-from authz.body import read_json
 from authz.credential import CREDENTIAL_HEADERS, holds_key, read_credential
 from authz.denial import Answer
+from authz.endpoints import BUILT_IN, Table
 from authz.model import Fault, Reason, Request
 from authz.pack import Pairs
 from authz.pb.auth_pb2 import CheckRequest
+from authz.reading import read_body
 from store.keyformat import Digester, KeyForm
 
 _OK: Final = pack.status(0)
@@ -38,10 +39,11 @@ _REMOVAL: Final = pack.removal(TO_REMOVE)
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How requests are read here: which strings are keys, and their digests."""
+    """How requests are read here: which strings are keys, their digests, which calls there are."""
 
     form: KeyForm
     digester: Digester
+    table: Table = BUILT_IN
 
     def read(self, message: CheckRequest) -> Request:
         """Read one request, whole."""
@@ -53,16 +55,25 @@ class Reader:
         headers = http.headers
         path, _, _ = http.path.partition("?")
         digests = read_credential(headers, http.path, self.form, self.digester)
+        content_type = headers.get("content-type", "")
+        match = self.table.find(http.method, path)
+        if match is not None and not endpoints.speaks(match.endpoint, content_type):
+            match = None
+        if match is None:
+            dialect = endpoints.dialect_of(path, content_type)
+        else:
+            dialect = match.endpoint.dialect
         in_url = isinstance(digests, Fault) and digests.reason is Reason.KEY_IN_URL
         return Request(
             id=headers.get("x-request-id", ""),
             method=http.method,
             path="" if in_url else path,
-            dialect=endpoints.dialect_of(path),
+            dialect=dialect,
             digests=digests,
-            endpoint=endpoints.find(http.method, path),
+            endpoint=None if match is None else match.endpoint,
             encoded=bool(headers.get("content-encoding", "")),
             body_bytes=len(http.raw_body),
+            model=None if match is None else match.model,
         )
 
     def with_body(self, request: Request, message: CheckRequest) -> Request:
@@ -74,14 +85,24 @@ class Reader:
         if endpoint is None or not endpoint.reads_model or isinstance(request.digests, Fault):
             return request
         http = message.attributes.request.http
-        reading = read_json(http.raw_body, endpoint.shape)
+        reading = read_body(endpoint, request.model, http.raw_body, http.headers)
         if isinstance(reading, Fault):
             return request.unreadable(reading)
-        if holds_key(reading.model, self.form):
+        named = reading.model
+        if reading.adapter is not None:
+            named = f"{named}:{reading.adapter}"
+        if holds_key(named, self.form):
             return request.unreadable(Fault(Reason.MODEL_REQUIRED, param="model"))
         _, _, query = http.path.partition("?")
         fault = _other_model(query, reading.model) if query else None
-        return request.reading(reading.model, reading.ask, fault, stream=reading.stream)
+        return request.reading(
+            named,
+            reading.ask,
+            fault,
+            stream=reading.stream,
+            base=None if reading.adapter is None else reading.model,
+            controls=reading.controls,
+        )
 
 
 def _other_model(query: str, model: str) -> Fault | None:

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from authz import endpoints
-from authz.model import Fault, Reason, Request
+from authz.endpoints import BUILT_IN
+from authz.model import Dialect, Fault, Place, Reason, Request
 from store.counters.model import MinuteLimit, MoneyStanding, Refused
 from store.keyformat import BODY_CHARS, CHECKSUM_CHARS, DEFAULT_PREFIX
 from store.records import SECOND_US, KeyRecord
@@ -76,6 +76,13 @@ def _model_not_allowed(o: Occasion) -> str:
     )
 
 
+def _model_required(o: Occasion) -> str:
+    return (
+        f"The body does not name a model. Set `{o.fault.param or 'model'}` to the name of one, "
+        "as a string; `GET /v1/models` lists those that this key may call."
+    )
+
+
 def _endpoint(o: Occasion) -> str:
     called = f"{o.request.method} {o.request.path}"
     if len(called) > _SHOWN_CALL_CHARS:
@@ -86,9 +93,14 @@ def _endpoint(o: Occasion) -> str:
 
 def _right_path(request: Request) -> str:
     """What to do about a path: mostly, a base URL has one `/v1` too many or too few."""
-    if endpoints.find(request.method, f"/v1{request.path}"):
+    if request.dialect is Dialect.GRPC:
+        return (
+            "Over gRPC they can call `ModelInfer` of the open inference protocol, and ask for "
+            "health and metadata; nothing that streams."
+        )
+    if BUILT_IN.find(request.method, f"/v1{request.path}"):
         return "Let the base URL in your client end in `/v1`."
-    if endpoints.find(request.method, request.path.removeprefix("/v1")):
+    if BUILT_IN.find(request.method, request.path.removeprefix("/v1")):
         return "Let the base URL in your client end before `/v1`."
     return (
         "Check the method and the path: they are compared letter by letter, "
@@ -98,6 +110,17 @@ def _right_path(request: Request) -> str:
 
 def _malformed(o: Occasion) -> str:
     at = "" if o.fault.offset is None else f" (byte {o.fault.offset})"
+    if o.request.dialect is Dialect.GRPC:
+        return (
+            f"The body is not one strict message of this call: {o.fault.detail}{at}. "
+            "Send it as a client of the open inference protocol writes it."
+        )
+    endpoint = o.request.endpoint
+    if endpoint is not None and endpoint.place is Place.FORM:
+        return (
+            f"The body is not one strict multipart form: {o.fault.detail}{at}. "
+            "Send it as a browser or curl writes it."
+        )
     return f"The body is not one strict JSON object: {o.fault.detail}{at}. Send valid JSON."
 
 
@@ -186,10 +209,7 @@ _WORDS: Final[Mapping[Reason, Callable[[Occasion], str]]] = {
     ),
     Reason.MALFORMED_BODY: _malformed,
     Reason.AMBIGUOUS_BODY: _ambiguous_body,
-    Reason.MODEL_REQUIRED: lambda _: (
-        "The body does not name a model. Set `model` to the name of one, as a string; "
-        "`GET /v1/models` lists those that this key may call."
-    ),
+    Reason.MODEL_REQUIRED: _model_required,
     Reason.INVALID_PARAMETER: lambda o: f"`{o.fault.param}` is not valid: {o.fault.detail}.",
     Reason.MODEL_NOT_ALLOWED: _model_not_allowed,
     Reason.ENDPOINT_NOT_ALLOWED: _endpoint,
@@ -204,8 +224,13 @@ _WORDS: Final[Mapping[Reason, Callable[[Occasion], str]]] = {
     Reason.BUDGET_HELD: _budget_held,
     Reason.BUDGET_EXCEEDED: _budget_exceeded,
     Reason.PARAMETER_NOT_ALLOWED: lambda o: (
-        f"`{o.fault.param}` is not allowed here: what the server keeps has no bound, and other "
-        "keys could read it. Send the whole conversation instead."
+        f"`{o.fault.param}` is not allowed here: "
+        + (
+            o.fault.detail
+            or "what the server keeps has no bound, and other keys could read it. "
+            "Send the whole conversation instead"
+        )
+        + "."
     ),
     Reason.UNBOUNDED_NOT_ALLOWED: lambda o: (
         f"`{o.fault.param}` lets the work outlive the request, and this key has a budget. "

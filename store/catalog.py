@@ -1,10 +1,10 @@
 """The catalog: models with their prices, plans, upstreams. Pure but for `Catalog.read`.
 
-A name is resolved in this order, and Envoy's routes follow the same: exact model names, exact
-aliases, then patterns (`*` stands for any run of characters) of models and aliases together,
-the one with more literal characters first, in case of a tie the one that stands first in the
-file; then `default`. An alias resolves to the model that the server maps it to; a pattern and
-the default leave the name as it was asked for.
+A name is resolved in this order: exact model names, exact aliases, what some servers take for one
+of these (see `plain_name`), then patterns (`*` stands for any run of characters, letters for both
+of their cases) of models and aliases together, the one with more literal characters first, in case
+of a tie the one that stands first in the file; then `default`. An alias resolves to the model that
+the server maps it to; a pattern and the default leave the name as it was asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from store.catalogfile import CatalogFile, ModelEntry, PriceEntry, read_with_lines
+from store.catalogfile import CatalogFile, EndpointEntry, ModelEntry, PriceEntry, read_with_lines
 from store.errors import ConfigError
 from store.records import NANOUSD
 from store.records import Price as Price  # noqa: PLC0414  a price is looked for here too
@@ -47,11 +47,32 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Upstream:
+    """A model server: where it answers over HTTP and, if elsewhere, over gRPC, as host:port.
+
+    `health` is the path of a GET that it answers with 200 while it is well; without one it counts
+    as well while it takes connections.
+    """
+
+    address: str
+    grpc: str | None = None
+    health: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """What the catalog says of one name: the canonical name and the row that prices it."""
 
     name: str
     model: Model
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow:
+    """A row of the catalog's own endpoints; `lines` are those of its name and its path."""
+
+    entry: EndpointEntry
+    lines: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +96,34 @@ def is_pattern(name: str) -> bool:
     return "*" in name
 
 
-def pattern_regex(name: str) -> str:
-    """A pattern as a regular expression, in the subset that RE2 reads too."""
-    return ".*".join(re.escape(part) for part in name.split("*"))
+_OLLAMA_PREFIXES: Final = ("registry.ollama.ai/", "library/")
+_LATEST: Final = ":latest"
+
+
+def plain_name(name: str) -> str:
+    """A name as servers read it that do not tell its ways of writing apart.
+
+    Ollama ignores case, takes `x`, `x:latest` and `registry.ollama.ai/library/x` for one model,
+    and passes over a scheme in front and a digest behind.
+    """
+    name = name.lower().rpartition("://")[2].partition("@")[0]
+    for prefix in _OLLAMA_PREFIXES:
+        name = name.removeprefix(prefix)
+    return name.removesuffix(_LATEST)
+
+
+def tag_twin(name: str) -> str:
+    """The same model with the tag `latest` written out, or without it; else the name itself."""
+    if name.endswith(_LATEST):
+        return name.removesuffix(_LATEST)
+    return name if ":" in name.rpartition("/")[2] else name + _LATEST
 
 
 def _matcher(name: str) -> re.Pattern[str]:
     """A pattern for `fullmatch`; each part is looked for once, so no name takes long."""
     first, *middle, last = (re.escape(part) for part in name.split("*"))
     found = "".join(f"(?>.*?{part})" for part in middle)
-    return re.compile(f"{first}{found}.*{last}", re.DOTALL)
+    return re.compile(f"{first}{found}.*{last}", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +132,14 @@ class Catalog:
 
     models: Mapping[str, Model]
     default: Model | None
-    upstreams: Mapping[str, str]
+    upstreams: Mapping[str, Upstream]
     plans: Mapping[str, Plan]
     default_plan: str
+    native_model: str | None = None  # the one of a server whose own paths name none
+    endpoints: tuple[EndpointRow, ...] = ()
+    source: str = ""
     _exact: Mapping[str, Offer] = field(init=False, repr=False)
+    _plain: Mapping[str, Model] = field(init=False, repr=False)
     _patterns: tuple[tuple[re.Pattern[str], Model, bool], ...] = field(init=False, repr=False)
     _stand_in: Plan = field(init=False, repr=False)
 
@@ -111,6 +154,10 @@ class Catalog:
                     patterns.append((alias, model, True))
                 else:
                     exact.setdefault(alias, Offer(name, model))
+        plain = dict[str, Model]()
+        for name, offer in exact.items():
+            plain.setdefault(plain_name(name), offer.model)
+        object.__setattr__(self, "_plain", MappingProxyType(plain))
         patterns.sort(key=lambda row: -len(row[0].replace("*", "")))
         default = self.plans[self.default_plan]
         none = default.account_budget_nanousd is None
@@ -154,10 +201,14 @@ class Catalog:
                 f"The catalog {source} cannot be used:",
                 tuple(f"line {line}: {text}" for line, text in sorted(faults)),
             )
-        return cls._from_file(entry)
+        rows = tuple(
+            EndpointRow(row, {m: lines.nearest(("endpoints", number, m)) for m in ("name", "path")})
+            for number, row in enumerate(entry.endpoints)
+        )
+        return cls._from_file(entry, rows, source)
 
     @classmethod
-    def _from_file(cls, entry: CatalogFile) -> Catalog:
+    def _from_file(cls, entry: CatalogFile, rows: tuple[EndpointRow, ...], source: str) -> Catalog:
         models = {name: _model(name, row) for name, row in entry.models.items()}
         plans = {
             name: Plan(
@@ -173,9 +224,17 @@ class Catalog:
         return cls(
             models=MappingProxyType(models),
             default=None if entry.default is None else _model("default", entry.default),
-            upstreams=MappingProxyType(dict(entry.upstreams)),
+            upstreams=MappingProxyType(
+                {
+                    name: Upstream(row.address, row.grpc, row.health)
+                    for name, row in entry.upstreams.items()
+                }
+            ),
             plans=MappingProxyType(plans),
             default_plan=entry.default_plan,
+            native_model=entry.native_model,
+            endpoints=rows,
+            source=source,
         )
 
     def plan_of(self, name: str) -> Plan:
@@ -193,24 +252,49 @@ class Catalog:
 
     def resolve(self, name: str) -> Offer | None:
         """What a requested name means here; None if nothing prices it."""
-        offer = self._exact.get(name)
-        if offer is not None:
-            return offer
+        return self._exact.get(name) or self._named(name) or self._default(name)
+
+    def resolve_tagged(self, name: str) -> Offer | None:
+        """As `resolve`, for a server on which a name without a tag means `:latest`."""
+        return self._exact.get(name) or self._exact.get(tag_twin(name)) or self.resolve(name)
+
+    def resolve_adapter(self, base: str, adapter: str) -> Offer | None:
+        """What an adapter of a model means here: the row of `base:adapter`, else the model's.
+
+        A pattern that fits the model's own name says nothing of its adapters: by a name that the
+        client makes up nobody gets another price.
+        """
+        offer, name = self.resolve(base), f"{base}:{adapter}"
+        exact = self._exact.get(name)
+        if exact is not None:
+            return exact
         for pattern, model, is_alias in self._patterns:
-            if pattern.fullmatch(name):
+            if pattern.fullmatch(name) and not pattern.fullmatch(base):
                 return Offer(model.name if is_alias else name, model)
-        return Offer(name, self.default) if self.default is not None else None
+        return None if offer is None else Offer(f"{offer.name}:{adapter}", offer.model)
+
+    def _named(self, name: str) -> Offer | None:
+        """By another way to write an exact name, which is priced as that; or by a pattern."""
+        plain = plain_name(name)
+        model = self._plain.get(plain)
+        if model is not None:
+            return Offer(name, model)
+        for pattern, model, is_alias in self._patterns:
+            if pattern.fullmatch(name) or pattern.fullmatch(plain):
+                return Offer(model.name if is_alias else name, model)
+        return None
+
+    def _default(self, name: str) -> Offer | None:
+        return None if self.default is None else Offer(name, self.default)
+
+    def upstream_of(self, name: str) -> str:
+        """The upstream that a call of a model goes to, by the name that it is asked for."""
+        offer = self.resolve(name)
+        return DEFAULT_UPSTREAM if offer is None else offer.model.upstream or DEFAULT_UPSTREAM
 
     def exact_names(self) -> Iterator[str]:
         """The models that can be listed without asking a server."""
         return (name for name in self.models if not is_pattern(name))
-
-    def routes(self) -> tuple[tuple[str, str], ...]:
-        """(model name or pattern, upstream), in the order of `resolve`."""
-        rows = sorted(
-            self.models.values(), key=lambda m: (is_pattern(m.name), -len(m.name.replace("*", "")))
-        )
-        return tuple((m.name, m.upstream or DEFAULT_UPSTREAM) for m in rows)
 
 
 def _model(name: str, row: ModelEntry) -> Model:

@@ -22,6 +22,11 @@ _HOST_PORT: Final = re.compile(
 )
 UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MAX_PORT: Final = 65535
+_VARIABLE: Final = r"\{(?:model|version|label)\}(?=[/:]|$)"
+_CHARACTERS: Final = r"[A-Za-z0-9._~!$&'()*+,=@:-]*"
+_PATH: Final = re.compile(rf"(?:/(?=[^/])(?!\.{{1,2}}(?:/|$))(?:{_VARIABLE})?{_CHARACTERS})+")
+_MEMBER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?")
+_URL_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,255}")
 _TAKEN_UPSTREAM: Final = "default"  # the server of those that name none
 
 
@@ -50,9 +55,34 @@ def _host_port(value: str) -> str:
     return value
 
 
-def _no_rows(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    if value:
-        raise ValueError("this version knows the built-in table only; leave it empty")
+def _path(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError("a path starts with a slash")
+    variables = re.findall(r"\{[^{}/]*\}", value)
+    if not _PATH.fullmatch(value) or len(set(variables)) < len(variables):
+        raise ValueError(
+            "no path looks so: segments of letters, digits and ._~!$&'()*+,=@:- between single "
+            "slashes, and {model}, {version} or {label}, each once, for a segment or for what "
+            "stands in one before a colon"
+        )
+    return value
+
+
+def _member(value: str) -> str:
+    if not _MEMBER.fullmatch(value):
+        raise ValueError("name a member of the body, or one inside an object as 'options.bound'")
+    return value
+
+
+def _own_name(value: str) -> str:
+    if "*" in value:
+        raise ValueError("a pattern names no model; write the name")
+    return value
+
+
+def _url_path(value: str) -> str:
+    if not _URL_PATH.fullmatch(value):
+        raise ValueError("write a path such as /health, without a query")
     return value
 
 
@@ -61,6 +91,9 @@ Count = Annotated[int, BeforeValidator(_not_bool), Field(ge=0, le=1_000_000_000)
 Positive = Annotated[int, BeforeValidator(_not_bool), Field(ge=1, le=1_000_000_000)]
 UpstreamName = Annotated[str, AfterValidator(_upstream_name)]
 Address = Annotated[str, AfterValidator(_host_port)]
+EndpointName = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$", max_length=64)]
+EndpointPath = Annotated[str, Field(max_length=256), AfterValidator(_path)]
+Member = Annotated[str, Field(max_length=128), AfterValidator(_member)]
 ModelName = Annotated[str, BeforeValidator(lambda v: _model_name(v) if isinstance(v, str) else v)]
 
 
@@ -100,6 +133,18 @@ class ModelEntry(_Entry):
     upstream: str | None = None
 
 
+class UpstreamEntry(_Entry):
+    """A model server; where nothing more than its address is said of it, that alone is written."""
+
+    address: Address
+    grpc: Address | None = None
+    health: Annotated[str, AfterValidator(_url_path)] | None = None
+
+
+def _bare_address(value: object) -> object:
+    return {"address": _host_port(value)} if isinstance(value, str) else value
+
+
 class PlanEntry(_Entry):
     """Caps of a plan; what is not named is not capped."""
 
@@ -110,15 +155,54 @@ class PlanEntry(_Entry):
     ceiling: Literal["hold", "start"] = "hold"
 
 
+class EndpointEntry(_Entry):
+    """A row beyond the built-in table: a call, where its model stands, what bounds its cost."""
+
+    name: EndpointName
+    path: EndpointPath
+    method: Literal["GET", "POST"] = "POST"
+    model: Literal["body", "path", "form", "server", "none"] = "body"
+    model_member: Member = "model"
+    input: Member | None = None
+    output: tuple[Member, ...] = ()
+    repeats: tuple[Member, ...] = ()
+    usage: Literal["openai", "anthropic", "gemini", "ollama", "none"] = "openai"
+    dialect: Literal["openai", "anthropic"] = "openai"
+    lane: Literal["inference", "listing"] = "inference"
+
+    def clashes(self) -> Iterator[tuple[str, str]]:
+        """What does not fit together in it: the member, and why."""
+        variable = "{model}" in self.path
+        if self.model == "path" and not variable:
+            yield "path", "it has no {model}, and the model is said to stand in the path"
+        if self.model != "path" and variable:
+            yield "path", "its {model} names a model: write `model: path`"
+        if self.lane == "inference" and self.method == "GET":
+            yield "method", "a GET is no inference: write `lane: listing`"
+        if self.method == "GET" and self.model in {"body", "form"}:
+            yield "model", "a GET has no body to name one: write path, server or none"
+        if self.lane == "inference" and self.model == "none":
+            yield "model", "an inference call is priced by its model: write where that stands"
+        if self.model == "form":
+            for member in ("input", "output", "model_member"):
+                if member in self.model_fields_set:
+                    yield member, "a form has none to be named: its model stands in `model`"
+        if self.input is not None and "." in self.input:
+            yield "input", "the input is a member of the body itself"
+
+
 class CatalogFile(_Entry):
     """The whole file."""
 
     models: dict[ModelName, ModelEntry] = Field(default_factory=dict)
     default: ModelEntry | None = None
-    upstreams: dict[UpstreamName, Address] = Field(default_factory=dict)
+    upstreams: dict[UpstreamName, Annotated[UpstreamEntry, BeforeValidator(_bare_address)]] = Field(
+        default_factory=dict
+    )
     plans: dict[str, PlanEntry]
     default_plan: str
-    endpoints: Annotated[tuple[Any, ...], AfterValidator(_no_rows)] = ()
+    native_model: Annotated[ModelName, AfterValidator(_own_name)] | None = None
+    endpoints: tuple[EndpointEntry, ...] = ()
 
     def clashes(self) -> Iterator[tuple[Path, str]]:
         """What does not fit together though each part is right: where it stands, and why."""
@@ -141,6 +225,21 @@ class CatalogFile(_Entry):
                 if alias in names:
                     yield (*path, "aliases", number), f"{alias!r} already names something else"
                 names.add(alias)
+        yield from self._endpoint_clashes()
+
+    def _endpoint_clashes(self) -> Iterator[tuple[Path, str]]:
+        taken = set[str]()
+        for number, row in enumerate(self.endpoints):
+            path: Path = ("endpoints", number)
+            for member, why in row.clashes():
+                yield (*path, member), why
+            if row.model == "server" and self.native_model is None:
+                yield (*path, "model"), "name the server's model as `native_model`"
+            call = f"{row.method} {re.sub(r'{[a-z]+}', '{}', row.path)}"
+            for member, value in (("name", row.name), ("path", call)):
+                if value in taken:
+                    yield (*path, member), "another row has it already"
+                taken.add(value)
 
 
 def _output_clash(path: Path, row: ModelEntry) -> Iterator[tuple[Path, str]]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from authz.bound import bound
 from authz.model import Ask
 from authz.settings import DEFAULT_STREAM_SECONDS
 from store.catalog import Catalog, Model, Plan, Price
+from store.catalogfile import EndpointEntry
 from store.text import usd, usd_json
+
+_IN_REQUEST: Final = frozenset({"body", "path", "form"})
 
 
 def as_json(catalog: Catalog, lost: Mapping[str, int] | None) -> dict[str, object]:
@@ -22,13 +26,18 @@ def as_json(catalog: Catalog, lost: Mapping[str, int] | None) -> dict[str, objec
         "default": None if catalog.default is None else _model_json(catalog.default),
         "plans": {name: _plan_json(plan) for name, plan in catalog.plans.items()},
         "default_plan": catalog.default_plan,
-        "upstreams": dict(catalog.upstreams),
+        "native_model": catalog.native_model,
+        "endpoints": [row.entry.model_dump(mode="json") for row in catalog.endpoints],
+        "upstreams": {
+            name: {"address": each.address, "grpc": each.grpc, "health": each.health}
+            for name, each in catalog.upstreams.items()
+        },
         "lost_plans": lost,
     }
 
 
 def as_text(catalog: Catalog, path: Path, lost: Mapping[str, int] | None) -> str:
-    """A line for each model and plan, and for each plan that is lost."""
+    """A line for each model, plan, endpoint of the catalog's own, and for each lost plan."""
     lines = [f"{path} can be used: {len(catalog.models)} models, {len(catalog.plans)} plans."]
     models = [(f"model {name}", model) for name, model in catalog.models.items()]
     if catalog.default is not None:
@@ -37,6 +46,9 @@ def as_text(catalog: Catalog, path: Path, lost: Mapping[str, int] | None) -> str
     for name, plan in catalog.plans.items():
         mark = " (default)" if name == catalog.default_plan else ""
         rows.append((f"plan {name}{mark}", _plan_text(plan)))
+    rows += [(f"endpoint {row.entry.name}", _endpoint_text(row.entry)) for row in catalog.endpoints]
+    if catalog.native_model is not None:
+        rows.append(("native paths", f"ask {catalog.native_model}"))
     width = max(len(name) for name, _ in rows)
     lines += [f"  {name:<{width}}  {text}" for name, text in rows]
     if catalog.default is None:
@@ -97,6 +109,17 @@ def _plan_text(plan: Plan) -> str:
     if plan.account_budget_nanousd is not None:
         said.append(f"{usd(plan.account_budget_nanousd)} in all")
     return f"at most {', '.join(said)}" if said else "no caps"
+
+
+def _endpoint_text(row: EndpointEntry) -> str:
+    said = [f"{row.method} {row.path}", row.lane]
+    said.append(f"model in its {row.model}" if row.model in _IN_REQUEST else f"model: {row.model}")
+    if row.output:
+        said.append(f"output bounded by {', '.join(row.output)}")
+    elif row.lane == "inference":
+        said.append("output not bounded, the context is held")
+    said.append("usage not seen" if row.usage == "none" else f"usage as {row.usage}'s")
+    return "; ".join(said)
 
 
 def _model_json(model: Model) -> dict[str, object]:

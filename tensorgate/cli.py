@@ -75,6 +75,10 @@ def up(
         str | None,
         typer.Option(metavar="HOST:PORT", help="The model server. [default: a demo server]"),
     ] = None,
+    upstream_grpc: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where it speaks gRPC. [default: the same address]"),
+    ] = None,
     port: Annotated[int, typer.Option(help="Where clients reach the gate.")] = 8080,
     admin_port: Annotated[int, typer.Option(help="Where people administer it.")] = 8081,
     state: Annotated[
@@ -91,6 +95,7 @@ def up(
 
     return whole.up(
         upstream=upstream,
+        upstream_grpc=upstream_grpc,
         port=port,
         admin_port=admin_port,
         state=state,
@@ -194,12 +199,14 @@ def upgrade(as_json: AsJson = False) -> None:
 @catalog_app.command("check")
 def check(as_json: AsJson = False) -> None:
     """Read the catalog and say what is in it, or what is wrong, by line."""
+    from authz.endpoints import table_of  # noqa: PLC0415  see the module's head
     from store.catalog import Catalog  # noqa: PLC0415  see the module's head
     from store.settings import StoreSettings, load  # noqa: PLC0415  see the module's head
     from tensorgate import catalogtext  # noqa: PLC0415  see the module's head
 
     settings = load(StoreSettings)
     catalog = Catalog.read(settings.catalog)
+    table_of(catalog)
     lost = _lost_plans(settings, catalog)
     output.show(
         as_json,

@@ -22,6 +22,7 @@ from typing import Final
 import envoy
 from sqlalchemy import Engine, func, select
 
+from authz.endpoints import table_of
 from authz.settings import AuthzSettings
 from store import schema
 from store.catalog import Catalog
@@ -164,6 +165,7 @@ def _state(state: StateFolder) -> Finding:
 def _catalog(settings: StoreSettings) -> Finding:
     try:
         catalog = Catalog.read(settings.catalog)
+        table_of(catalog)
     except ConfigError as fault:
         return Finding(
             "catalog", Status.FAIL, "; ".join(fault.faults), f"mend it, or name it: {PREFIX}CATALOG"
@@ -274,7 +276,8 @@ def _running(state: StateFolder, settings: AuthzSettings) -> Iterator[Finding]:
     gate = _known(about.get("local"))
     yield _gate(gate, state)
     upstream = _known(about.get("upstream") or os.environ.get(f"{PREFIX}UPSTREAM"))
-    yield _upstream(upstream)
+    yield _upstream(ProbeThread.asking(upstream))
+    yield from _catalogs_upstreams(settings)
     yield _metrics(_known(about.get("metrics") or settings.metrics_listen))
 
 
@@ -328,17 +331,29 @@ def _gate(gate: Address | None, state: StateFolder) -> Finding:
     return Finding("gate", Status.OK, f"Envoy answers at {state.read('url') or gate}")
 
 
-def _upstream(address: Address | None) -> Finding:
-    probe = ProbeThread.asking(address)
+def _upstream(probe: ProbeThread | None, part: str = "upstream") -> Finding:
     if probe is None:
         advice = f"set {PREFIX}UPSTREAM=host:port to have it looked at"
-        return Finding("upstream", Status.WARN, "not known here", advice)
+        return Finding(part, Status.WARN, "not known here", advice)
     found = probe.answer()
     if isinstance(found, Silent):
-        return Finding("upstream", Status.FAIL, str(found), "start the model server")
-    if found.wants_credential or not found.models:
-        return Finding("upstream", Status.WARN, str(found))
-    return Finding("upstream", Status.OK, str(found))
+        return Finding(part, Status.FAIL, str(found), "start the model server")
+    if found.wants_credential:
+        return Finding(part, Status.WARN, str(found))
+    if not found.models:
+        return Finding(part, Status.WARN, str(found), "name its models in the catalog")
+    return Finding(part, Status.OK, str(found))
+
+
+def _catalogs_upstreams(settings: AuthzSettings) -> Iterator[Finding]:
+    """Those beside the default one; all are asked at once. A catalog with faults was told of."""
+    try:
+        upstreams = Catalog.read(settings.catalog).upstreams
+    except ConfigError:
+        return
+    asked = [(name, ProbeThread.asking(_known(each.address))) for name, each in upstreams.items()]
+    for name, probe in asked:
+        yield _upstream(probe, f"upstream {name}")
 
 
 def _metrics(address: Address | None) -> Finding:

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from pydantic import field_validator
 
+from authz.endpoints import table_of
 from authz.settings import AuthzSettings
 from store.catalog import Catalog
 from store.errors import ConfigError
@@ -31,6 +32,7 @@ class UpSettings(AuthzSettings):
     """What the environment says to `up`: the data path's settings and Envoy's."""
 
     upstream: str | None = None
+    upstream_grpc: str | None = None
     cors_origins: Names = ("*",)
 
     _split_origins = field_validator("cors_origins", mode="before")(split_names)
@@ -47,17 +49,22 @@ class Asked:
     workers: int = 1
     listen: str = "127.0.0.1"
     metrics_listen: str | None = None
+    upstream_grpc: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A request that can be carried out. `upstream` None asks for the demo server."""
+    """A request that can be carried out.
+
+    `upstream` None asks for the demo server, `upstream_grpc` None for the same address.
+    """
 
     state: StateFolder
     settings: UpSettings
     catalog: Catalog
     gate: Address
     upstream: Address | None
+    upstream_grpc: Address | None
     metrics: Address
     notes: tuple[str, ...]
 
@@ -75,8 +82,9 @@ class Setup:
         """Envoy's configuration for this gate."""
         return RenderOptions(
             upstream=str(upstream),
+            upstream_grpc=str(self.upstream_grpc) if self.upstream_grpc else None,
             upstreams=self.catalog.upstreams,
-            model_routes=self.catalog.routes(),
+            endpoints=table_of(self.catalog).rows,
             listen=self.gate.host,
             port=self.gate.port,
             cors_origins=self.settings.cors_origins,
@@ -120,6 +128,13 @@ class _Faults:
         return None
 
 
+def _catalog(path: Path) -> Catalog:
+    """The catalog, if all of it can be used, its endpoints too."""
+    catalog = Catalog.read(path)
+    table_of(catalog)
+    return catalog
+
+
 def check(asked: Asked) -> Setup:
     """Check options, settings, catalog, pepper and ports. Raises ConfigError listing all faults.
 
@@ -132,7 +147,7 @@ def check(asked: Asked) -> Setup:
     catalog = None
     if settings is not None:
         faults.get("pepper", settings.digester)
-        catalog = faults.get("catalog", partial(Catalog.read, settings.catalog))
+        catalog = faults.get("catalog", partial(_catalog, settings.catalog))
     gate = _gate(asked, faults)
     faults.get(
         f"--admin-port (make: ADMIN_PORT) {asked.admin_port}", lambda: _port(asked.admin_port)
@@ -143,11 +158,17 @@ def check(asked: Asked) -> Setup:
     if given:
         what = f"--upstream (make: UPSTREAM) {given}"
         upstream = faults.get(what, lambda: _upstream(given, gate))
+    elsewhere = asked.upstream_grpc or (settings.upstream_grpc if settings else None)
+    grpc = None
+    if elsewhere:
+        grpc = faults.get(f"--upstream-grpc {elsewhere}", lambda: _upstream(elsewhere, gate))
     metrics = _metrics(asked, gate, faults)
     if settings and catalog and gate and metrics:
         state = StateFolder(settings.state.absolute())
         where, notes = metrics
-        setup = Setup(state, settings, catalog, gate, upstream, where, (*_exposed(gate), *notes))
+        setup = Setup(
+            state, settings, catalog, gate, upstream, grpc, where, (*_exposed(gate), *notes)
+        )
         stand_in = upstream or Address("127.0.0.1", 8000)
         faults.get("envoy", lambda: render(setup.envoy(setup.settings.runtime, stand_in)))
         if not faults.found:

@@ -26,6 +26,7 @@ from tensorgate.upstream import ProbeThread, probe
 def up(
     *,
     upstream: str | None = None,
+    upstream_grpc: str | None = None,
     port: int = 8080,
     admin_port: int = 8081,
     state: Path | None = None,
@@ -35,10 +36,11 @@ def up(
 ) -> int:
     """Run the gate until it is asked to stop; the exit status.
 
-    None is "not given": TENSORGATE_UPSTREAM, _STATE, _METRICS_LISTEN or a default speaks then.
+    None is "not given": TENSORGATE_UPSTREAM, _UPSTREAM_GRPC, _STATE, _METRICS_LISTEN or a default
+    speaks then.
     Raises InputError or StoreError for what a person can mend before anything has started.
     """
-    asked = Asked(upstream, port, admin_port, state, workers, listen, metrics_listen)
+    asked = Asked(upstream, port, admin_port, state, workers, listen, metrics_listen, upstream_grpc)
     with Signals() as signals:
         try:
             _run(asked, signals)

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from authz.endpoints import table_of
 from store.catalog import DEFAULT_UPSTREAM, Catalog
 from store.errors import ConfigError
 from store.settings import PREFIX, StoreSettings, load, split_names
@@ -39,6 +40,14 @@ def render_command(
             help="The model server; https://HOST[:PORT] speaks TLS to it.",
         ),
     ] = _DEFAULTS.upstream,
+    upstream_grpc: Annotated[
+        str | None,
+        typer.Option(
+            envvar=f"{PREFIX}UPSTREAM_GRPC",
+            metavar="HOST:PORT",
+            help="Where the model server speaks gRPC. [default: the same address]",
+        ),
+    ] = _DEFAULTS.upstream_grpc,
     upstream_credential_file: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,8 +132,9 @@ def render_command(
     known = _catalog(catalog, settings)
     options = RenderOptions(
         upstream=upstream,
+        upstream_grpc=upstream_grpc,
         upstreams=known.upstreams if known else {},
-        model_routes=known.routes() if known else (),
+        endpoints=table_of(known).rows if known else _DEFAULTS.endpoints,
         credential_files=_credential_files(upstream_credential_file or []),
         upstream_ca_file=upstream_ca_file.absolute(),
         listen=listen,

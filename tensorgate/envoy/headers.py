@@ -27,6 +27,7 @@ NOT_UPSTREAM: Final = (
     "accept-encoding",
     "origin",
     "x-envoy-auth-partial-body",
+    "x-tensorgate-upstream",  # what the service tells Envoy
 )
 
 # A model server's own, which a client would take for ours. Its `retry-after` is a standard word

@@ -15,7 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from store.catalog import DEFAULT_UPSTREAM
+from authz.endpoints import BUILT_IN
+from authz.model import Endpoint
+from store.catalog import DEFAULT_UPSTREAM, Upstream
 from store.catalogfile import UPSTREAM_NAME
 from store.errors import ConfigError
 from store.keyformat import KeyForm
@@ -23,6 +25,7 @@ from tensorgate.ports import HIGHEST, Address, parse_address, parse_ip
 
 SYSTEM_CA: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 LONGEST_SOCKET: Final = 107  # bytes of sockaddr_un.sun_path, without its closing NUL
+MOST_CONCURRENCY: Final = 256  # authz has room for so many log streams (authz.meter.LOG_STREAMS)
 _HTTPS_PORT: Final = 443
 
 _ORIGIN: Final = re.compile(
@@ -33,18 +36,17 @@ _ORIGIN: Final = re.compile(
 _NOT_RE2: Final = re.compile(r"\(\?(?:[=!>(]|<[=!]|P=)|\\[1-9Z]|[*+?}]\+")
 
 
-class Server(NamedTuple):
-    """A model server: where it is, whether TLS is spoken to it, whose credential it gets."""
+class Door(NamedTuple):
+    """Where a model server is reached by one protocol: a cluster of Envoy's.
 
-    name: str
+    `health` is the path that says whether it is well; without one, taking connections does.
+    """
+
+    cluster: str
     address: Address
     tls: bool
-    credential_file: Path | None
-
-    @property
-    def cluster(self) -> str:
-        """What Envoy calls it."""
-        return f"model-{self.name}"
+    http2: bool
+    health: str | None
 
     @property
     def is_name(self) -> bool:
@@ -58,19 +60,35 @@ class Server(NamedTuple):
         return str(self.address).rpartition(":")[0] if plain else str(self.address)
 
 
+class Server(NamedTuple):
+    """A model server: its doors, and whose credential it gets."""
+
+    name: str
+    http: Door
+    grpc: Door
+    credential_file: Path | None
+
+    @property
+    def secret(self) -> str:
+        """What Envoy calls its credential."""
+        return f"model-{self.name}"
+
+
 @dataclass(frozen=True, slots=True)
 class RenderOptions:
     """All that can be chosen; the defaults are those of the `envoy.yaml` that is checked in.
 
-    `upstream` is `host:port`, `https://host[:port]` or `http://host[:port]`; `upstreams` has the
-    same form by name, and `model_routes` says which model (`*` stands for any run of characters)
-    goes to which of them, first match first, as `Catalog.routes` gives it. `cors_origins` is
+    `upstream` is `host:port`, `https://host[:port]` or `http://host[:port]`, and `upstream_grpc`,
+    of the same form, where it speaks gRPC if that is elsewhere; `upstreams` has these by name: the
+    service says which of them a call goes to. `endpoints` are the rows that it knows: there, long
+    bodies are taken. `cors_origins` is
     ("*",), origins such as `https://chat.example`, or () for no browser at all.
     """
 
     upstream: str = "127.0.0.1:8000"
-    upstreams: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    model_routes: tuple[tuple[str, str], ...] = ()
+    upstream_grpc: str | None = None
+    upstreams: Mapping[str, Upstream] = field(default_factory=lambda: MappingProxyType({}))
+    endpoints: tuple[Endpoint, ...] = BUILT_IN.rows
     credential_files: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
     upstream_ca_file: Path = SYSTEM_CA
     listen: str = "127.0.0.1"
@@ -100,7 +118,6 @@ class Checked:
 
     gate: Address
     servers: tuple[Server, ...]  # the default one first
-    routes: tuple[tuple[str, Server], ...]
     admin_socket: Path
     options: RenderOptions
 
@@ -154,23 +171,19 @@ def check(options: RenderOptions) -> Checked:
         with faults.of(f"--runtime {options.runtime}"):
             _socket(options.runtime / "upstreams.sock")
     servers = _servers(options, faults)
-    by_name = {server.name: server for server in servers}
-    for pattern, upstream in options.model_routes:
-        if upstream not in by_name:
-            faults.found.append(f"model {pattern}: there is no upstream {upstream!r}")
-    for name in sorted(options.credential_files.keys() - by_name.keys()):
+    names = {server.name for server in servers}
+    for name in sorted(options.credential_files.keys() - names):
         faults.found.append(f"--upstream-credential-file: there is no upstream {name!r}")
     if faults.found:
         raise ConfigError("Envoy's configuration cannot be rendered:", tuple(faults.found))
-    routes = tuple((pattern, by_name[name]) for pattern, name in options.model_routes)
-    return Checked(Address(listen, options.port), tuple(servers), routes, admin, options)
+    return Checked(Address(listen, options.port), tuple(servers), admin, options)
 
 
 def _numbers(options: RenderOptions, faults: _Faults) -> None:
     for flag, value, least, most in (
         ("--port", options.port, 1, HIGHEST),
         ("--workers", options.workers, 1, 64),
-        ("--concurrency", options.concurrency, 1, 256),
+        ("--concurrency", options.concurrency, 1, MOST_CONCURRENCY),
         ("--body-limit-mib", options.body_limit_mib, 1, 1024),
         ("--heap-mib", options.heap_mib, 1, 1024 * 1024),
         ("--max-connections", options.max_connections, 1, 1_000_000),
@@ -227,12 +240,19 @@ def _re2(foreign: str | None) -> None:
 
 def _servers(options: RenderOptions, faults: _Faults) -> list[Server]:
     servers = []
-    for name, text in {DEFAULT_UPSTREAM: options.upstream, **options.upstreams}.items():
-        with faults.of(f"upstream {name}: {text}"):
+    default = Upstream(options.upstream, options.upstream_grpc)
+    for name, given in {DEFAULT_UPSTREAM: default, **options.upstreams}.items():
+        with faults.of(f"upstream {name}: {given.address}"):
             if not UPSTREAM_NAME.fullmatch(name):
                 raise ValueError("its name looks like 'gpu-a'")
-            address, tls = _parse_upstream(text)
-            servers.append(Server(name, address, tls, options.credential_files.get(name)))
+            address, tls = _parse_upstream(given.address)
+            http = Door(f"model-{name}", address, tls, http2=False, health=given.health)
+            elsewhere = given.grpc or given.address
+            with faults.of(f"upstream {name}, its gRPC: {elsewhere}"):
+                address, tls = _parse_upstream(elsewhere)
+                grpc = Door(f"model-{name}-grpc", address, tls, http2=True, health=None)
+                file = options.credential_files.get(name)
+                servers.append(Server(name, http, grpc, file))
     return servers
 
 

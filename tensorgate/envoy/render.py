@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import jinja2
 
+from authz.listings import LISTING_PATHS
 from tensorgate.envoy import capacity, headers, replies, routes, scripts
 from tensorgate.envoy.capacity import Capacity
 from tensorgate.envoy.options import Checked, RenderOptions, check
@@ -61,18 +62,22 @@ def _data(checked: Checked, sizes: Capacity) -> dict[str, Any]:
         "headers": headers,
         "streams": options.max_connections * options.max_streams,
         "lua": {"body_room": scripts.body_room(), "inference": scripts.inference()},
-        "body_classes": routes.body_classes(sizes.prompt_body),
+        "body_classes": routes.body_classes(sizes.prompt_body, options.endpoints),
         "small_too_large": routes.SMALL_TOO_LARGE,
         "no_check": routes.NO_CHECK,
         "credentials": tuple(routes.credentials(options.key_form)),
         "allowed": routes.allowed(),
+        "grpc_prefix": routes.GRPC_PREFIX,
+        "grpc_unread": routes.grpc_unread(options.endpoints),
+        "listing_paths": LISTING_PATHS,
         "key_in_url": routes.key_in_url(options.key_form),
         "no_credential": routes.no_credential(),
         "unclear": routes.unclear(),
         "alive": routes.alive(options.cors_origins),
         "refused": routes.refused(options.cors_origins),
         "origins": routes.origins(options.cors_origins),
-        "model_routes": tuple(routes.models(checked.routes)),
+        "upstream_header": routes.upstream,
+        "no_upstream": routes.no_upstream(),
         "local_replies": replies.mappers(
             key_example=f"{options.key_form.prefixes[0]}…",
             request_seconds=options.request_seconds,

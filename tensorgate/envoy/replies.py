@@ -11,13 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from authz.errorshape import FINAL, REALM, STOP, error_body
+from authz.errorshape import (
+    FINAL,
+    REALM,
+    STOP,
+    error_body,
+    grpc_headers,
+    grpc_message,
+)
 from authz.model import Dialect
 
 AUTHZ_METADATA: Final = "envoy.filters.http.ext_authz"
 ROOM_METADATA: Final = "tensorgate.body_room"  # as deploy/lua/body_room.lua names it
 ROUTE_METADATA: Final = "tensorgate"
 ANTHROPIC_PATH: Final = r"/v1/messages(?:[/?].*)?"
+GRPC_TYPE: Final = r"application/grpc(?:\+.*)?"  # where Envoy makes its answer one of gRPC's
 
 Tree = dict[str, Any]
 Headers = tuple[tuple[str, str], ...]
@@ -49,22 +57,33 @@ class Reply:
     early: bool = False  # may come before the request has an id
 
     def mappers(self) -> Iterator[Tree]:
-        """Anthropic's shape on its paths, then OpenAI's for the rest."""
-        for when, dialect, headers in (
+        """GRPC's shape where it is spoken, Anthropic's on its paths, OpenAI's for the rest."""
+        shapes: tuple[tuple[list[Tree], Dialect, Headers], ...] = (
+            ([self.when, content_type(GRPC_TYPE)], Dialect.GRPC, grpc_headers(self.status)),
             ([self.when, path(ANTHROPIC_PATH)], Dialect.ANTHROPIC, (("request-id", _ID),)),
             ([self.when], Dialect.OPENAI, ()),
-        ):
+        )
+        for when, dialect, headers in shapes:
             if self.early:
                 # An id of its own, and the body repeats the header that was just set (another
                 # header could not: all are made from those that were there before).
-                own = (("x-request-id", "%UNIQUE_ID%"),)
-                yield self._mapper([*when, no_request_id()], self._body(dialect, _OWN_ID), own)
+                own = headers if dialect is Dialect.GRPC else ()
+                yield self._mapper(
+                    [*when, no_request_id()],
+                    self._body(dialect, _OWN_ID),
+                    (*own, ("x-request-id", "%UNIQUE_ID%")),
+                )
             yield self._mapper(when, self._body(dialect, _ID), headers)
 
     def _body(self, dialect: Dialect, request_id: str) -> Tree:
-        return error_body(
-            dialect, self.status, code=self.code, message=self.message, request_id=request_id
-        )
+        if dialect is Dialect.GRPC:
+            said = grpc_message(self.code, self.message)
+            return {"text_format_source": {"inline_string": said}}
+        return {
+            "json_format": error_body(
+                dialect, self.status, code=self.code, message=self.message, request_id=request_id
+            )
+        }
 
     def _mapper(self, when: list[Tree], body: Tree, headers: Headers) -> Tree:
         stop = (STOP,) if self.status in FINAL else ()
@@ -72,7 +91,7 @@ class Reply:
         return {
             "filter": both(*when),
             **({"status_code": self.status} if self.becomes else {}),
-            "body_format_override": {"json_format": body},
+            "body_format_override": body,
             "headers_to_add": [
                 {
                     "header": {"key": name, "value": value},
@@ -123,6 +142,15 @@ def path(regex: str) -> Tree:
     return {
         "header_filter": {
             "header": {"name": ":path", "string_match": {"safe_regex": {"regex": regex}}}
+        }
+    }
+
+
+def content_type(regex: str) -> Tree:
+    """The whole content type of the request matches."""
+    return {
+        "header_filter": {
+            "header": {"name": "content-type", "string_match": {"safe_regex": {"regex": regex}}}
         }
     }
 

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from authz.credential import CREDENTIAL_HEADERS
-from store.catalog import is_pattern, pattern_regex
+from authz.endpoints import path_regex
+from authz.model import Endpoint, Place
 from store.keyformat import KeyForm
 from tensorgate.envoy.capacity import KIB, MIB, OTHER_BODY, SMALL_BODY
 from tensorgate.envoy.headers import EXPOSED
-from tensorgate.envoy.options import Server
-from tensorgate.envoy.replies import AUTHZ_METADATA
+from tensorgate.envoy.replies import AUTHZ_METADATA, GRPC_TYPE
 
 Tree = dict[str, Any]
 
-PROMPT_PATHS: Final = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-)
+GRPC_PREFIX: Final = "/inference.GRPCInferenceService/"
+UPSTREAM_HEADER: Final = "x-tensorgate-upstream"
 
 SMALL_TOO_LARGE: Final = (
     f"The body is larger than the {SMALL_BODY // KIB} KiB that a request may have unless it is a "
@@ -60,15 +54,29 @@ class BodyClass:
         )
 
 
-def body_classes(prompt_limit: int) -> tuple[BodyClass, ...]:
+def body_classes(prompt_limit: int, rows: Sequence[Endpoint]) -> tuple[BodyClass, ...]:
     """The classes, in the order in which their routes are tried."""
-    prompts = {"safe_regex": {"regex": "|".join(map(literal, PROMPT_PATHS))}}
+    paths = sorted({row.path for row in rows if row.method == "POST"})
+    prompts = {"safe_regex": {"regex": "|".join(map(path_regex, paths))}}
     return (
         BodyClass(
             "prompt", "where prompts go (agents send megabytes, images more)", prompts, prompt_limit
         ),
         BodyClass("other", "anywhere else", {"prefix": "/"}, OTHER_BODY),
     )
+
+
+def grpc_unread(rows: Sequence[Endpoint]) -> Tree:
+    """An Envoy RouteMatch: a gRPC call of which the service reads no message."""
+    known = "|".join(path_regex(row.path) for row in rows if row.place is Place.MESSAGE)
+    path = {"safe_regex": {"regex": rf"(?:{known})(?:\?.*)?"}}
+    return {
+        "prefix": "/",
+        "headers": [
+            {"name": "content-type", "string_match": {"safe_regex": {"regex": GRPC_TYPE}}},
+            {"name": ":path", "string_match": path, "invert_match": True},
+        ],
+    }
 
 
 def credentials(form: KeyForm) -> Iterator[tuple[str, Tree]]:
@@ -160,13 +168,14 @@ def origins(allowed: tuple[str, ...]) -> Tree | None:
     return {"safe_regex": {"regex": ".+" if allowed == ("*",) else "|".join(map(literal, allowed))}}
 
 
-def models(rows: tuple[tuple[str, Server], ...]) -> Iterator[tuple[Tree, Server]]:
-    """(string matcher of the model's name, its server), in the order in which they apply."""
-    for name, server in rows:
-        if is_pattern(name):
-            yield {"safe_regex": {"regex": pattern_regex(name)}}, server
-        else:
-            yield {"exact": name}, server
+def upstream(name: str) -> Tree:
+    """A header matcher: the service wants this one of several model servers."""
+    return {"name": UPSTREAM_HEADER, "string_match": {"exact": name}}
+
+
+def no_upstream() -> Tree:
+    """A header matcher: the service names no model server, so that the default one is meant."""
+    return {"name": UPSTREAM_HEADER, "present_match": True, "invert_match": True}
 
 
 def literal(text: str) -> str:

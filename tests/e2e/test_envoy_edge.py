@@ -31,6 +31,7 @@ from peers.process import PeerError
 from peers.recorder import Recorder, Reply
 
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
+from store.catalog import Upstream
 from store.keyformat import KeyForm
 from tensorgate.envoy.headers import EXPOSED
 from tensorgate.envoy.options import RenderOptions
@@ -65,7 +66,11 @@ def passed(gate: Edge) -> list[tuple[str, str]]:
 
 # ── Envoy's own opinion of the file ──────────────────────────────────────────────────────────────
 
-TWO = {"gpu-a": "10.0.0.7:8000", "gpu-b": "https://gpu.example", "gpu-c": "[2001:db8::1]:80"}
+TWO = {
+    "gpu-a": Upstream("10.0.0.7:8000", grpc="10.0.0.7:8001", health="/health"),
+    "gpu-b": Upstream("https://gpu.example"),
+    "gpu-c": Upstream("[2001:db8::1]:80"),
+}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,6 @@ TWO = {"gpu-a": "10.0.0.7:8000", "gpu-b": "https://gpu.example", "gpu-c": "[2001
         {
             "upstreams": TWO,
             "upstream_ca_file": PEM,
-            "model_routes": (("llama-3.1", "gpu-a"), ("a+b*[c]", "gpu-b"), ("*", "gpu-c")),
             "credential_files": {"default": PEM, "gpu-b": PEM},
         },
         {"workers": 4, "concurrency": 4, "cors_origins": ()},
@@ -447,34 +451,29 @@ def test_only_the_origins_that_were_named_may_call() -> None:
 # ── Several model servers, TLS, the server's own credential ──────────────────────────────────────
 
 
-def test_the_model_that_the_service_found_chooses_the_server(tmp_path: Path) -> None:
+def test_the_service_chooses_the_server(tmp_path: Path) -> None:
     secret = tmp_path / "credential"
     secret.write_text("sk-of-the-server\n")
     other = Recorder()
-    routes = (("llama-3.1", "gpu"), ("qwen-mini", "default"), ("modèle*", "gpu"), ("qwen*", "gpu"))
     try:
         with edge(
-            upstreams={"gpu": f"localhost:{other.address.rpartition(':')[2]}"},
-            model_routes=routes,
+            upstreams={"gpu": Upstream(f"localhost:{other.address.rpartition(':')[2]}")},
             credential_files={"gpu": secret},
         ) as gate:
-            for model, there in {
-                "llama-3.1": other,
-                "llama-301": gate.upstream,
-                "qwen-mini": gate.upstream,
-                "qwen-max": other,
-                "other": gate.upstream,
-            }.items():
+            for said, there in {"gpu": other, None: gate.upstream}.items():
                 gate.upstream.forget()
                 other.forget()
-                gate.service.script = lambda _, name=model: allow([("x-tensorgate-model", name)])
-                forged = ("x-tensorgate-model", "qwen-max")
+                named = [] if said is None else [("x-tensorgate-upstream", said)]
+                gate.service.script = lambda _, named=named: allow(named)
+                forged = ("x-tensorgate-upstream", "gpu")
                 assert gate.call("POST", CHAT, [GOOD, forged], b"{}").status == 200
                 (seen,) = there.requests
                 assert len(gate.upstream.requests + other.requests) == 1
-                assert seen.values("x-tensorgate-model") == [model]
+                assert seen.values("x-tensorgate-upstream") == []
                 own = ["Bearer sk-of-the-server"] if there is other else []
                 assert seen.values("authorization") == own
+            gate.service.script = lambda _: allow([("x-tensorgate-upstream", "elsewhere")])
+            assert gate.call("POST", CHAT, [GOOD], b"{}").code == "upstream_unavailable"
             _listings(gate, other)
             assert "sk-of-the-server" not in gate.admin("/config_dump").body.decode()
             assert "sk-of-the-server" not in (gate.options.runtime / "envoy.yaml").read_text()
@@ -490,8 +489,12 @@ def _listings(gate: Edge, other: Recorder) -> None:
     assert gate.admin("/gpu/v1/models", at="upstreams").status == 200
     assert [len(each.listings) for each in (gate.upstream, other)] == [1, 1]
     assert other.listings[0].values("authorization") == ["Bearer sk-of-the-server"]
+    assert gate.admin("/gpu/api/tags", at="upstreams").status == 200
+    assert [each.target for each in other.requests] == ["/api/tags"]
+    other.forget()
     for method, path in (
         ("POST", "/gpu/v1/models"),
+        ("GET", "/gpu/api/show"),
         ("GET", "/gpu/v1/chat/completions"),
         ("GET", "/gpu/v1/models/x"),
         ("GET", "/gpu/../default/v1/models"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,6 @@ from peers.recorder import Recorder
 from peers.stack import Stack
 
 from store import keyformat
-from store.records import DAY_US
 
 REQUEST_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 ANTHROPIC_TYPES = {
@@ -55,36 +53,16 @@ def keys(stack: Stack) -> Keys:
     stack.revoke(minted["revoked"]["alias"])
     made = Keys(**{name: each["key"] for name, each in minted.items()})
     made.hints = {name: each["hint"] for name, each in minted.items()}
-    made.expired_on = expire(stack, minted["expired"]["id"])
-    revoked_us = sql(stack, "select revoked_us from keys where id = ?", minted["revoked"]["id"])
-    made.revoked_on = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(revoked_us // 1_000_000))
+    made.expired_on = day(stack.expire(minted["expired"]["id"]))
+    made.revoked_on = day(
+        stack.sql("select revoked_us from keys where id = ?", minted["revoked"]["id"])
+    )
     time.sleep(1)  # what changed shows at the latest after a second
     return made
 
 
-def sql(stack: Stack, statement: str, *values: Any) -> Any:
-    """Run one statement on the gate's database; the first column of the first row, if any."""
-    database = sqlite3.connect(stack.state / "tensorgate.db", timeout=10)
-    try:
-        with database:
-            row = database.execute(statement, values).fetchone()
-        return row and row[0]
-    finally:
-        database.close()
-
-
-def expire(stack: Stack, key_id: str) -> str:
-    """Let a key expire yesterday: nobody can mint one that does."""
-    expires_us = time.time_ns() // 1000 - DAY_US
-    sql(stack, "update keys set expires_us = ? where id = ?", expires_us, key_id)
-    sql(
-        stack,
-        "insert into changes (digest, account_id, at_us) select digest, null, ? from keys "
-        "where id = ?",
-        expires_us,
-        key_id,
-    )
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(expires_us // 1_000_000))
+def day(at_us: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at_us // 1_000_000))
 
 
 def chat(**members: Any) -> bytes:

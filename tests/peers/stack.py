@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,8 @@ from peers.process import (
     environment,
     processes,
 )
+
+from store.records import DAY_US
 
 READY_SECONDS: Final = 60
 STOP_SECONDS: Final = 20
@@ -194,6 +198,28 @@ class Stack:
             "keys", "mint", "--user", user, "--alias", alias, "--models", models, *given
         )
         return minted
+
+    def expire(self, key_id: str) -> int:
+        """Let a key expire yesterday, which nobody can mint; when, in µs."""
+        expires_us = time.time_ns() // 1000 - DAY_US
+        self.sql("update keys set expires_us = ? where id = ?", expires_us, key_id)
+        self.sql(
+            "insert into changes (digest, account_id, at_us) select digest, null, ? from keys "
+            "where id = ?",
+            expires_us,
+            key_id,
+        )
+        return expires_us
+
+    def sql(self, statement: str, *values: Any) -> Any:
+        """Run one statement on the gate's database; the first column of the first row, if any."""
+        database = sqlite3.connect(self.state / "tensorgate.db", timeout=10)
+        try:
+            with database:
+                row = database.execute(statement, values).fetchone()
+            return row and row[0]
+        finally:
+            database.close()
 
     def revoke(self, alias: str, *, user: str = USER) -> None:
         """Revoke a key for ever."""

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from moneyhelp import hold as made_hold
 from moneysupport import ALLOWED, ask_of, body, entry, model
 
-from authz.ask import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from authz.bound import FREE, MARGIN_SECONDS, Bound, bound, tokens
 from authz.model import Ask, Edit, Shape, Slot
 from authz.pricing import charge
+from authz.shape import Content
+from authz.shapes import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RERANK, RESPONSES
 from authz.usage import read_ending
 from store.catalog import Model
 from store.records import Basis, Hold, Price
@@ -136,6 +137,50 @@ def test_the_bound_of_the_input_is_not_lowered_by_that_of_the_output() -> None:
     assert bound_of(Ask(output=None, slot=slot), row, 20_000).input_tokens == 20_000
 
 
+def test_a_query_counts_with_each_document_and_so_do_templates() -> None:
+    row = model(Price(input=1_000_000), context_tokens=1000, overhead_tokens=10)
+    ask = Ask(output=None, prompts=5, again_bytes=40)
+    most = bound(ask, row, 300, has_output=False, seconds=1)
+    assert most.input_tokens == 300 + 4 * 40 + 5 * 10
+    assert bound(Ask(output=None, prompts=5, again_bytes=0), row, 300, has_output=False, seconds=1)
+    assert bound(ask, row, 9000, has_output=False, seconds=1).input_tokens == 5 * 1000
+    blind = Ask(output=None, prompts=5, again_bytes=40, text_only=False)
+    assert bound(blind, row, 300, has_output=False, seconds=1).input_tokens == 5 * 1000
+
+
+@given(
+    st.text(min_size=1, max_size=30),
+    st.lists(st.text(max_size=20), min_size=1, max_size=6),
+    st.integers(0, 50),
+)
+def test_no_reranker_reads_more_than_is_held(query: str, docs: list[str], template: int) -> None:
+    """One that reads each byte as a token, every document after the query, in its template."""
+    row = model(Price(input=1_000_000), context_tokens=10**6, overhead_tokens=template)
+    members = {"query": query, "documents": docs}
+    raw = body(**members)
+    most = bound(ask_of(RERANK, **members), row, len(raw), has_output=False, seconds=1)
+    read = sum(len((query + doc).encode()) + template for doc in docs)
+    assert most.input_tokens >= read
+
+
+def test_a_server_that_shifts_its_context_is_held_for_all_of_the_bound() -> None:
+    slot = Slot(1, 0, '"options":{"num_predict":', "},")
+    row = model(max_output_tokens=None, context_tokens=1000, overhead_tokens=0)
+    most = bound_of(Ask(output=5000, endless=True), row)
+    assert most.output_tokens == 5000
+    assert most.nanousd == 100 * 3000 + 5000 * 15000
+    most = bound_of(Ask(output=None, slot=slot, endless=True), row)
+    assert most.output_tokens == 1000
+    assert most.edits == (slot.edit(1000),)
+    most = bound_of(Ask(output=None, slot=slot, endless=True), model(max_output_tokens=400))
+    assert most.edits == (slot.edit(400),)
+
+
+def test_a_price_of_a_request_is_for_all_of_its_images() -> None:
+    row = model(Price(per_request=7), context_tokens=1000)
+    assert bound_of(Ask(output=None, repeats=4), row).nanousd == 7
+
+
 def test_requests_and_seconds() -> None:
     row = model(Price(per_request=7, per_second=11))
     assert bound_of(Ask(output=1), row, seconds=100).nanousd == 7 + 11 * (100 + MARGIN_SECONDS)
@@ -218,7 +263,7 @@ def calls(draw: st.DrawFn) -> tuple[Shape, dict[str, Any]]:
     )
     if shape.repeats:
         members |= {name: draw(FEW) for name in draw(st.sets(st.sampled_from(shape.repeats)))}
-    if shape.many:
+    if shape.kind is Content.PROMPTS:
         members[shape.content] = draw(CONTENT)
     else:
         text = {"role": "user", "content": draw(st.text(max_size=40))}

@@ -13,9 +13,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.catalog import DEFAULT_UPSTREAM, Catalog, Offer, Plan, Price, is_pattern, pattern_regex
+from store.catalog import (
+    DEFAULT_UPSTREAM,
+    Catalog,
+    Offer,
+    Plan,
+    Price,
+    Upstream,
+    is_pattern,
+    tag_twin,
+)
 from store.errors import ConfigError
 
+REGISTRY = "Registry.Ollama.ai"
 PLANS = "plans: {free: {}}\ndefault_plan: free\n"
 DESIGN = """\
 models:
@@ -73,7 +83,7 @@ def test_the_designs_own_example() -> None:
         "pro": Plan("pro", 10, 500_000_000_000, 600, 1_000_000_000_000),
     }
     assert catalog.default_plan == "free"
-    assert catalog.upstreams == {"gpu-a": "10.0.0.7:8000"}
+    assert catalog.upstreams == {"gpu-a": Upstream("10.0.0.7:8000")}
     assert list(catalog.exact_names()) == ["llama-3.1-8b"]
 
 
@@ -171,6 +181,7 @@ exact: {{price: {{input: 1}}, context_tokens: 10, aliases: [other, "q*x", "ex*",
 "qwen*": {ROW}
 "qwen*y": {ROW}
 "*coder": {ROW}
+"AG*": {ROW}
 second: {{price: {{input: 1}}, context_tokens: 10, aliases: ["ab*", "*yz"]}}
 "ab*c": {ROW}
 "*": {ROW}
@@ -199,13 +210,99 @@ second: {{price: {{input: 1}}, context_tokens: 10, aliases: ["ab*", "*yz"]}}
         ("abyz", "second", "second"),
         ("abcyz", "second", "second"),
         ("x\ny", "x\ny", "*"),
-        ("EXACT", "EXACT", "*"),
+        ("EXACT", "EXACT", "exact"),  # one model for Ollama, which ignores case
+        ("Other", "Other", "exact"),
+        ("exact:latest", "exact:latest", "exact"),
+        ("library/Exact", "library/Exact", "exact"),
+        (f"https://{REGISTRY}/Library/exact:latest@x",) * 2 + ("exact",),
+        ("QWEN3", "QWEN3", "qwen*"),
+        ("qCODER", "qCODER", "*coder"),
+        ("ag7", "ag7", "AG*"),
+        ("library/qwen3:8b", "library/qwen3:8b", "qwen*"),
+        ("other:8b", "other:8b", "*"),
         ("", "", "*"),
     ],
 )
 def test_which_row_a_name_means(asked: str, name: str, row: str) -> None:
     offer = NAMES.resolve(asked)
     assert offer == Offer(name, NAMES.models[row])
+
+
+ADAPTERS = catalog_of(
+    f"""
+base: {ROW[:-1]}, aliases: [nick, "b-*"]}}
+"base:gold": {ROW}
+"base:s-*": {ROW}
+"ba*": {ROW}
+"*:sql": {ROW}
+other: {ROW}
+""",
+    "default: {price: {input: 9}, context_tokens: 10}\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter", "name", "row"),
+    [
+        ("base", "gold", "base:gold", "base:gold"),  # a row of its own
+        ("base", "s-1", "base:s-1", "base:s-*"),
+        ("base", "x", "base:x", "base"),  # not "ba*", which says nothing of adapters
+        ("nick", "x", "base:x", "base"),
+        ("base", "sql", "base:sql", "*:sql"),
+        ("bang", "x", "bang:x", "ba*"),
+        ("bang", "sql", "bang:sql", "*:sql"),
+        ("other", "x", "other:x", "other"),
+        ("unheard", "x", "unheard:x", None),
+    ],
+)
+def test_which_row_an_adapter_means(base: str, adapter: str, name: str, row: str | None) -> None:
+    offer = ADAPTERS.resolve_adapter(base, adapter)
+    assert offer == Offer(name, ADAPTERS.default if row is None else ADAPTERS.models[row])  # type: ignore[arg-type]
+
+
+def test_an_adapter_of_a_model_without_a_row_has_none() -> None:
+    assert catalog_of(f"base: {ROW}").resolve_adapter("other", "x") is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "tagged", "plain"),
+    [
+        ("base", "base", "base"),
+        ("base:latest", "base", "base:latest"),
+        ("tagged", "tagged:latest", "tagged"),
+        ("tagged:latest", "tagged:latest", "tagged:latest"),
+        ("tagged:8b", "tagged:8b", "tagged:8b"),
+        ("host:99/base", "host:99/base", "host:99/base"),
+    ],
+)
+def test_a_name_without_a_tag_means_latest_on_ollamas_paths(
+    asked: str, tagged: str, plain: str
+) -> None:
+    catalog = catalog_of(
+        f'base: {ROW}\n"tagged:latest": {ROW}',
+        "default: {price: {input: 9}, context_tokens: 10}\n",
+    )
+    one, other = catalog.resolve_tagged(asked), catalog.resolve(asked)
+    assert one is not None
+    assert other is not None
+    assert (one.name, other.name) == (tagged, plain)
+    assert one.model == other.model
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("a", "a:latest"),
+        ("a:latest", "a"),
+        ("a:8b", "a:8b"),
+        ("org/a", "org/a:latest"),
+        ("host:80/org/a", "host:80/org/a:latest"),
+        ("host:80/org/a:latest", "host:80/org/a"),
+    ],
+)
+def test_the_same_model_with_the_tag_and_without(name: str, twin: str) -> None:
+    assert tag_twin(name) == twin
+    assert tag_twin(twin) == name
 
 
 def test_of_two_patterns_alike_the_first_in_the_file_counts() -> None:
@@ -240,9 +337,8 @@ def test_dots_and_brackets_in_a_pattern_are_literal() -> None:
     name=st.text("ab", max_size=12),
 )
 def test_patterns_match_as_their_regular_expression_does(pattern: str, name: str) -> None:
-    """What Envoy's routes are made of, and what we match with, are the same language."""
     catalog = catalog_of(f'"{pattern}": {ROW}')
-    matches = re.fullmatch(pattern_regex(pattern), name) is not None
+    matches = re.fullmatch(pattern.replace("*", ".*"), name) is not None
     assert (catalog.resolve(name) is not None) is matches
 
 
@@ -253,22 +349,33 @@ def test_no_name_makes_a_pattern_search_for_long() -> None:
     assert time.perf_counter() - started < 0.1
 
 
-def test_routes_stand_in_the_order_of_names() -> None:
+def test_what_may_be_said_of_an_upstream() -> None:
+    catalog = catalog_of(
+        "{}",
+        "upstreams:\n  a: h:1\n  b: {address: 'h:2'}\n"
+        "  c: {address: 'h:3', grpc: '[::1]:4', health: /v2/health/ready}\n",
+    )
+    assert catalog.upstreams == {
+        "a": Upstream("h:1"),
+        "b": Upstream("h:2"),
+        "c": Upstream("h:3", "[::1]:4", "/v2/health/ready"),
+    }
+
+
+def test_a_models_upstream() -> None:
     catalog = catalog_of(
         f"""
-"q*": {ROW}
-"qwen*": {{price: {{input: 1}}, context_tokens: 10, upstream: gpu-b}}
-m: {{price: {{input: 1}}, context_tokens: 10, upstream: gpu-a, aliases: [x]}}
+m: {{price: {{input: 1}}, context_tokens: 10, upstream: a, aliases: ["x*"]}}
 n: {ROW}
 """,
-        "upstreams: {gpu-a: 'h:1', gpu-b: '[::1]:2'}\n",
+        "upstreams: {a: 'h:1'}\n",
     )
-    assert catalog.routes() == (
-        ("m", "gpu-a"),
-        ("n", DEFAULT_UPSTREAM),
-        ("qwen*", "gpu-b"),
-        ("q*", DEFAULT_UPSTREAM),
-    )
+    assert [catalog.upstream_of(name) for name in ("m", "xy", "n", "unknown")] == [
+        "a",
+        "a",
+        DEFAULT_UPSTREAM,
+        DEFAULT_UPSTREAM,
+    ]
 
 
 # ── What is wrong, and on which line ─────────────────────────────────────────────────────────────
@@ -394,13 +501,110 @@ FAULTY = {
         PLANS + "upstreams:\n  a: http://h:1  # <here>\n",
         "upstreams.a: write the address as host:port",
     ),
+    "an upstream's gRPC address": (
+        PLANS + "upstreams:\n  a: h:1\n  b: {address: h:1, grpc: h}  # <here>\n",
+        "upstreams.b.grpc: write the address as host:port",
+    ),
+    "an upstream without an address": (
+        PLANS + "upstreams:\n  a:  # <here>\n    grpc: h:1\n",
+        "upstreams.a.address: it is missing",
+    ),
+    "an upstream's health that is no path": (
+        PLANS + "upstreams:\n  a:\n    address: h:1\n    health: health?x  # <here>\n",
+        "upstreams.a.health: write a path such as /health, without a query",
+    ),
+    "an unknown member of an upstream": (
+        PLANS + "upstreams:\n  a:\n    address: h:1\n    tls: true  # <here>\n",
+        "upstreams.a.tls: nothing is called so here",
+    ),
     "an upstream's port": (
         PLANS + "upstreams:\n  a: h:65536  # <here>\n",
         "upstreams.a: write the address as host:port",
     ),
     "rows of endpoints": (
         PLANS + "endpoints: [x]  # <here>\n",
-        "endpoints: this version knows the built-in table only; leave it empty",
+        "endpoints.0: a mapping of names to values is needed",
+    ),
+    "a path without a slash": (
+        PLANS + "endpoints:\n  - name: x\n    path: v1/x  # <here>\n",
+        "endpoints.0.path: a path starts with a slash",
+    ),
+    **{
+        f"a path like {path}": (
+            PLANS + f"endpoints:\n  - name: x\n    path: '{path}'  # <here>\n",
+            "endpoints.0.path: no path looks so",
+        )
+        for path in (
+            *("/", "//x", "/x/", "/x//y", "/../x", "/x/.", "/x?y", "/x y", "/%78", "/x;y"),
+            *("/{m}", "/x{model}", "/{model}x", "/{model}/{model}", "/{model}{version}", "/ü"),
+        )
+    },
+    "a path without its model": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x  # <here>\n    model: path\n",
+        "endpoints.0.path: it has no {model}",
+    ),
+    "a model in a path that is not read there": (
+        PLANS + "endpoints:\n  - name: x\n    path: '/{model}/x'  # <here>\n",
+        "endpoints.0.path: its {model} names a model: write `model: path`",
+    ),
+    "an unknown member of an endpoint": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    usages: none  # <here>\n",
+        "endpoints.0.usages: nothing is called so here",
+    ),
+    "an endpoint without a path": (
+        PLANS + "endpoints:\n  - name: x  # <here>\n",
+        "endpoints.0.path: it is missing",
+    ),
+    "an endpoint's name": (
+        PLANS + "endpoints:\n  - name: X  # <here>\n    path: /x\n",
+        "endpoints.0.name: ",
+    ),
+    "an endpoint's method": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    method: PUT  # <here>\n",
+        "endpoints.0.method: ",
+    ),
+    "inference by GET": (
+        PLANS + "endpoints:\n  - name: x\n    path: /{model}\n    model: path\n"
+        "    method: GET  # <here>\n",
+        "endpoints.0.method: a GET is no inference",
+    ),
+    "a GET with a model in its body": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    lane: listing\n    method: GET\n"
+        "    model: body  # <here>\n",
+        "endpoints.0.model: a GET has no body to name one",
+    ),
+    "inference without a model": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    model: none  # <here>\n",
+        "endpoints.0.model: an inference call is priced by its model",
+    ),
+    "the server's model that nobody named": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    model: server  # <here>\n",
+        "endpoints.0.model: name the server's model as `native_model`",
+    ),
+    "a member of a form": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    model: form\n    input: y  # <here>\n",
+        "endpoints.0.input: a form has none to be named",
+    ),
+    "a member too deep": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    output:\n      - a.b.c  # <here>\n",
+        "endpoints.0.output.0: name a member of the body",
+    ),
+    "an input inside an object": (
+        PLANS + "endpoints:\n  - name: x\n    path: /x\n    input: a.b  # <here>\n",
+        "endpoints.0.input: the input is a member of the body itself",
+    ),
+    "two endpoints of one name": (
+        PLANS + "endpoints:\n  - {name: x, path: /x}\n  - {name: x, path: /y}  # <here>\n",
+        "endpoints.1.name: another row has it already",
+    ),
+    "two endpoints of one path": (
+        PLANS + "endpoints:\n  - {name: x, path: '/{model}/x', model: path}\n"
+        "  - {name: y, path: '/{version}/x'}  # <here>\n",
+        "endpoints.1.path: another row has it already",
+    ),
+    "a pattern as the server's model": (
+        PLANS + "native_model: 'a*'  # <here>\n",
+        "native_model: a pattern names no model",
     ),
     "an anchor in itself": ("models: &a  # <here>\n  m: *a\n", "an anchor stands inside itself"),
 }

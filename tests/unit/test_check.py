@@ -33,7 +33,7 @@ from support import (
     upstream_headers,
 )
 
-from authz import wire
+from authz import reading
 from authz.body import Body, read_json
 from authz.cache import KeyCache
 from authz.check import Checker, Site
@@ -41,6 +41,7 @@ from authz.metrics import Metrics
 from authz.model import Fault, Reason, Shape
 from authz.pb.auth_pb2 import CheckResponse
 from authz.wire import TO_REMOVE, Reader
+from store.catalog import Catalog
 from store.counters.memory import MemoryCounters
 from store.counters.model import (
     Ended,
@@ -129,6 +130,7 @@ class Gate:
     listed: list[str] = field(default_factory=list)
     clock: ManualClock = field(default_factory=ManualClock)
     metrics: Metrics = field(default_factory=Metrics)
+    catalog: Catalog = field(default_factory=lambda: CATALOG)
 
     def __post_init__(self) -> None:
         self.table = KeyTable()
@@ -141,7 +143,7 @@ class Gate:
         self.checker = Checker(
             reader=Reader(FORM, DIGESTER),
             keys=self.keys,
-            catalog=CATALOG,
+            catalog=self.catalog,
             counters=self.counters,
             give_back=self.counters.real.give_back,
             settler=self.settled,  # type: ignore[arg-type]
@@ -230,6 +232,7 @@ def test_what_passes_is_described_to_the_server_to_the_client_and_to_the_meter(g
         "model": LLAMA,
         "endpoint": "chat.completions",
         "dialect": "openai",
+        "usage": "openai",
     }
     assert gate.counted() == {("allowed", ""): 1}
 
@@ -298,6 +301,49 @@ def test_an_unpriced_model_passes_for_a_key_without_a_budget(gate: Gate) -> None
     assert upstream_headers(gate.call(body={"model": "new"}))["x-tensorgate-model"] == "new"
     (hold,) = gate.counters.journal
     assert (hold.model, hold.nanousd, hold.price) == ("new", 0, Price())
+
+
+SEVERAL = Catalog.parse(
+    """
+models:
+  on-gpu: {price: {input: 1}, context_tokens: 9000, upstream: gpu, aliases: ["gpt-*"]}
+  here: {price: {input: 1}, context_tokens: 9000}
+upstreams: {gpu: "10.0.0.7:8000"}
+plans: {free: {}}
+default_plan: free
+""",
+    "a test's",
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "upstream"),
+    [
+        ({"model": "on-gpu"}, "gpu"),
+        ({"model": "gpt-9"}, "gpu"),
+        ({"model": "on-gpu:latest"}, "gpu"),  # as some servers write the same name
+        ({"model": "on-gpu", "lora_path": "mine"}, "gpu"),
+        ({"model": "here"}, None),
+        ({"model": "here", "lora_path": "on-gpu"}, None),
+        ({"model": "unknown"}, None),
+    ],
+)
+def test_envoy_is_told_which_server_serves_a_model(
+    body: dict[str, str], upstream: str | None
+) -> None:
+    """All by one resolution, the one that judges and prices."""
+    response = Gate(catalog=SEVERAL).call(body={**body, "messages": []})
+    assert is_allowed(response)
+    assert upstream_headers(response).get("x-tensorgate-upstream") == upstream
+
+
+def test_an_adapter_cannot_be_the_tag_of_another_model() -> None:
+    """A server without adapters would serve `phi` to a key that has only `phi:8b`."""
+    gate = Gate(key_record(models=["phi:8b", "phi:sql"]), listed=["phi:8b", "phi:latest"])
+    response = gate.call(body={"model": "phi", "lora_path": "8b", "messages": []})
+    assert metadata(response)["reason"] == "ambiguous_body"
+    assert is_allowed(gate.call(body={"model": "phi:8b", "messages": []}))
+    assert is_allowed(gate.call(body={"model": "phi", "lora_path": "sql", "messages": []}))
 
 
 def test_a_repeated_check_takes_once_and_has_the_same_hold(gate: Gate) -> None:
@@ -523,14 +569,14 @@ def must_not_be_called(*_: object) -> NoReturn:
 def test_a_body_is_not_read_for_a_key_that_does_not_count(
     reason: Reason, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "read_json", must_not_be_called)
+    monkeypatch.setattr(reading, "read_json", must_not_be_called)
     refused(Gate(DEAD_KEYS[reason]).call(body=body), reason)
 
 
 def test_a_body_is_not_read_without_a_key_nor_while_nobody_knows_of_it(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "read_json", must_not_be_called)
+    monkeypatch.setattr(reading, "read_json", must_not_be_called)
     broken = b'{"model":'
     twice = bearer(KEY) | {"x-api-key": OTHER}
     refused(gate.call(CHAT_PATH + "?key=x", broken), Reason.KEY_IN_URL)
@@ -550,7 +596,7 @@ def test_the_body_of_a_live_key_is_read_once(gate: Gate, monkeypatch: pytest.Mon
         asked.append(raw)
         return read_json(raw, shape)
 
-    monkeypatch.setattr(wire, "read_json", counting)
+    monkeypatch.setattr(reading, "read_json", counting)
     refused(gate.call(body=b'{"model":'), Reason.MALFORMED_BODY)
     assert is_allowed(gate.call())
     assert asked == [b'{"model":', json.dumps(CHAT).encode()]

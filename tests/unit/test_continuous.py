@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from moneysupport import Gate, edited
 from support import metadata
 
-from authz.ask import CHAT
 from authz.body import read_json
 from authz.continuous import counting
 from authz.model import Ask, Edit
+from authz.shapes import CHAT
 
 CATALOG = """\
 models:

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 from support import CATALOG, NOW_US, key_record, request
 
-from authz import endpoints
+from authz import table
 from authz.decide import decide, limits, may_call
+from authz.endpoints import BUILT_IN
 from authz.model import Allow, Ask, Decision, Deny, Endpoint, Fault, Reason, Request
-from store.catalog import Plan
+from store.catalog import Catalog, Plan
 from store.counters.model import Limit, MinuteLimit, MoneyLimit
 from store.records import DAY_US, KeyRecord
 
@@ -188,12 +189,133 @@ def test_work_that_outlives_the_request_is_refused_where_there_is_a_budget() -> 
     assert isinstance(judge(key_record(), asked, of=None), Allow)
 
 
-@pytest.mark.parametrize("row", [endpoints.MODELS, endpoints.MODEL, endpoints.KEY])
+@pytest.mark.parametrize("row", [table.MODELS, table.MODEL, table.KEY])
 def test_what_reads_no_model_is_not_judged_by_its_body(row: Endpoint) -> None:
     ask = Ask(output=None, stored="prompt", unbounded="background")
     fault = Fault(Reason.MALFORMED_BODY)
     asked = request(endpoint=row, encoded=True, body=fault, model=None, ask=ask)
     assert isinstance(judge(key_record(models=[], budget_nanousd=1), asked), Allow)
+
+
+# ── Controls, adapters, tags ─────────────────────────────────────────────────────────────────────
+
+PATHS = {path: BUILT_IN.find("POST", path) for path in ("/api/chat", "/api/show", "/v1/responses")}
+
+
+def at(path: str, **changes: Any) -> Request:
+    match = PATHS[path]
+    assert match is not None
+    return request(endpoint=match.endpoint, path=path, **changes)
+
+
+STEERING = Catalog.parse(
+    """
+models:
+  keeps: {price: {input: 1}, context_tokens: 9, controls: [keep_alive, priority]}
+  plain: {price: {input: 1}, context_tokens: 9}
+  "tagged:latest": {price: {input: 1}, context_tokens: 9}
+plans: {free: {}}
+default_plan: free
+""",
+    "a test's",
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "controls", "refused"),
+    [
+        ("plain", ("keep_alive",), "keep_alive"),
+        ("plain", ("options.keep_alive",), "options.keep_alive"),
+        ("keeps", ("keep_alive", "options.priority"), None),
+        ("keeps", ("keep_alive", "cache_salt"), "cache_salt"),
+        ("unheard-of", ("keep_alive",), "keep_alive"),
+    ],
+)
+def test_a_control_needs_the_models_leave(
+    model: str, controls: tuple[str, ...], refused: str | None
+) -> None:
+    asked = request(model=model, controls=controls)
+    decision = decide(key_record(), asked, STEERING.resolve(model), FREE, NOW_US)
+    if refused is None:
+        assert isinstance(decision, Allow)
+    else:
+        assert isinstance(decision, Deny)
+        assert (decision.reason, decision.fault.param) == (Reason.PARAMETER_NOT_ALLOWED, refused)
+        assert "steers" in decision.fault.detail
+
+
+@pytest.mark.parametrize(
+    ("models", "allowed"),
+    [
+        (None, True),
+        (["plain", "plain:sql"], True),
+        (["plain:sql"], True),
+        (["plain"], False),
+        (["sql"], False),
+        (["plain", "plain:other"], False),
+    ],
+)
+def test_an_adapter_is_allowed_as_such(models: list[str] | None, allowed: bool) -> None:
+    asked = request(model="plain:sql", base="plain")
+    offer = STEERING.resolve_adapter("plain", "sql")
+    decision = decide(key_record(models=models), asked, offer, FREE, NOW_US)
+    assert isinstance(decision, Allow) is allowed
+    if not allowed:
+        assert isinstance(decision, Deny)
+        assert decision.reason is Reason.MODEL_NOT_ALLOWED
+
+
+def test_an_adapter_of_an_alias_is_one_of_its_model() -> None:
+    asked = request(model="llama:sql", base="llama")
+    offer = CATALOG.resolve_adapter("llama", "sql")
+    key = key_record(models=["llama-3.1-8b:sql"])
+    assert isinstance(decide(key, asked, offer, FREE, NOW_US), Allow)
+    key = key_record(models=["llama-3.1-8b"])
+    assert isinstance(decide(key, asked, offer, FREE, NOW_US), Deny)
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/show"])
+@pytest.mark.parametrize(
+    ("asked", "models", "allowed"),
+    [
+        ("plain", ["plain"], True),
+        ("plain:latest", ["plain"], True),
+        ("plain", ["plain:latest"], True),
+        ("plain:8b", ["plain"], False),
+        ("tagged", ["tagged"], True),
+        ("tagged", ["tagged:latest"], True),
+        ("tagged:latest", ["tagged"], True),
+        ("other", ["other:latest"], True),
+        ("other:latest", ["other"], True),
+        ("other:8b", ["other"], False),
+        ("PLAIN", ["plain"], False),
+        ("library/plain", ["plain"], False),
+        ("registry.ollama.ai/library/plain", ["plain"], False),
+    ],
+)
+def test_no_tag_means_latest_for_ollama_alone(
+    path: str, asked: str, models: list[str], allowed: bool
+) -> None:
+    key = key_record(models=models)
+    offer = STEERING.resolve_tagged(asked)
+    found = decide(key, at(path, model=asked), offer, FREE, NOW_US)
+    assert isinstance(found, Allow) is allowed
+    elsewhere = decide(key, request(model=asked), STEERING.resolve(asked), FREE, NOW_US)
+    assert isinstance(elsewhere, Allow) is (asked in models)
+
+
+def test_no_context_is_longer_than_the_models() -> None:
+    offer = STEERING.resolve("plain")
+    for context, allowed in ((0, True), (9, True), (10, False)):
+        ask = Ask(output=1, context=context, context_name="options.num_ctx")
+        found = decide(key_record(), at("/api/chat", model="plain", ask=ask), offer, FREE, NOW_US)
+        assert isinstance(found, Allow) is allowed
+        if not allowed:
+            assert isinstance(found, Deny)
+            assert (found.reason, found.fault.param) == (
+                Reason.INVALID_PARAMETER,
+                "options.num_ctx",
+            )
 
 
 # ── Limits ───────────────────────────────────────────────────────────────────────────────────────
@@ -231,14 +353,15 @@ def test_the_accounts_money_comes_last(budget: int | None, ceiling: Any) -> None
 def test_listings_and_token_counting_have_a_wider_minute_of_their_own_and_take_no_money(
     method: str, path: str
 ) -> None:
-    row, of = endpoints.find(method, path), plan(account_budget_nanousd=1)
+    match, of = BUILT_IN.find(method, path), plan(account_budget_nanousd=1)
+    assert match is not None
     key = key_record(rpm=60, budget_nanousd=1)
-    (listing,) = limits(key, row, of)
+    (listing,) = limits(key, match.endpoint, of)
     inference, *_ = limits(key, None, of)
     assert isinstance(listing, MinuteLimit)
     assert listing.max_requests == 600
     assert listing.scope != inference.scope
-    assert limits(key, endpoints.KEY, of) == (listing,)
+    assert limits(key, table.KEY, of) == (listing,)
 
 
 def test_keys_share_nothing_but_the_money_of_their_account() -> None:
@@ -246,7 +369,7 @@ def test_keys_share_nothing_but_the_money_of_their_account() -> None:
         return {limit.scope for limit in found}
 
     of = plan(account_budget_nanousd=1)
-    for row in (None, endpoints.KEY):
+    for row in (None, table.KEY):
         one, other = (key_record(id=name) for name in ("key_1", "key_2"))
         assert scopes(limits(one, row, FREE)).isdisjoint(scopes(limits(other, row, FREE)))
         shared = scopes(limits(one, row, of)) & scopes(limits(other, row, of))
@@ -255,4 +378,4 @@ def test_keys_share_nothing_but_the_money_of_their_account() -> None:
 
 def test_without_an_rpm_only_money_is_counted() -> None:
     assert judge(key_record(rpm=None), request()) == Allow((KEY_MONEY,))
-    assert limits(key_record(rpm=None), endpoints.KEY, FREE) == ()
+    assert limits(key_record(rpm=None), table.KEY, FREE) == ()

@@ -6,6 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 import pytest
+from grpc import StatusCode
 from support import key_record, request
 
 from authz.denial import Answer, deny
@@ -23,6 +24,7 @@ class Row(NamedTuple):
     status: int
     openai: str
     anthropic: str
+    grpc: StatusCode
     challenge: str | None = None
     retry_after: str | None = None
 
@@ -30,28 +32,46 @@ class Row(NamedTuple):
 AUTH, PERMISSION = "authentication_error", "permission_error"
 INVALID = "invalid_request_error"
 TABLE = {
-    Reason.MISSING_API_KEY: Row(401, AUTH, AUTH, BARE),
-    Reason.INVALID_API_KEY: Row(401, AUTH, AUTH, INVALID_TOKEN),
-    Reason.API_KEY_EXPIRED: Row(401, AUTH, AUTH, INVALID_TOKEN),
-    Reason.API_KEY_REVOKED: Row(401, AUTH, AUTH, INVALID_TOKEN),
-    Reason.AMBIGUOUS_CREDENTIALS: Row(400, INVALID, INVALID),
-    Reason.KEY_IN_URL: Row(400, INVALID, INVALID),
-    Reason.MALFORMED_BODY: Row(400, INVALID, INVALID),
-    Reason.AMBIGUOUS_BODY: Row(400, INVALID, INVALID),
-    Reason.MODEL_REQUIRED: Row(400, INVALID, INVALID),
-    Reason.INVALID_PARAMETER: Row(400, INVALID, INVALID),
-    Reason.MODEL_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
-    Reason.ENDPOINT_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
-    Reason.MODEL_NOT_PRICED: Row(403, PERMISSION, PERMISSION, SCOPE),
-    Reason.PARAMETER_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
-    Reason.UNBOUNDED_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, SCOPE),
-    Reason.UNSUPPORTED_ENCODING: Row(415, INVALID, INVALID),
-    Reason.RATE_LIMIT_EXCEEDED: Row(429, "requests", "rate_limit_error"),
-    Reason.BUDGET_HELD: Row(429, "requests", "rate_limit_error"),
-    Reason.BUDGET_EXCEEDED: Row(429, "insufficient_quota", "rate_limit_error"),
-    Reason.AUTHORIZATION_UNAVAILABLE: Row(503, "server_error", "api_error", retry_after="1"),
-    Reason.NOT_FOUND: Row(404, INVALID, "not_found_error"),
+    Reason.MISSING_API_KEY: Row(401, AUTH, AUTH, StatusCode.UNAUTHENTICATED, BARE),
+    Reason.INVALID_API_KEY: Row(401, AUTH, AUTH, StatusCode.UNAUTHENTICATED, INVALID_TOKEN),
+    Reason.API_KEY_EXPIRED: Row(401, AUTH, AUTH, StatusCode.UNAUTHENTICATED, INVALID_TOKEN),
+    Reason.API_KEY_REVOKED: Row(401, AUTH, AUTH, StatusCode.UNAUTHENTICATED, INVALID_TOKEN),
+    Reason.AMBIGUOUS_CREDENTIALS: Row(400, INVALID, INVALID, StatusCode.INVALID_ARGUMENT),
+    Reason.KEY_IN_URL: Row(400, INVALID, INVALID, StatusCode.INVALID_ARGUMENT),
+    Reason.MALFORMED_BODY: Row(400, INVALID, INVALID, StatusCode.INVALID_ARGUMENT),
+    Reason.AMBIGUOUS_BODY: Row(400, INVALID, INVALID, StatusCode.INVALID_ARGUMENT),
+    Reason.MODEL_REQUIRED: Row(400, INVALID, INVALID, StatusCode.INVALID_ARGUMENT),
+    Reason.INVALID_PARAMETER: Row(400, INVALID, INVALID, StatusCode.INVALID_ARGUMENT),
+    Reason.MODEL_NOT_ALLOWED: Row(403, PERMISSION, PERMISSION, StatusCode.PERMISSION_DENIED, SCOPE),
+    Reason.ENDPOINT_NOT_ALLOWED: Row(
+        403, PERMISSION, PERMISSION, StatusCode.PERMISSION_DENIED, SCOPE
+    ),
+    Reason.MODEL_NOT_PRICED: Row(403, PERMISSION, PERMISSION, StatusCode.PERMISSION_DENIED, SCOPE),
+    Reason.PARAMETER_NOT_ALLOWED: Row(
+        403, PERMISSION, PERMISSION, StatusCode.PERMISSION_DENIED, SCOPE
+    ),
+    Reason.UNBOUNDED_NOT_ALLOWED: Row(
+        403, PERMISSION, PERMISSION, StatusCode.PERMISSION_DENIED, SCOPE
+    ),
+    Reason.UNSUPPORTED_ENCODING: Row(415, INVALID, INVALID, StatusCode.INVALID_ARGUMENT),
+    Reason.RATE_LIMIT_EXCEEDED: Row(
+        429, "requests", "rate_limit_error", StatusCode.RESOURCE_EXHAUSTED
+    ),
+    Reason.BUDGET_HELD: Row(429, "requests", "rate_limit_error", StatusCode.RESOURCE_EXHAUSTED),
+    Reason.BUDGET_EXCEEDED: Row(
+        429, "insufficient_quota", "rate_limit_error", StatusCode.RESOURCE_EXHAUSTED
+    ),
+    Reason.AUTHORIZATION_UNAVAILABLE: Row(
+        503, "server_error", "api_error", StatusCode.UNAVAILABLE, retry_after="1"
+    ),
+    Reason.NOT_FOUND: Row(404, INVALID, "not_found_error", StatusCode.UNIMPLEMENTED),
 }
+
+
+def shape_of(dialect: Dialect, row: Row) -> dict[str, str]:
+    if dialect is Dialect.GRPC:  # its HTTP headers are Envoy's
+        return {"grpc-status": str(row.grpc.value[0])}
+    return {"content-type": "application/json"}
 
 
 def refusal(fault: Fault, dialect: Dialect, retry_us: int | None = None) -> tuple[Answer, Occasion]:
@@ -68,7 +88,7 @@ def test_the_table_has_every_reason() -> None:
 @pytest.mark.parametrize("reason", Reason)
 def test_status_and_headers(reason: Reason, dialect: Dialect) -> None:
     row, (answer, _) = TABLE[reason], refusal(Fault(reason), dialect)
-    expected = {"content-type": "application/json", "x-tensorgate-reason": reason.value}
+    expected = {**shape_of(dialect, row), "x-tensorgate-reason": reason.value}
     if row.challenge is not None:
         expected["www-authenticate"] = row.challenge
     if row.retry_after is not None:
@@ -107,6 +127,22 @@ def test_anthropics_shape(reason: Reason) -> None:
         },
         "request_id": "req-1",
     }
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_grpcs_message(reason: Reason) -> None:
+    """It becomes grpc-message: one line of ASCII."""
+    answer, occasion = refusal(Fault(reason, "x", "model_name"), Dialect.GRPC)
+    said = f"{reason.value}: {words(occasion)}".replace("…", "...")
+    assert answer.body.decode("ascii") == said
+    assert "\n" not in said
+
+
+def test_a_grpc_message_is_ascii_whatever_the_client_sent() -> None:
+    asked: dict[str, Any] = {"model": "ü模", "dialect": Dialect.GRPC}
+    occasion = Occasion(Fault(Reason.MODEL_NOT_ALLOWED), request(**asked), key_record(models=[]))
+    said = deny(occasion).body
+    assert said.startswith(b"model_not_allowed: This key may not call `\\xfc\\u6a21`; ")
 
 
 @pytest.mark.parametrize(
@@ -152,9 +188,8 @@ def test_when_there_is_money_again(
     refused = Refused(0, limit, retry_us, (), held=reason is Reason.BUDGET_HELD)
     occasion = Occasion(Fault(reason), request(dialect=dialect), key_record(), refused)
     headers = dict(deny(occasion).headers)
-    assert headers.pop("content-type") == "application/json"
     assert headers.pop("x-tensorgate-reason") == reason
-    assert headers == expected
+    assert headers == {**shape_of(dialect, TABLE[reason]), **expected}
 
 
 def test_words_of_any_script_stand_in_the_body() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from moneyhelp import charge, hold
+from peers.recorder import Recorder
 
 from admin.service import open_service
 from authz.control import Responder, serving
@@ -145,6 +146,27 @@ def test_a_journal_is_read_and_a_damaged_one_fails(state: Path) -> None:
     assert finding.status is Status.FAIL
     assert "is damaged at byte" in finding.text
     assert finding.advice.startswith("move it away")
+
+
+def test_each_upstream_of_the_catalog_is_looked_at(state: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    try:
+        recorder.models = ["qwen"]
+        nobody = free_port("127.0.0.1")
+        (tmp_path / "catalog.yaml").write_text(
+            f"{CATALOG}upstreams:\n  a: {recorder.address}\n  b: 127.0.0.1:{nobody}\n"
+        )
+        parts = found()
+        recorder.models = []
+        without = found()
+    finally:
+        recorder.close()
+    assert parts["upstream a"].status is Status.OK
+    assert parts["upstream a"].text.endswith(f"{recorder.address} · models: qwen")
+    assert parts["upstream b"].status is Status.FAIL
+    assert parts["upstream b"].advice == "start the model server"
+    assert without["upstream a"].status is Status.WARN
+    assert without["upstream a"].advice == "name its models in the catalog"
 
 
 COUNTED = {

@@ -45,6 +45,10 @@ def test_a_minute_in_every_spelling() -> None:
     }
 
 
+def test_a_grpc_client_reads_what_openais_reads() -> None:
+    assert said(used=48, dialect=Dialect.GRPC) == said(used=48, dialect=Dialect.OPENAI)
+
+
 def test_anthropics_own_on_anthropics_paths() -> None:
     both = said(used=48, grows_in_us=33_200_000, dialect=Dialect.ANTHROPIC)
     own = {name: both[name] for name in both if name.startswith("anthropic-")}

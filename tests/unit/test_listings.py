@@ -36,8 +36,8 @@ class Envoy(ThreadingUnixStreamServer):
         self.asked: list[tuple[str, str]] = []
         super().__init__(str(path), _Handler)
 
-    def serve(self, upstream: str, answer: bytes) -> None:
-        self.answers[f"/{upstream}/v1/models"] = answer
+    def serve(self, upstream: str, answer: bytes, path: str = "/v1/models") -> None:
+        self.answers[f"/{upstream}{path}"] = answer
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -64,10 +64,21 @@ def envoy(tmp_path: Path) -> Iterator[Envoy]:
             thread.join()
 
 
+GPU_A = frozenset({"on-gpu-a", "on-gpu-a:too"})
+
+
 @pytest.fixture
 def of(tmp_path: Path) -> Callable[..., Listings]:
-    """Listings of so many upstreams."""
-    return lambda *upstreams: Listings(tmp_path / "upstreams.sock", upstreams or ("default",))
+    """Listings of so many upstreams; the catalog sends GPU_A to `gpu-a`, the rest to `default`."""
+
+    def make(*upstreams: str) -> Listings:
+        return Listings(
+            tmp_path / "upstreams.sock",
+            upstreams or ("default",),
+            lambda name: "gpu-a" if name in GPU_A else "default",
+        )
+
+    return make
 
 
 def test_before_anything_was_read_nothing_is_listed(of: Callable[..., Listings]) -> None:
@@ -78,27 +89,70 @@ def test_each_server_is_asked_once_and_all_names_are_listed(
     envoy: Envoy, of: Callable[..., Listings]
 ) -> None:
     envoy.serve("default", listing("a", "org/b", "c:latest"))
-    envoy.serve("gpu-a", listing("d", "a", first_id="d", has_more=False))
+    envoy.serve("gpu-a", listing("on-gpu-a", "on-gpu-a:too", first_id="d", has_more=False))
     found = of("default", "gpu-a")
     found.refresh()
-    assert found() == ["a", "org/b", "c:latest", "d", "a"]
+    assert found() == ["a", "org/b", "c:latest", "on-gpu-a", "on-gpu-a:too"]
     assert envoy.asked == [("GET", "/default/v1/models"), ("GET", "/gpu-a/v1/models")]
+
+
+def test_a_model_counts_only_where_its_calls_go(envoy: Envoy, of: Callable[..., Listings]) -> None:
+    envoy.serve("default", listing("a", "on-gpu-a"))
+    envoy.serve("gpu-a", listing("on-gpu-a:too", "b"))
+    found = of("default", "gpu-a")
+    found.refresh()
+    assert found() == ["a", "on-gpu-a:too"]
+
+
+def tags(*names: object) -> bytes:
+    """Ollama's listing."""
+    rows = [{"name": name, "model": name, "size": 1, "details": {}} for name in names]
+    return ok(json.dumps({"models": rows}).encode())
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "405 Method Not Allowed", "401 Unauthorized"])
+def test_a_server_that_knows_only_ollamas_listing(
+    envoy: Envoy, of: Callable[..., Listings], status: str
+) -> None:
+    envoy.serve("default", ok(b"no such thing", status))
+    envoy.serve("default", tags("llama3:latest", "qwen:7b", "\x1b"), "/api/tags")
+    found = of()
+    found.refresh()
+    assert found() == ["llama3:latest", "qwen:7b"]
+    assert envoy.asked == [("GET", "/default/v1/models"), ("GET", "/default/api/tags")]
+
+
+def test_a_server_without_any_listing_is_not_asked_every_second(
+    envoy: Envoy, of: Callable[..., Listings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "RETRY_SECONDS", 0.005)
+    envoy.serve("default", ok(b"", "404 Not Found"))
+    envoy.serve("default", ok(b"", "404 Not Found"), "/api/tags")
+    found = of()
+    found.start()
+    try:
+        until(lambda: len(envoy.asked) == 2)
+        time.sleep(0.05)
+    finally:
+        found.stop()
+    assert len(envoy.asked) == 2
+    assert found() == []
 
 
 def test_a_server_that_is_down_keeps_its_last_good_listing_and_the_others_go_on(
     envoy: Envoy, of: Callable[..., Listings]
 ) -> None:
     envoy.serve("default", listing("a"))
-    envoy.serve("gpu-a", listing("b"))
+    envoy.serve("gpu-a", listing("on-gpu-a"))
     found = of("default", "gpu-a")
     found.refresh()
     envoy.serve("default", ok(b"upstream connect error", "503 Service Unavailable"))
-    envoy.serve("gpu-a", listing("c"))
+    envoy.serve("gpu-a", listing("on-gpu-a:too"))
     found.refresh()
-    assert found() == ["a", "c"]
+    assert found() == ["a", "on-gpu-a:too"]
     envoy.serve("default", listing())
     found.refresh()
-    assert found() == ["c"]
+    assert found() == ["on-gpu-a:too"]
 
 
 BAD: dict[str, bytes] = {
@@ -110,7 +164,7 @@ BAD: dict[str, bytes] = {
     "HTML": ok(b"<html>"),
     "empty": ok(b""),
     "cut short": b'HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n{"data":[{"id":"x"}',
-    "no data": ok(b'{"models":[]}'),
+    "no data": ok(b'{"things":[]}'),
     "data that is none": ok(b'{"data":{"id":"x"}}'),
     "an id that is a number": ok(b'{"data":[{"id":"x"},{"id":1}]}'),
     "no id": ok(b'{"data":[{"name":"x"}]}'),
@@ -132,7 +186,20 @@ def test_an_answer_that_is_no_listing_changes_nothing(
     found.refresh()
     envoy.serve("default", answer)
     found.refresh()
-    assert len(envoy.asked) == 2
+    assert found() == ["good"]
+
+
+@pytest.mark.parametrize("answer", BAD.values(), ids=list(BAD))
+def test_an_answer_that_is_no_listing_of_ollamas_changes_nothing(
+    envoy: Envoy, of: Callable[..., Listings], answer: bytes
+) -> None:
+    envoy.serve("default", ok(b"", "404 Not Found"))
+    envoy.serve("default", tags("good"), "/api/tags")
+    found = of()
+    found.refresh()
+    envoy.serve("default", answer.replace(b"data", b"tags"), "/api/tags")
+    found.refresh()
+    assert len(envoy.asked) == 4
     assert found() == ["good"]
 
 
@@ -192,8 +259,8 @@ def test_the_thread_asks_at_once_then_again_only_those_that_never_answered(
     found.start()
     try:
         until(lambda: len(envoy.asked) > 5)
-        envoy.serve("gpu-a", listing("b"))
-        until(lambda: found() == ["a", "b"])
+        envoy.serve("gpu-a", listing("on-gpu-a"))
+        until(lambda: found() == ["a", "on-gpu-a"])
         settled = len(envoy.asked)
         time.sleep(0.05)
     finally:
@@ -216,3 +283,29 @@ def test_after_the_interval_all_are_asked_again(
         until(lambda: found() == ["a", "b"])
     finally:
         found.stop()
+
+
+def test_a_defect_does_not_end_the_thread(
+    envoy: Envoy,
+    of: Callable[..., Listings],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(listings, "RETRY_SECONDS", 0.005)
+    envoy.serve("default", listing("a"))
+    found = of()
+    read = found._names_of
+    failures = iter([KeyError("a defect of ours")] * 3)
+
+    def breaks(upstream: str) -> tuple[str, ...] | None:
+        for failure in failures:
+            raise failure
+        return read(upstream)
+
+    monkeypatch.setattr(found, "_names_of", breaks)
+    found.start()
+    try:
+        until(lambda: found() == ["a"])
+    finally:
+        found.stop()
+    assert len([record for record in caplog.records if record.exc_info]) == 3

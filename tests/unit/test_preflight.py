@@ -61,6 +61,20 @@ def test_the_environment_speaks_where_no_option_does(monkeypatch: pytest.MonkeyP
     assert preflight.check(asked(upstream="[::1]:9")).upstream == Address("::1", 9)
 
 
+def test_grpc_may_be_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def grpc_of(**options: str) -> str | None:
+        setup = preflight.check(asked(upstream="h:1", **options))
+        return setup.envoy(Path("/run/x"), Address("h", 1)).upstream_grpc
+
+    assert grpc_of() is None
+    assert grpc_of(upstream_grpc="h:2") == "h:2"
+    monkeypatch.setenv("TENSORGATE_UPSTREAM_GRPC", "h:3")
+    assert grpc_of() == "h:3"
+    assert grpc_of(upstream_grpc="h:2") == "h:2"
+    (fault,) = faults(upstream="h:1", upstream_grpc="https://h")
+    assert fault.startswith("--upstream-grpc https://h: `up` speaks plain HTTP")
+
+
 def test_the_children_get_what_was_settled(tmp_path: Path) -> None:
     setup = preflight.check(asked(state=tmp_path / "other", upstream="http://127.0.0.1:9/"))
     environ = setup.environ(tmp_path / "run")

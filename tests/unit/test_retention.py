@@ -96,6 +96,7 @@ def test_upkeep_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: 0,
         lambda _: 0,
         Metrics(),
+        follow=lambda: None,
         deadline_seconds=60,
         retain=lambda: done.append(1),
     )

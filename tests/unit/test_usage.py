@@ -40,6 +40,29 @@ def test_an_answer_that_was_read_whole() -> None:
     )
 
 
+def grpc_call(dialect: str = "grpc", **ended: dict[str, str]) -> Ending:
+    made = entry({**ALLOWED, "dialect": dialect}, {})
+    for name, values in ended.items():
+        getattr(made.response, f"response_{name}").update(values)
+    return read_ending(made)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("0", 200), ("5", 404), ("3", 400), ("14", 503), ("2", 500), ("13", 500), ("x", 500)],
+)
+@pytest.mark.parametrize("place", ["trailers", "headers"])
+def test_a_grpc_calls_own_error(place: str, code: str, status: int) -> None:
+    """On the wire it is a 200, in the trailers, or in the headers of an answer without a body."""
+    ending = grpc_call(**{place: {"grpc-status": code}})
+    assert (ending.status, ending.failed) == (status, status != 200)
+
+
+def test_a_servers_word_of_grpc_counts_in_a_grpc_call_alone() -> None:
+    assert not grpc_call("openai", headers={"grpc-status": "5"}).failed
+    assert not grpc_call().failed
+
+
 def test_nothing_at_all() -> None:
     ending = read_ending(HTTPAccessLogEntry())
     assert (ending.request_id, ending.outcome, ending.hold_id) == ("", "", None)

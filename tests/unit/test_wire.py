@@ -23,7 +23,7 @@ from support import (
     upstream_headers,
 )
 
-from authz import wire
+from authz import reading
 from authz.denial import Answer
 from authz.model import Ask, Dialect, Edit, Fault, Reason, Request, Slot
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
@@ -73,7 +73,7 @@ def test_a_chat_call() -> None:
 def test_a_head_is_read_without_the_body(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = message("/v1/chat/completions", bearer(KEY), raw)
     with monkeypatch.context() as patch:
-        patch.setattr(wire, "read_json", None)  # whoever calls it, fails
+        patch.setattr(reading, "read_json", None)  # whoever calls it, fails
         head = READER.head(asked)
     assert (head.model, head.body, head.ask, head.stream) == (None, None, None, False)
     assert head.body_bytes == len(raw)

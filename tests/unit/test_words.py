@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import key_record, request
 
-from authz.model import Fault, Reason
+from authz.model import Dialect, Endpoint, Fault, Lane, Place, Reason
 from authz.words import Occasion, seconds, words
 from store.counters.model import MinuteLimit, Refused
 
@@ -31,6 +31,12 @@ def say(fault: Fault | Reason, **changes: Any) -> str:
 EXPIRED = key_record(expires_us=AT_0914_US)
 REVOKED = key_record(revoked_us=AT_0914_US)
 TWO = key_record(models=["qwen3-coder", "llama-3.1-8b"])
+GRPC = request(
+    path="/inference.GRPCInferenceService/ModelStreamInfer", dialect=Dialect.GRPC, endpoint=None
+)
+UPLOAD = request(
+    endpoint=Endpoint("x", "POST", "/v1/images/edits", Lane.INFERENCE, place=Place.FORM)
+)
 HAIKU = request(model="claude-haiku-4-5")
 
 SAID = {
@@ -84,6 +90,16 @@ SAID = {
         say(Fault(Reason.MALFORMED_BODY, "it has more than 1000 members")),
         "The body is not one strict JSON object: it has more than 1000 members. Send valid JSON.",
     ),
+    "malformed form": (
+        say(Fault(Reason.MALFORMED_BODY, "it is empty", offset=0), request=UPLOAD),
+        "The body is not one strict multipart form: it is empty (byte 0). Send it as a browser or "
+        "curl writes it.",
+    ),
+    "malformed message": (
+        say(Fault(Reason.MALFORMED_BODY, "a name in it is not UTF-8", offset=7), request=GRPC),
+        "The body is not one strict message of this call: a name in it is not UTF-8 (byte 7). "
+        "Send it as a client of the open inference protocol writes it.",
+    ),
     "ambiguous": (
         say(Fault(Reason.AMBIGUOUS_BODY, "a member stands in it twice", "model")),
         "The body can be read in more than one way: a member stands in it twice. Name each member "
@@ -92,6 +108,11 @@ SAID = {
     "no model": (
         say(Fault(Reason.MODEL_REQUIRED, param="model")),
         "The body does not name a model. Set `model` to the name of one, as a string; "
+        "`GET /v1/models` lists those that this key may call.",
+    ),
+    "no model in a message": (
+        say(Fault(Reason.MODEL_REQUIRED, param="model_name"), request=GRPC),
+        "The body does not name a model. Set `model_name` to the name of one, as a string; "
         "`GET /v1/models` lists those that this key may call.",
     ),
     "parameter": (
@@ -121,6 +142,12 @@ SAID = {
         say(Reason.ENDPOINT_NOT_ALLOWED, request=request(path="/v1/files", endpoint=None)),
         "Keys cannot call `POST /v1/files` here. Check the method and the path: they are compared "
         "letter by letter, and a slash at the end counts.",
+    ),
+    "endpoint, of gRPC": (
+        say(Reason.ENDPOINT_NOT_ALLOWED, request=GRPC),
+        "Keys cannot call `POST /inference.GRPCInferenceService/ModelStreamInfer` here. Over gRPC "
+        "they can call `ModelInfer` of the open inference protocol, and ask for health and "
+        "metadata; nothing that streams.",
     ),
     "price": (
         say(Reason.MODEL_NOT_PRICED, request=HAIKU),

@@ -1,0 +1,367 @@
+"""What input stands in a body: how many prompts, and whether all of it is text. Pure.
+
+What is not understood (a content part that is not text, a tool that the server runs itself) makes
+the input unbounded by the body, and the context is held.
+
+Members are looked for by name in objects where no name stands twice (see authz/body.py); the
+nested ones that are read are held to the same here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+import simdjson
+
+from authz.model import Fault, Reason
+from authz.shape import TALK, TENSORS, Content, Shape
+
+_TEXTS: Final = frozenset(
+    {
+        *("text", "input_text", "output_text", "refusal"),
+        *("thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text"),
+        *("message", "tool_use", "tool_result", "function_call", "function_call_output"),
+        *("custom_tool_call", "custom_tool_call_output"),
+        *("local_shell_call", "local_shell_call_output"),
+    }
+)
+"""The types of items and parts whose text stands in the body, if what is inside them is text."""
+
+_ITEM_MEMBERS: Final = frozenset(
+    {
+        *("type", "role", "content", "output", "text", "name", "refusal", "id", "status", "phase"),
+        *("tool_calls", "tool_call_id", "function_call", "tool_use_id", "call_id", "namespace"),
+        *("input", "arguments", "action", "caller", "cache_control", "annotations", "citations"),
+        *("logprobs", "summary", "encrypted_content", "thinking", "signature", "data"),
+        *("reasoning", "reasoning_content", "reasoning_details", "tool_name"),
+    }
+)
+"""What may stand in them. Any other member might be an image for some server, whatever `type` is,
+unless it is null, a boolean or a number."""
+
+_PLAIN: Final = frozenset({("role", "content"), ("content", "role")})
+"""What most messages have: it can be read in one way only, and all but the content is text."""
+
+_Small = int | float | None
+_CLIENT_TOOLS: Final = frozenset({"function", "custom", "local_shell"})
+_READ_MEMBERS: Final = frozenset({"type", "content", "output"})
+_TOOL_MEMBERS: Final = frozenset({"type"})
+_DOCUMENT_MEMBERS: Final = frozenset({"text"})
+_CONTENT_MEMBERS: Final = frozenset({"role", "parts"})
+_PART_MEMBERS: Final = frozenset(
+    {
+        *("text", "thought", "thoughtSignature", "thought_signature"),
+        *("functionCall", "function_call", "functionResponse", "function_response"),
+    }
+)
+_CALL_MEMBERS: Final = frozenset({"id", "name", "args", "response", "willContinue", "scheduling"})
+_DECLARED_MEMBERS: Final = frozenset({"functionDeclarations", "function_declarations"})
+_TENSOR_MEMBERS: Final = frozenset({"name", "parameters"})
+_MAX_TENSORS: Final = 4096
+_MANY: Final = (Content.PROMPTS, Content.DOCUMENTS)
+_MAX_NESTING: Final = 4  # messages, parts, results, their parts
+_WHOLE: Final = re.compile(rb"\[[-0-9,]++\]")
+_MAX_VISITS: Final = 20_000
+MAX_INNER_MEMBERS: Final = 64  # simdjson finds a member by looking at all of them
+
+
+class Input(msgspec.Struct, frozen=True):
+    """How many prompts there are, and whether all input is text that stands in the body.
+
+    So many bytes of it are read once more with each prompt (None: there is no such text).
+    """
+
+    prompts: int
+    text_only: bool
+    again_bytes: int | None = None
+
+
+class _NotUnderstoodError(Exception):
+    """The body holds input whose size does not follow from its own."""
+
+
+class FaultError(Exception):
+    """Carries a fault out of the reading of a body; it never leaves that."""
+
+    def __init__(self, reason: Reason, detail: str, param: str | None) -> None:
+        super().__init__(reason)
+        self.fault = Fault(reason, detail, param=param)
+
+
+class _Visits:
+    """How many things of a body were looked at: reading must not cost more than the body."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = _MAX_VISITS
+
+    def count(self) -> None:
+        """One more. Raises when there were too many: the context is held then."""
+        self.left -= 1
+        if self.left < 0:
+            raise _NotUnderstoodError
+
+
+def read_input(has: Mapping[str, Any], shape: Shape) -> Input:
+    """What input the members of a body bring. Raises FaultError."""
+    prompts, again = 1, None
+    if shape.kind in _MANY:
+        prompts, again = _prompts(has, shape), _again(has, shape)
+    media = not shape.media.isdisjoint(has)
+    if shape.kind is Content.OPAQUE or (
+        media and any(has[name] is not None for name in shape.media if name in has)
+    ):
+        return Input(prompts, text_only=False, again_bytes=again)
+    visits = _Visits()
+    try:
+        read = _READ[shape.kind.value]
+        for name in shape.input:
+            if name in has:
+                read(has[name], visits)
+        for name in TALK:
+            if name in has and name != shape.content:
+                _walk(has[name], visits)
+        if "tools" in has:
+            (_declarations if shape.kind is Content.PARTS else _tools)(has["tools"], visits)
+    except _NotUnderstoodError:
+        return Input(prompts, text_only=False, again_bytes=again)
+    return Input(prompts, text_only=True, again_bytes=again)
+
+
+def _prompts(has: Mapping[str, Any], shape: Shape) -> int:
+    """A list of strings or of lists of tokens is as many prompts; a list of tokens is one."""
+    most = max(_count(has.get(name)) for name in shape.input)
+    return max(1, most + _count(has.get("prompt_embeds")))
+
+
+def _count(content: Any) -> int:
+    if not isinstance(content, simdjson.Array):
+        return 0 if content is None else 1
+    return 1 if _tokens(content) else len(content)
+
+
+def _again(has: Mapping[str, Any], shape: Shape) -> int | None:
+    """The bytes of what stands there once and is read with each document."""
+    if shape.kind is not Content.DOCUMENTS:
+        return None
+    return sum(_bytes_of_one(has.get(name)) for name in shape.input)
+
+
+def _bytes_of_one(value: Any) -> int:
+    if isinstance(value, simdjson.Array) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogatepass"))
+    return len(value.mini) if isinstance(value, simdjson.Object) else 0
+
+
+def _tokens(value: Any) -> bool:
+    """Whether a list holds whole numbers and nothing else."""
+    return len(value) == 0 or (
+        isinstance(value[0], int) and _WHOLE.fullmatch(value.mini) is not None
+    )
+
+
+def _only_text(value: Any, visits: _Visits, depth: int = 0) -> None:
+    """Text, tokens, or lists of them. Raises where there is something else."""
+    if value is None or isinstance(value, str):
+        return
+    if not isinstance(value, simdjson.Array) or depth > 1:
+        raise _NotUnderstoodError
+    if _tokens(value):
+        return
+    for item in value:
+        visits.count()
+        if isinstance(item, bool) or not isinstance(item, int | str):
+            _only_text(item, visits, depth + 1)
+
+
+def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
+    """Messages, parts and what is inside them. Raises where something is not text."""
+    if value is None or isinstance(value, str):
+        return
+    if not isinstance(value, simdjson.Array) or depth > _MAX_NESTING:
+        raise _NotUnderstoodError
+    for item in value:
+        visits.count()
+        if isinstance(item, str):
+            continue
+        if not isinstance(item, simdjson.Object) or len(item) > MAX_INNER_MEMBERS:
+            raise _NotUnderstoodError
+        names: tuple[str, ...] = tuple(item)
+        if names not in _PLAIN:
+            _item(item, names)
+        if "content" in names and not isinstance(content := item["content"], str):
+            _walk(content, visits, depth + 1)
+        if "output" in names:
+            _walk(item["output"], visits, depth + 1)
+
+
+def _item(item: Any, names: tuple[str, ...]) -> None:
+    """Raises where an item can be read in two ways, or is more than text."""
+    _clear(names, _READ_MEMBERS)
+    if "type" in names and item["type"] not in _TEXTS:
+        raise _NotUnderstoodError
+    if not _ITEM_MEMBERS.issuperset(names):
+        _small(item, names)
+
+
+def steering_tensors(has: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of tensors, and of tensors' parameters, that steer the server. Raises FaultError."""
+    found = list[object]()
+    for member in ("inputs", "outputs"):
+        tensors = has.get(member)
+        if not isinstance(tensors, simdjson.Array):
+            continue
+        if len(tensors) > _MAX_TENSORS:
+            detail = f"it may have at most {_MAX_TENSORS} tensors"
+            raise FaultError(Reason.INVALID_PARAMETER, detail, member)
+        for tensor in tensors:
+            if not isinstance(tensor, simdjson.Object):
+                continue
+            names = names_of(tensor, _TENSOR_MEMBERS)
+            if member == "inputs" and "name" in names:
+                found.append(tensor["name"])
+            parameters = tensor["parameters"] if "parameters" in names else None
+            if isinstance(parameters, simdjson.Object):
+                found += names_of(parameters, TENSORS)
+    return tuple(name for name in found if isinstance(name, str) and name in TENSORS)
+
+
+def _documents(value: Any, visits: _Visits) -> None:
+    """Texts, or objects that hold one. Raises where there is something else."""
+    if value is None or isinstance(value, str):
+        return
+    for item in _listed(value, visits):
+        if isinstance(item, simdjson.Object) and len(item) == 1:
+            if names_of(item, _DOCUMENT_MEMBERS) != ("text",) or not isinstance(item["text"], str):
+                raise _NotUnderstoodError
+        elif not isinstance(item, str):
+            raise _NotUnderstoodError
+
+
+def _contents(value: Any, visits: _Visits) -> None:
+    """Contents or one of them, whose parts are text. Raises where one is something else."""
+    if value is None:
+        return
+    contents = (value,) if isinstance(value, simdjson.Object) else _listed(value, visits)
+    for content in contents:
+        names = _inside(content, _CONTENT_MEMBERS)
+        if "parts" not in names:
+            continue
+        for part in _listed(content["parts"], visits):
+            for name in _inside(part, _PART_MEMBERS):
+                inner = part[name]
+                if isinstance(inner, simdjson.Object):
+                    _inside(inner, _CALL_MEMBERS)
+
+
+def _declarations(tools: Any, visits: _Visits) -> None:
+    """Functions that the client runs are text. Raises where there is another tool."""
+    for tool in () if tools is None else _listed(tools, visits):
+        _inside(tool, _DECLARED_MEMBERS)
+
+
+def _listed(value: Any, visits: _Visits) -> Iterator[Any]:
+    if not isinstance(value, simdjson.Array):
+        raise _NotUnderstoodError
+    for item in value:
+        visits.count()
+        yield item
+
+
+def _inside(value: Any, known: frozenset[str]) -> tuple[str, ...]:
+    """The names of an object's members. Raises where one is not known."""
+    if not isinstance(value, simdjson.Object) or len(value) > MAX_INNER_MEMBERS:
+        raise _NotUnderstoodError
+    names = names_of(value, known)
+    if not known.issuperset(names):
+        raise _NotUnderstoodError
+    return names
+
+
+def _small(item: Any, names: tuple[str, ...]) -> None:
+    """Raises where a member that we do not know has a value that could name some input."""
+    for name in names:
+        if name not in _ITEM_MEMBERS and not isinstance(item[name], _Small):
+            raise _NotUnderstoodError
+
+
+def refers(content: Any) -> bool:
+    """Whether a list has an item that is only the name of one that the server keeps."""
+    if not isinstance(content, simdjson.Array):
+        return False
+    for item in islice(content, _MAX_VISITS):
+        if (
+            isinstance(item, simdjson.Object)
+            and len(item) <= MAX_INNER_MEMBERS
+            and _is_reference(item)
+        ):
+            return True
+    return len(content) > _MAX_VISITS
+
+
+def _is_reference(item: Any) -> bool:
+    """Its type may be left out."""
+    names = names_of(item, _READ_MEMBERS)
+    kind = item["type"] if "type" in names else None
+    return kind == "item_reference" or (
+        kind is None and "id" in names and ("content" not in names or item["content"] is None)
+    )
+
+
+def _tools(tools: Any, visits: _Visits) -> None:
+    """Tools that the client runs are text; those that the server runs bring input of their own."""
+    if tools is None:
+        return
+    if not isinstance(tools, simdjson.Array):
+        raise _NotUnderstoodError
+    for tool in tools:
+        visits.count()
+        if not isinstance(tool, simdjson.Object) or len(tool) > MAX_INNER_MEMBERS:
+            raise _NotUnderstoodError
+        names = names_of(tool, _TOOL_MEMBERS)
+        if "type" in names and tool["type"] not in _CLIENT_TOOLS:
+            raise _NotUnderstoodError
+
+
+_READ: Final[Mapping[str, Callable[[Any, _Visits], None]]] = {
+    Content.TALK.value: _walk,
+    Content.PROMPTS.value: _only_text,
+    Content.DOCUMENTS.value: _documents,
+    Content.PARTS.value: _contents,
+}
+
+
+_KEPT_SHAPES: Final = 4096
+_KEPT_CHARS: Final = 512
+_clean: set[tuple[frozenset[str], tuple[str, ...]]] = set()  # few shapes come again and again
+
+
+def names_of(item: Any, read: frozenset[str]) -> tuple[str, ...]:
+    """The member names of a nested object. Raises if one that is read could be read twice."""
+    names = tuple(item)
+    _clear(names, read)
+    return names
+
+
+def _clear(names: tuple[str, ...], read: frozenset[str]) -> None:
+    if (read, names) not in _clean:
+        _check(names, read)
+        if len(_clean) < _KEPT_SHAPES and sum(map(len, names)) < _KEPT_CHARS:
+            _clean.add((read, names))
+
+
+def _check(names: tuple[str, ...], read: frozenset[str]) -> None:
+    seen = set[str]()
+    for name in names:
+        folded = name.partition("\0")[0].casefold()
+        if name in seen or (folded in read and name not in read):
+            detail = "a member of an object inside it stands twice, or differs only in case"
+            raise FaultError(Reason.AMBIGUOUS_BODY, detail, folded if folded in read else None)
+        seen.add(name)

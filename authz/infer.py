@@ -1,0 +1,282 @@
+"""The strict reading of a unary call of the open inference protocol (KServe, Triton). Pure.
+
+A body is one gRPC frame: a flag, the length in four bytes, and the message. Protobuf's own
+readers are lenient and differ: the last of two names counts in one and the first in another,
+unknown fields are kept or dropped, groups are passed over. So a message is admitted only if no
+reader can take it for another one: one whole, uncompressed frame and nothing behind it; known
+fields alone, each in its own wire type, which a server of a later version cannot read as
+something else; a singular field once; no number longer than it must be.
+
+Cost: one step for each field, at most `MAX_FIELDS` of them, whatever lies in the tensors: these
+are passed over by their length, never read and never copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from authz.body import is_model_name
+from authz.model import Fault, Reason
+from authz.shape import TENSORS
+
+FRAME_BYTES: Final = 5
+MAX_FIELDS: Final = 4096  # hundreds of tensors, each with all that a tensor may have
+MAX_NAMED_CHARS: Final = 256  # of a tensor's or a parameter's name
+
+
+@dataclass(frozen=True, slots=True)
+class Infer:
+    """What is read of a call: the model, its version ("" for the server's choice), and names.
+
+    `inputs` are the names of the input tensors and `parameters` those of the request's, the
+    inputs' and the outputs' parameters, as they stand, one behind the other.
+    """
+
+    model: str
+    version: str = ""
+    inputs: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Names of tensors and parameters that the catalog must allow for the model."""
+        return tuple(name for name in (*self.inputs, *self.parameters) if name in TENSORS)
+
+
+# ── The messages: which tags they may have. All field numbers are below 16: a tag is one byte ────
+
+_VARINT: Final = 0
+_LENGTH: Final = 2
+_WIRE_BITS: Final = 3
+_WIRE_MASK: Final = 7
+_GROUPS: Final = (3, 4)
+_MORE: Final = 0x80  # the bit of a byte that says that a number goes on
+
+
+def _tag(number: int, wire: int = _LENGTH) -> int:
+    return number << _WIRE_BITS | wire
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A message's fields by tag: the name of each, and which of them stand at most once."""
+
+    names: dict[int, str]
+    singular: frozenset[int]
+
+
+_NAME: Final = _tag(1)
+_VERSION: Final = _tag(2)
+_REQUEST_PARAMETERS: Final = _tag(4)
+_INPUTS: Final = _tag(5)
+_OUTPUTS: Final = _tag(6)
+_INPUT_PARAMETERS: Final = _tag(4)
+_OUTPUT_PARAMETERS: Final = _tag(2)
+_KEY: Final = _tag(1)
+
+_REQUEST: Final = _Message(
+    {
+        _NAME: "model_name",
+        _VERSION: "model_version",
+        _tag(3): "id",
+        _REQUEST_PARAMETERS: "parameters",
+        _INPUTS: "inputs",
+        _OUTPUTS: "outputs",
+        _tag(7): "raw_input_contents",
+    },
+    frozenset({_NAME, _VERSION, _tag(3)}),
+)
+_INPUT: Final = _Message(
+    {
+        _NAME: "name",
+        _tag(2): "datatype",
+        _tag(3, _VARINT): "shape",
+        _tag(3): "shape",  # packed, as writers of proto3 do
+        _INPUT_PARAMETERS: "parameters",
+        _tag(5): "contents",
+    },
+    frozenset({_NAME, _tag(2), _tag(5)}),
+)
+_OUTPUT: Final = _Message({_NAME: "name", _OUTPUT_PARAMETERS: "parameters"}, frozenset({_NAME}))
+_ENTRY: Final = _Message({_KEY: "key", _tag(2): "value"}, frozenset({_KEY, _tag(2)}))
+_MODEL: Final = _Message({_NAME: "name", _VERSION: "version"}, frozenset({_NAME, _VERSION}))
+
+
+def read_infer(raw: bytes) -> Infer | Fault:
+    """Read the body of a ModelInfer, or say what is wrong with it."""
+    try:
+        return _read_infer(raw)
+    except _FaultError as error:
+        return error.fault
+
+
+def read_model_name(raw: bytes) -> Infer | Fault:
+    """Read the body of a ModelReady or ModelMetadata: a name and a version, nothing else."""
+    try:
+        walk = _Walk(raw)
+        name, version = "", ""
+        for tag, start, end in walk.fields(_MODEL, FRAME_BYTES, len(raw)):
+            if tag == _NAME:
+                name = _text(raw, start, end)
+            else:
+                version = _text(raw, start, end)
+    except _FaultError as error:
+        return error.fault
+    return Infer(name, version) if is_model_name(name) else _no_model("name")
+
+
+def _read_infer(raw: bytes) -> Infer | Fault:
+    walk = _Walk(raw)
+    name, version = "", ""
+    inputs, parameters = list[str](), list[str]()
+    for tag, start, end in walk.fields(_REQUEST, FRAME_BYTES, len(raw)):
+        if tag == _NAME:
+            name = _text(raw, start, end)
+        elif tag == _VERSION:
+            version = _text(raw, start, end)
+        elif tag == _REQUEST_PARAMETERS:
+            parameters.append(walk.key(start, end))
+        elif tag == _INPUTS:
+            inputs.append(walk.tensor(_INPUT, _INPUT_PARAMETERS, start, end, parameters))
+        elif tag == _OUTPUTS:
+            walk.tensor(_OUTPUT, _OUTPUT_PARAMETERS, start, end, parameters)
+    if not is_model_name(name):
+        return _no_model("model_name")
+    return Infer(name, version, tuple(inputs), tuple(parameters))
+
+
+def _no_model(param: str) -> Fault:
+    return Fault(Reason.MODEL_REQUIRED, param=param)
+
+
+class _FaultError(Exception):
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+
+
+def _malformed(detail: str, offset: int) -> _FaultError:
+    return _FaultError(Fault(Reason.MALFORMED_BODY, detail, offset=offset))
+
+
+class _Walk:
+    """One pass over a frame's fields; raises for the first that can be read in two ways."""
+
+    def __init__(self, raw: bytes) -> None:
+        _check_frame(raw)
+        self._raw = raw
+        self._left = MAX_FIELDS
+
+    def fields(self, message: _Message, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(tag, first byte of the value, byte behind it) of each field between two bytes."""
+        raw, names, singular = self._raw, message.names, message.singular
+        seen = set[int]()
+        while at < end:
+            tag = raw[at]
+            if tag not in names:
+                raise _foreign(message, tag, at)
+            if tag in singular:
+                if tag in seen:
+                    raise _twice(names[tag])
+                seen.add(tag)
+            self._left -= 1
+            if self._left < 0:
+                raise _malformed(f"it has more than {MAX_FIELDS} fields", at)
+            start = at + 2
+            if start <= end and raw[at + 1] < _MORE:  # nearly always: a number of one byte
+                number = raw[at + 1]
+            else:
+                number, start = _varint(raw, at + 1, end)
+            stop = start
+            if tag & _WIRE_MASK == _LENGTH:
+                stop += number
+                if stop > end:
+                    raise _malformed("a field in it is longer than what holds it", at)
+            yield tag, start, stop
+            at = stop
+
+    def tensor(
+        self, message: _Message, parameters_tag: int, start: int, end: int, parameters: list[str]
+    ) -> str:
+        """The name of a tensor; those of its parameters are added to the list."""
+        name = ""
+        for tag, at, stop in self.fields(message, start, end):
+            if tag == _NAME:
+                name = _text(self._raw, at, stop)
+            elif tag == parameters_tag:
+                parameters.append(self.key(at, stop))
+        return name
+
+    def key(self, start: int, end: int) -> str:
+        """The name of one entry of a map of parameters."""
+        name = ""
+        for tag, at, stop in self.fields(_ENTRY, start, end):
+            if tag == _KEY:
+                name = _text(self._raw, at, stop)
+        return name
+
+
+def _check_frame(raw: bytes) -> None:
+    if len(raw) < FRAME_BYTES:
+        raise _malformed("it ends within the five bytes in front of a message", len(raw))
+    if raw[0] == 1:
+        raise _FaultError(Fault(Reason.UNSUPPORTED_ENCODING))
+    if raw[0]:
+        raise _malformed("its first byte is not that of a gRPC message", 0)
+    said, there = int.from_bytes(raw[1:FRAME_BYTES]), len(raw) - FRAME_BYTES
+    if said > there:
+        raise _malformed("the message in it ends too early", len(raw))
+    if said < there:
+        raise _malformed("something stands behind the message in it", FRAME_BYTES + said)
+
+
+def _varint(raw: bytes, at: int, end: int) -> tuple[int, int]:
+    """A number and the byte behind it. One with more bytes than it needs is none."""
+    value = shift = 0
+    for place in range(at, min(end, at + 10)):
+        byte = raw[place]
+        value |= (byte & 0x7F) << shift
+        if byte < _MORE:
+            if (byte == 0 and place > at) or value >> 64:
+                raise _malformed("a number in it is written longer than it is", at)
+            return value, place + 1
+        shift += 7
+    raise _malformed("a number in it has no end", at)
+
+
+def _text(raw: bytes, start: int, end: int) -> str:
+    """A name, as every reader reads it: UTF-8, nothing in it that cannot be seen."""
+    if end - start > 4 * MAX_NAMED_CHARS:
+        raise _malformed(f"a name in it has more than {MAX_NAMED_CHARS} characters", start)
+    try:
+        text = raw[start:end].decode()
+    except UnicodeDecodeError as fault:
+        raise _malformed("a name in it is not UTF-8", start + fault.start) from None
+    if len(text) > MAX_NAMED_CHARS:
+        raise _malformed(f"a name in it has more than {MAX_NAMED_CHARS} characters", start)
+    if not text.isprintable():
+        raise _malformed("a name in it holds characters that cannot be seen", start)
+    return text
+
+
+def _twice(name: str) -> _FaultError:
+    return _FaultError(
+        Fault(Reason.AMBIGUOUS_BODY, f"the field `{name}` stands in it twice", param=name)
+    )
+
+
+def _foreign(message: _Message, tag: int, at: int) -> _FaultError:
+    """Why a tag is none of a message's."""
+    number, wire = tag >> _WIRE_BITS, tag & _WIRE_MASK
+    if tag >= _MORE:  # of several bytes
+        return _malformed("it has a field that this protocol does not have", at)
+    if wire in _GROUPS:
+        return _malformed("it has a group, which this protocol does not have", at)
+    if number == 0:
+        return _malformed("it has a field without a number", at)
+    known = {each >> _WIRE_BITS: name for each, name in message.names.items()}
+    if number in known:
+        return _malformed(f"the field `{known[number]}` in it is of another type", at)
+    return _malformed("it has a field that this protocol does not have", at)
