@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from admin.ledgerexport import moment_us
 from store.clock import wall_us
-from store.errors import InputError, StoreUnavailableError
+from store.errors import InputError
 from store.journal import JOURNAL_NAME
 from store.pruning import MIN_AGE_US, Pruner, journaled
 from store.records import DAY_US
@@ -28,14 +28,7 @@ def pruner(settings: StoreSettings, engine: Engine, before: str) -> Pruner:
             "still needed. Give an earlier date.",
             code="invalid_time",
         )
-    path = settings.state / JOURNAL_NAME
-    try:
-        kept = journaled(path)
-    except OSError as fault:
-        raise StoreUnavailableError(
-            f"The journal {path} cannot be read ({fault.strerror}), and the rows of its holds have "
-            "to stay. Prune as its owner."
-        ) from None
+    kept = journaled(settings.state / JOURNAL_NAME)
     return Pruner(engine, before_us, now_us, kept)
 
 

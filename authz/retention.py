@@ -39,7 +39,7 @@ class Retention:
         self._pruner: Groups | None = None
 
     def __call__(self) -> None:
-        """Take out the next few rows. Raises StoreError and OSError; it goes on where it was."""
+        """Take out the next few rows. Raises StoreError; it goes on where it was."""
         if self._days is None:
             return
         now_us = self._clock()

@@ -33,6 +33,7 @@ from sqlalchemy import (
     select,
 )
 
+from store.errors import StoreUnavailableError
 from store.journal import read
 from store.ledgersums import amount, whole
 from store.records import DAY_US, WINDOW_US
@@ -54,14 +55,19 @@ _NAMES: Final = ("seq", "hold_id", "charge_nanousd", "settled_us")
 
 
 def journaled(path: Path) -> frozenset[str]:
-    """The holds that a journal has as open. Raises StoreError for one that is damaged.
+    """The holds that a journal has as open; there may be none at all.
 
-    OSError where it cannot be read; there may be none at all.
+    Raises StoreError for one that is damaged, or cannot be read.
     """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         return frozenset()
+    except OSError as fault:
+        raise StoreUnavailableError(
+            f"The journal {path} cannot be read ({fault.strerror}), and the rows of its holds have "
+            "to stay. Prune as its owner."
+        ) from None
     return frozenset(hold.id for hold in read(raw, path).holds)
 
 

@@ -318,6 +318,8 @@ def test_the_row_of_a_hold_that_a_start_would_book_stays(
     assert pruned_all(engine, MUCH_LATER, MUCH_LATER, tuple(keep)) == 1
     assert {row.hold_id for row in LedgerReader(engine).rows()} == {first.id, second.id, held.id}
     assert journaled(tmp_path / "none") == frozenset()
+    with pytest.raises(StoreUnavailableError, match="cannot be read"):
+        journaled(tmp_path)
 
 
 def test_a_row_of_nobody_s_key_stays(engine: Engine, books: Ledger) -> None:
