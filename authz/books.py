@@ -13,17 +13,19 @@ from sqlalchemy import Engine
 
 from authz.meter import Meter
 from authz.metrics import Metrics
+from authz.retention import Retention
 from authz.settings import AuthzSettings
 from authz.settle import Settler
 from authz.sweep import Pulse, Sweeper
 from authz.upkeep import Upkeep
 from store.catalog import Catalog, lost_plan
-from store.clock import FollowingClock
+from store.clock import FollowingClock, wall_us
 from store.counters.memory import MemoryCounters
 from store.errors import StoreUnavailableError
 from store.journal import JOURNAL_NAME, Journal
 from store.keys import KeyRepository
 from store.ledger import Ledger
+from store.pruning import Pruner, journaled
 from store.records import Charge, Hold
 from store.schema import open_engine
 from store.seeding import SeededCounters, drift, recover
@@ -94,6 +96,7 @@ def open_books(
             lambda account_id: drift(counters, ledger, account_id),
             metrics,
             follow=follow,
+            retain=_retention(settings, engine),
             deadline_seconds=deadline,
         )
         pulse.start()
@@ -101,6 +104,15 @@ def open_books(
         upkeep.start()
         stack.callback(upkeep.stop)
         yield Books(counters, SeededCounters(counters, ledger), settler, meter, ledger, upkeep)
+
+
+def _retention(settings: AuthzSettings, engine: Engine) -> Retention:
+    """By the system's clock: the day is people's."""
+
+    def begin(before_us: int, now_us: int) -> Pruner:
+        return Pruner(engine, before_us, now_us, journaled(settings.state / JOURNAL_NAME))
+
+    return Retention(settings.ledger_retention_days, begin, wall_us)
 
 
 def _recover(

@@ -34,6 +34,7 @@ from authz.observe import ObservedKeys
 from authz.onecore import keep_to_one_core
 from authz.pb import health_pb2, health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest
+from authz.refusals import Refusals
 from authz.reload import InForce, Loaded, note_hangups, reloading
 from authz.settings import AuthzSettings
 from authz.watch import watching
@@ -140,11 +141,14 @@ def serve(settings: AuthzSettings) -> bool:
         in_force = InForce(settings.catalog, loaded, metrics)
         books = stack.enter_context(open_books(settings, in_force.catalog, metrics))
         cache, feed, plans = _keys(settings, metrics, stack)
-        checker = _checker(settings, in_force, metrics, books, cache=cache, stack=stack)
+        refusals = Refusals(wall_us, settings.key_form())
+        checker = _checker(
+            settings, in_force, metrics, books, cache=cache, refusals=refusals, stack=stack
+        )
         in_force.begin(checker, plans)
         stack.enter_context(reloading(in_force.reload))
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
-        responder = Responder(settings.state, methods(books, feed, in_force.reload))
+        responder = Responder(settings.state, methods(books, feed, in_force.reload, refusals))
         stack.enter_context(serving(settings.runtime / SOCKET_NAME, responder))
         health = Health()
         with _servers(settings, in_force, books.meter, health):
@@ -209,6 +213,7 @@ def _checker(
     books: Books,
     *,
     cache: KeyCache,
+    refusals: Refusals,
     stack: ExitStack,
 ) -> Checker:
     listings = Listings(
@@ -229,6 +234,7 @@ def _checker(
         metrics=metrics,
         clock=wall_us,
         site=Site(settings.dashboard_url, settings.key_prefixes[0], settings.stream_seconds),
+        refused=refusals.note,
     )
 
 

@@ -135,6 +135,19 @@ def doctor(as_json: AsJson = False) -> int:
 
 
 @app.command()
+def explain(
+    request_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The x-request-id of a call, or the id of a hold.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say of one call what was decided, held, metered and charged, and why."""
+    from admin import explain as one  # noqa: PLC0415  see the module's head
+
+    one.explain(request_id, as_json=as_json)
+
+
+@app.command()
 def share(
     email: Email,
     *,

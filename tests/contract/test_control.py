@@ -23,6 +23,7 @@ from authz.cache import KeyCache
 from authz.control import AT_ONCE, MAX_ACCOUNTS, Responder, methods, serving
 from authz.feed import Feed
 from authz.metrics import Metrics
+from authz.refusals import Refusals
 from authz.settings import AuthzSettings
 from store import control
 from store.catalog import Catalog
@@ -81,7 +82,8 @@ def running(
         clock.advance(us=1)  # what is read from here on is newer than the feed's position
         path = settings.runtime / SOCKET_NAME
         try:
-            with serving(path, Responder(settings.state, methods(books, feed, dict))):
+            known = methods(books, feed, dict, Refusals(clock, settings.key_form()))
+            with serving(path, Responder(settings.state, known)):
                 yield Running(settings, engine, books, cache, Control.of(settings))
         finally:
             feed.stop()

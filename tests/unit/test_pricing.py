@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from moneyhelp import hold as made_hold
 from moneysupport import ALLOWED, ending, entry
 
+from authz import pricing
 from authz.bound import MAX_NANOUSD
-from authz.pricing import charge, disbelieved, lost, released
+from authz.pricing import disbelieved, lost, released
 from authz.usage import Ending, Usage, read_ending
-from store.records import INT64_MAX, Basis, Charge, Hold, Price
+from store.records import INT64_MAX, Basis, Charge, Hold, Price, Seen
 
 NOW = 1_795_000_000_000_000
 PRICE = Price(input=3_000_000, cached_input=300_000, cache_write=3_750_000, output=15_000_000)
@@ -23,6 +25,15 @@ def hold(nanousd: int = 100_000, price: Price = PRICE, **changes: Any) -> Hold:
     plain = {"input_bound": 1200, "output_bound": 400, "tokens_per_byte": "1"}
     given: dict[str, Any] = plain | changes
     return made_hold(nanousd, price=price, **given)
+
+
+def charge(of: Hold, end: Ending, now_us: int) -> Charge:
+    """What it costs, without what was seen: that is the same whatever is made of it."""
+    made = pricing.charge(of, end, now_us)
+    assert made.seen == Seen(
+        end.reached, end.answered, end.complete, end.events, end.content_bytes, end.duration_us
+    )
+    return msgspec.structs.replace(made, seen=None)
 
 
 def priced(end: Ending, **of: Any) -> Charge:
