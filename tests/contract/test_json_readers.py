@@ -366,7 +366,7 @@ def compare_names(readers: JsonReaders, most: int) -> None:
         for row, name, alter, body in few(every, most)
         for raw in beside(body, name.split("."), alter)
     ]
-    assert 0 < compare(readers, bodies) < len(bodies)
+    assert 0 < compare(readers, bodies, frozenset(READERS)) < len(bodies)
 
 
 def beside(body: dict[str, Any], path: list[str], alter: Any) -> Iterator[bytes]:
@@ -389,7 +389,7 @@ def beside(body: dict[str, Any], path: list[str], alter: Any) -> Iterator[bytes]
 
 
 def test_a_name_that_some_reader_takes_for_one_of_ours(readers: JsonReaders) -> None:
-    compare_names(readers, 600)
+    compare_names(readers, 300)
 
 
 def test_what_stands_around_a_body(readers: JsonReaders) -> None:
@@ -405,8 +405,7 @@ def test_what_stands_around_a_body(readers: JsonReaders) -> None:
 DISPUTED: Final = {
     "a member twice": b'{"model":"a","model":"b"}',
     "a member in capitals too": b'{"model":"a","MODEL":"b"}',
-    "a member with a NUL too": b'{"model":"a","model\\u0000":"b"}',
-    "a NUL's member first": b'{"model\\u0000":"b","model":"a"}',
+    "a name that a NUL ends": b'{"model\\u0000":"b","model":"a"}',
     "an escaped name": b'{"model":"a","mod\\u0065l":"b"}',
     "what follows": b'{"model":"a"}{"model":"b"}',
     "no number": b'{"model":"a","x":NaN}',
@@ -569,11 +568,11 @@ def compare_made(readers: JsonReaders, examples: int) -> None:
 
 
 def test_made_bodies_are_read_alike(readers: JsonReaders) -> None:
-    compare_made(readers, 300)
+    compare_made(readers, 200)
 
 
 def test_mutated_bodies_are_read_alike(readers: JsonReaders) -> None:
-    compare_mutated(readers, range(4_000))
+    compare_mutated(readers, range(3_000))
 
 
 @pytest.mark.soak
@@ -589,4 +588,4 @@ def test_many_made_bodies_are_read_alike(readers: JsonReaders) -> None:
 
 @pytest.mark.soak
 def test_many_mutated_bodies_are_read_alike(readers: JsonReaders) -> None:
-    compare_mutated(readers, range(4_000, 400_000))
+    compare_mutated(readers, range(3_000, 300_000))

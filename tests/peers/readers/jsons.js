@@ -13,6 +13,7 @@ function find(document, path) {
     document = Object.hasOwn(document, name) ? document[name] : null;
   }
   if (typeof document === "object" && document !== null) return "(compound)";
+  if (typeof document === "number" && !Number.isFinite(document)) return "(infinite)";
   return document === undefined ? null : document;
 }
 
