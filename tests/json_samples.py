@@ -54,6 +54,14 @@ REAL: Final[dict[str, list[dict[str, Any]]]] = {
         },
     ],
     "completions": [
+        {
+            "metadata": {"max_tokens": None, "stream_options": None, "include_usage": False},
+            "model": MODEL,
+            "prompt": "Once",
+            "max_tokens": None,
+            "stream": True,
+            "stream_options": None,
+        },
         {"model": MODEL, "prompt": "Once", "max_tokens": 16, "best_of": 3, "n": 1},
         {"model": MODEL, "prompt": ["a", "b"], "stream": True, "stream_options": {}},
         {"model": MODEL, "prompt": [1, 2, 3], "echo": False, "logprobs": 5},
@@ -88,6 +96,8 @@ REAL: Final[dict[str, list[dict[str, Any]]]] = {
         {"model": MODEL, "messages": _SAID, "stream": False, "options": {"num_predict": 7}},
         {"model": MODEL, "messages": _SAID, "options": {"temperature": 0, "num_ctx": 4096}},
         {"options": None, "model": MODEL, "messages": _SAID, "max_tokens": 12},
+        {"format": {"options": {}}, "model": MODEL, "messages": _SAID, "options": {}},
+        {"format": {"options": None}, "model": MODEL, "messages": _SAID, "options": None},
     ],
     "ollama.generate": [
         {"model": MODEL, "prompt": "Hi", "options": {}},
