@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from threading import local
 from typing import Any, Final
@@ -33,15 +33,18 @@ MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them
 MAX_DEPTH: Final = 1024  # simdjson's
 _KEPT_PARSER_BYTES: Final = 1 << 20  # a parser keeps about ten times the largest body it read
 _MAX_MENDS: Final = 10_000
-_MAX_WALKED: Final = 20_000
+_MAX_LOOKS_A_MIB: Final = 10_000  # at escapes that may have to be mended
+_MAX_NUMBERS_A_MIB: Final = 3_000  # of so many digits that they may have to be
+_MAX_WALKED: Final = 5_000
 _BOM: Final = b"\xef\xbb\xbf"
 
-# They begin with a literal and with a set and never go back, so both scan at full speed.
+# It begins with a literal and never goes back, so it scans at full speed.
 _SURROGATES: Final = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?P<low>\\u[dD][c-fC-F][0-9a-fA-F]{2})?"
     rb"|[c-fC-F][0-9a-fA-F]{2})"
 )
-_DIGITS: Final = re.compile(rb"[0-9]{19,}+")
+_AS_ZEROS: Final = bytes(48 if byte in b"0123456789" else 1 for byte in range(256))
+_ZEROS: Final = b"0" * 19
 _BEFORE_AN_INTEGER: Final = b" \t\r\n:,[-"
 _AFTER_AN_INTEGER: Final = b" \t\r\n,]}"
 _TOKEN: Final = re.compile(
@@ -206,20 +209,31 @@ def _mend(raw: bytes) -> bytes | Fault:
     """
     mended = bytearray(raw)
     mends = 0
+    size = 1 + (len(raw) >> 20)
     unescaped = raw.replace(rb"\\", b"__")  # an escaped backslash does not start an escape
-    for match in _SURROGATES.finditer(unescaped):
+    for looks, match in enumerate(_SURROGATES.finditer(unescaped)):
         if match["low"] is None:
             mended[match.start() + 2 : match.end()] = b"FFFD"
             mends += 1
-            if mends == _MAX_MENDS:
-                return _fault("it holds too many lone surrogate escapes", match.start())
-    for match in _DIGITS.finditer(raw):
-        if _is_integer(raw, match.start(), match.end()):
-            mended[match.start() : match.end()] = _INT64_MAX.ljust(match.end() - match.start())
-            mends += 1
-            if mends == _MAX_MENDS:
-                return _fault("it holds too many integers beyond 64 bits", match.start())
+        if mends == _MAX_MENDS or looks == _MAX_LOOKS_A_MIB * size:
+            return _fault("it holds too many surrogate escapes; send UTF-8", match.start())
+    for looks, (start, end) in enumerate(_long_digits(raw)):
+        if _is_integer(raw, start, end):
+            mended[start:end] = _INT64_MAX.ljust(end - start)
+        if looks == _MAX_NUMBERS_A_MIB * size:
+            return _fault("it holds too many numbers of more than 18 digits", start)
     return bytes(mended)
+
+
+def _long_digits(raw: bytes) -> Iterator[tuple[int, int]]:
+    """Where runs of 19 digits or more start and end: ten times as fast as a regular expression."""
+    flat = raw.translate(_AS_ZEROS)
+    start = flat.find(_ZEROS)
+    while start >= 0:
+        end = flat.find(b"\1", start)
+        end = len(raw) if end < 0 else end
+        yield start, end
+        start = flat.find(_ZEROS, end)
 
 
 def _is_integer(raw: bytes, start: int, end: int) -> bool:

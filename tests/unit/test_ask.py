@@ -837,3 +837,13 @@ def test_whatever_stands_in_it_the_answer_is_an_ask_or_a_fault(
 
 def test_a_body_of_a_model_alone() -> None:
     assert read_json(body(), CHAT) == Body("llama", False, ask_of(CHAT))
+
+
+@pytest.mark.parametrize("name", [r"x\u0000", r"\u0000", r"x\u0000y"])
+@pytest.mark.parametrize(("value", "text_only"), [('"y"', False), ("1", True), ("[]", False)])
+def test_a_name_that_simdjson_does_not_find(name: str, value: str, *, text_only: bool) -> None:
+    raw = f'{{"model":"m","messages":[{{"role":"user","content":"a","{name}":{value}}}]}}'
+    found = read_json(raw.encode(), CHAT)
+    assert isinstance(found, Body)
+    assert found.ask is not None
+    assert found.ask.text_only is text_only
