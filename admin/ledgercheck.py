@@ -114,6 +114,11 @@ def _strays(control: Control, ledger: Ledger, journal: Path) -> dict[str, str]:
     """By hold id, what is wrong at this look; also what only happens to be under way."""
     before: dict[str, int] = control.ask("holds")
     journaled, damage = _journal(journal)
+    if not journal.exists():
+        damage.append(
+            f"authz runs, and there is no journal {journal}: a crash would forget what is open. "
+            "Look at its log, and at who removes files in that folder."
+        )
     copied = {hold.id: hold.nanousd for hold in ledger.open_holds()}
     after: dict[str, int] = control.ask("holds")
     lasted = before.keys() & after.keys()

@@ -81,8 +81,8 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
             unbounded=_set(has, shape.unbounded),
             bound_name=max(bounds, key=bounds.__getitem__, default=None),
             bound_edit=slot.edit(max(bounds.values())) if slot and bounds else None,
-            context=_largest(has, shape.context, MAX_BOUND, 0),
-            context_name=_set(has, shape.context),
+            context=_largest(has, shape.context, MAX_BOUND, 0) if shape.context else 0,
+            context_name=_set(has, shape.context) if shape.context else None,
             endless=shape.endless,
         )
     except FaultError as fault:

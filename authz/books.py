@@ -15,10 +15,10 @@ from authz.meter import Meter
 from authz.metrics import Metrics
 from authz.settings import AuthzSettings
 from authz.settle import Settler
-from authz.sweep import Sweeper
+from authz.sweep import Pulse, Sweeper
 from authz.upkeep import Upkeep
 from store.catalog import Catalog
-from store.clock import steady_clock
+from store.clock import FollowingClock
 from store.counters.memory import MemoryCounters
 from store.errors import StoreUnavailableError
 from store.journal import JOURNAL_NAME, Journal
@@ -57,7 +57,7 @@ def open_books(settings: AuthzSettings, catalog: Catalog, metrics: Metrics) -> I
 
     Raises StoreError where journal or database cannot be used.
     """
-    clock = steady_clock()
+    clock = FollowingClock()
     with ExitStack() as stack:
         engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
         stack.callback(engine.dispose)
@@ -70,17 +70,28 @@ def open_books(settings: AuthzSettings, catalog: Catalog, metrics: Metrics) -> I
         stack.callback(_flush, settler)
         meter = Meter(counters, settler, metrics, clock)
         deadline = settings.hold_deadline_seconds
-        sweeper = Sweeper(
-            counters, settler, meter.unbroken_seconds, clock, deadline_seconds=deadline
-        )
+        pulse = Pulse(meter.gap, deadline_seconds=deadline)
+
+        def unbroken_seconds() -> float:
+            pulse.check()
+            return meter.unbroken_seconds()
+
+        def follow() -> None:
+            if clock.follow():  # every hold looks overdue now
+                meter.gap()
+
+        sweeper = Sweeper(counters, settler, unbroken_seconds, clock, deadline_seconds=deadline)
         upkeep = Upkeep(
             counters,
             ledger.copy_holds,
             sweeper.sweep,
             lambda account_id: drift(counters, ledger, account_id),
             metrics,
+            follow=follow,
             deadline_seconds=deadline,
         )
+        pulse.start()
+        stack.callback(pulse.stop)
         upkeep.start()
         stack.callback(upkeep.stop)
         yield Books(counters, SeededCounters(counters, ledger), settler, meter, ledger, upkeep)

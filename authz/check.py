@@ -36,6 +36,11 @@ from store.text import usd, usd_plain
 
 _UNAVAILABLE: Final = Fault(Reason.AUTHORIZATION_UNAVAILABLE)
 _NO_PRICE: Final = Price()
+_ANOTHER_MODEL: Final = Fault(
+    Reason.AMBIGUOUS_BODY,
+    "with the adapter beside it, the model reads as another model that is served here",
+    param="model",
+)
 
 
 class Counters(Protocol):
@@ -107,7 +112,7 @@ class Checker:
             if not isinstance(request.digests, Fault):
                 key = self.keys.get(request.digests)
             if key is not None and is_live(key, now_us):
-                request = self.reader.with_body(request, message)
+                request = self._unlike_a_model(self.reader.with_body(request, message))
             plan = None if key is None else self.catalog.plan_of(key.plan)
             offer = self._offer(request)
             match decide(key, request, offer, plan, now_us):
@@ -169,6 +174,16 @@ class Checker:
         if took.hold is not None:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
         return allowed(self._upstream(asked), client, _lasting(asked), _passing(asked, took.hold))
+
+    def _unlike_a_model(self, request: Request) -> Request:
+        """Refuse an adapter that reads, with the model before it, as another model served here.
+
+        Where `llama:8b` is a model, a server that has never heard of adapters would serve
+        `llama` to a key that may only call `llama:8b`.
+        """
+        if request.base is not None and request.model in self.listed():
+            return request.unreadable(_ANOTHER_MODEL)
+        return request
 
     def _offer(self, request: Request) -> Offer | None:
         """What the catalog says of the request's model."""

@@ -10,7 +10,7 @@ nested ones that are read are held to the same here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -62,6 +62,7 @@ _CALL_MEMBERS: Final = frozenset({"id", "name", "args", "response", "willContinu
 _DECLARED_MEMBERS: Final = frozenset({"functionDeclarations", "function_declarations"})
 _TENSOR_MEMBERS: Final = frozenset({"name", "parameters"})
 _MAX_TENSORS: Final = 4096
+_MANY: Final = (Content.PROMPTS, Content.DOCUMENTS)
 _MAX_NESTING: Final = 4  # messages, parts, results, their parts
 _WHOLE: Final = re.compile(rb"\[[-0-9,]++\]")
 _MAX_VISITS: Final = 20_000
@@ -108,7 +109,9 @@ class _Visits:
 
 def read_input(has: Mapping[str, Any], shape: Shape) -> Input:
     """What input the members of a body bring. Raises FaultError."""
-    prompts, again = _prompts(has, shape), _again(has, shape)
+    prompts, again = 1, None
+    if shape.kind in _MANY:
+        prompts, again = _prompts(has, shape), _again(has, shape)
     media = not shape.media.isdisjoint(has)
     if shape.kind is Content.OPAQUE or (
         media and any(has[name] is not None for name in shape.media if name in has)
@@ -116,7 +119,7 @@ def read_input(has: Mapping[str, Any], shape: Shape) -> Input:
         return Input(prompts, text_only=False, again_bytes=again)
     visits = _Visits()
     try:
-        read = _READ[shape.kind]
+        read = _READ[shape.kind.value]
         for name in shape.input:
             if name in has:
                 read(has[name], visits)
@@ -132,8 +135,6 @@ def read_input(has: Mapping[str, Any], shape: Shape) -> Input:
 
 def _prompts(has: Mapping[str, Any], shape: Shape) -> int:
     """A list of strings or of lists of tokens is as many prompts; a list of tokens is one."""
-    if shape.kind is not Content.PROMPTS and shape.kind is not Content.DOCUMENTS:
-        return 1
     most = max(_count(has.get(name)) for name in shape.input)
     return max(1, most + _count(has.get("prompt_embeds")))
 
@@ -332,11 +333,11 @@ def _tools(tools: Any, visits: _Visits) -> None:
             raise _NotUnderstoodError
 
 
-_READ: Final = {
-    Content.TALK: _walk,
-    Content.PROMPTS: _only_text,
-    Content.DOCUMENTS: _documents,
-    Content.PARTS: _contents,
+_READ: Final[Mapping[str, Callable[[Any, _Visits], None]]] = {
+    Content.TALK.value: _walk,
+    Content.PROMPTS.value: _only_text,
+    Content.DOCUMENTS.value: _documents,
+    Content.PARTS.value: _contents,
 }
 
 

@@ -70,14 +70,10 @@ def _parameters(request: Request, offer: Offer | None, *, budgeted: bool) -> Fau
 def _may_call(key: KeyRecord, request: Request, offer: Offer | None) -> bool:
     """Whether the allowlist has what the request names.
 
-    With an adapter it must have `name:adapter` and the name: a server that has never heard of
-    the member serves the bare model. On Ollama's paths `x` and `x:latest` are one.
+    An adapter is `name:adapter` and nothing else: the bare name does not stand for it. On
+    Ollama's paths `x` and `x:latest` are one.
     """
     model = request.model
-    if request.base is not None and key.models is not None:
-        named = "" if offer is None else offer.name.rpartition(":")[0]
-        if key.models.isdisjoint((request.base, named)):
-            return False
     if may_call(key, model, offer):
         return True
     shape = None if request.endpoint is None else request.endpoint.shape

@@ -87,7 +87,7 @@ class Metrics:
         )
         self.hold_exceeded = Counter(
             "tensorgate_hold_exceeded",
-            "Metered charges above their hold: a bound that was none.",
+            "Metered charges above their hold (a bound that was none), and usage that cannot be.",
             ("model",),
             registry=registry,
         )

@@ -2,7 +2,7 @@
 
 metered    the whole answer's usage was seen: its tokens; or, where no token has a price, its end
 estimated  a cut stream, or one without usage: what was seen of it, never above the hold
-held       the server was reached and nothing is known: the whole hold
+held       the server was reached and nothing is known, or nothing sensible: the whole hold
 released   never reached the server, or it answered an error before any token
 """
 
@@ -11,16 +11,16 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-from authz.bound import tokens
+from authz.bound import MAX_NANOUSD, tokens
 from authz.usage import Ending, Usage
-from store.records import INT64_MAX, Basis, Charge, Hold
+from store.records import Basis, Charge, Hold
 
 _MILLION: Final = 1_000_000
 _NOTHING: Final = Usage(0, 0, 0, 0)
 
 
 def charge(hold: Hold, ending: Ending, now_us: int) -> Charge:
-    """What a request that ended costs."""
+    """What a request that ended costs: MAX_NANOUSD at most."""
     seen = ending.usage or _NOTHING
     generated = ending.events > 0 or seen.output > 0
     if not ending.reached or (ending.failed and not generated):
@@ -37,9 +37,14 @@ def charge(hold: Hold, ending: Ending, now_us: int) -> Charge:
     cost = _cost(hold, ending, usage)
     if basis is Basis.ESTIMATED:
         cost = min(cost, hold.nanousd)
-    if cost > INT64_MAX:  # of a server that is not in its senses
+    if cost > MAX_NANOUSD:  # of a server that is not in its senses
         return lost(hold, ending.status, now_us)
     return _charge(hold, ending, basis, usage, cost, now_us)
+
+
+def disbelieved(ending: Ending, charged: Charge) -> bool:
+    """Whether its server reported what it used, and that cannot be."""
+    return ending.final and charged.basis is Basis.HELD
 
 
 def lost(hold: Hold, status: int, now_us: int) -> Charge:

@@ -34,13 +34,9 @@ def read_body(
 
     `model` is what the path or the catalog says; `headers` have lower-case names.
     """
+    if endpoint.place is Place.BODY:
+        return read_json(raw, endpoint.shape)
     return _READ[endpoint.place](endpoint, model, raw, headers)
-
-
-def _read_json(
-    endpoint: Endpoint, _model: str | None, raw: bytes, _headers: Mapping[str, str]
-) -> Body | Fault:
-    return read_json(raw, endpoint.shape)
 
 
 def _read_named(
@@ -101,7 +97,6 @@ def _read_message(
 
 
 _READ: Final[Mapping[Place, Read]] = {
-    Place.BODY: _read_json,
     Place.PATH: _read_named,
     Place.SERVER: _read_named,
     Place.FORM: _read_form,

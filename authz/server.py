@@ -29,13 +29,14 @@ from authz.endpoints import table_of
 from authz.feed import Feed
 from authz.lease import Lease
 from authz.listings import Listings
-from authz.meter import Meter
+from authz.meter import LOG_STREAMS, Meter
 from authz.metrics import Metrics
 from authz.observe import ObservedKeys
 from authz.onecore import keep_to_one_core
 from authz.pb import health_pb2, health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest
 from authz.settings import AuthzSettings
+from authz.watch import watching
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM, Catalog
 from store.clock import steady_clock, wall_us
@@ -49,7 +50,7 @@ from store.settings import load
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
 
 CHECK_THREADS: Final = 8
-LOG_STREAMS: Final = 64
+SPARE_STREAMS: Final = 64  # beyond those that are read: threads to refuse more with
 DRAIN_SECONDS: Final = 1.2
 STOP_SECONDS: Final = 2.0
 LEASE_RETRY_SECONDS: Final = 0.5
@@ -106,18 +107,20 @@ def main() -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
-        serve(load(AuthzSettings))
+        return 0 if serve(load(AuthzSettings)) else 1
     except TensorgateError as fault:
         print(f"error: {fault}", file=sys.stderr)  # noqa: T201  for the person who started it
         return 1
     except OSError as fault:
         print(f"error: cannot start: {fault}", file=sys.stderr)  # noqa: T201  likewise
         return 1
-    return 0
 
 
-def serve(settings: AuthzSettings) -> None:
-    """The whole life of the process: lease, stores, servers, drain."""
+def serve(settings: AuthzSettings) -> bool:
+    """The whole life of the process: lease, stores, servers, drain.
+
+    False if it ended because it could not go on (authz/watch.py), and not because it was asked.
+    """
     if settings.one_core:
         keep_to_one_core()  # before there is any other thread
     stopping = Event()
@@ -128,8 +131,9 @@ def serve(settings: AuthzSettings) -> None:
     table_of(catalog)  # a row that cannot be used ends us before the lease is asked for
     lease = Lease(settings.state)
     if not _acquire(lease, stopping):
-        return
+        return True
     with ExitStack() as stack:
+        watch = stack.enter_context(watching(stopping.set))
         stack.callback(lease.release)
         metrics = Metrics()
         books = stack.enter_context(open_books(settings, catalog, metrics))
@@ -153,6 +157,7 @@ def serve(settings: AuthzSettings) -> None:
             Event().wait(DRAIN_SECONDS)
             books.meter.drain()
     _log.info("stopped")
+    return not watch.failed
 
 
 def _acquire(lease: Lease, stopping: Event) -> bool:
@@ -229,7 +234,7 @@ def _servers(
     body = (settings.body_limit_mib << 20) + _ENVELOPE_BYTES
     check_server = _server(CHECK_THREADS, "check", max_message_bytes=body)
     check_server.add_generic_rpc_handlers((_authorization(checker),))
-    log_server = _server(LOG_STREAMS, "log")
+    log_server = _server(LOG_STREAMS + SPARE_STREAMS, "log")
     log_server.add_generic_rpc_handlers((meter.handler(),))
     health_server = _server(2, "health")
     health_pb2_grpc.add_HealthServicer_to_server(health, health_server)
@@ -249,6 +254,7 @@ def _servers(
 
 
 def _server(threads: int, name: str, max_message_bytes: int = 64 << 20) -> grpc.Server:
+    """A server on so many threads. What is more than they can begin at once waits its turn."""
     return grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix=name),
         options=(("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)),

@@ -108,7 +108,7 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     usage, whole = _usage(response) if response else (None, False)
     details = entry.response.response_code_details
     status = entry.response.response_code.value
-    if _text(decision, "dialect") == Dialect.GRPC.value:
+    if _text(decision, "dialect") == Dialect.GRPC:
         status = _grpc_status(entry.response) or status
     return Ending(
         request_id=common.stream_id,
@@ -130,6 +130,14 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     )
 
 
+def _grpc_status(response: HTTPResponseProperties) -> int | None:
+    """The HTTP status for a gRPC call's own error: on the wire every one of them is a 200."""
+    for found in (response.response_trailers, response.response_headers):
+        if _GRPC_STATUS in found and found[_GRPC_STATUS] != "0":
+            return _GRPC_ERRORS.get(found[_GRPC_STATUS], _GRPC_OTHER_ERROR)
+    return None
+
+
 def _fields(struct: Struct | None) -> Mapping[str, Value]:
     return _NOTHING if struct is None else struct.fields
 
@@ -138,14 +146,6 @@ def _text(fields: Mapping[str, Value], name: str) -> str | None:
     """A text, None where there is no such field; of another kind of value, the empty one."""
     value = fields.get(name)
     return None if value is None else value.string_value
-
-
-def _grpc_status(response: HTTPResponseProperties) -> int | None:
-    """The HTTP status for a gRPC call's own error: on the wire every one of them is a 200."""
-    for found in (response.response_trailers, response.response_headers):
-        if _GRPC_STATUS in found and found[_GRPC_STATUS] != "0":
-            return _GRPC_ERRORS.get(found[_GRPC_STATUS], _GRPC_OTHER_ERROR)
-    return None
 
 
 def _count(text: str | None) -> int | None:

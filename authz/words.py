@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from authz.endpoints import BUILT_IN
-from authz.model import Dialect, Fault, Reason, Request
+from authz.model import Dialect, Fault, Place, Reason, Request
 from store.counters.model import MinuteLimit, MoneyStanding, Refused
 from store.keyformat import BODY_CHARS, CHECKSUM_CHARS, DEFAULT_PREFIX
 from store.records import SECOND_US, KeyRecord
@@ -114,6 +114,12 @@ def _malformed(o: Occasion) -> str:
         return (
             f"The body is not one strict message of this call: {o.fault.detail}{at}. "
             "Send it as a client of the open inference protocol writes it."
+        )
+    endpoint = o.request.endpoint
+    if endpoint is not None and endpoint.place is Place.FORM:
+        return (
+            f"The body is not one strict multipart form: {o.fault.detail}{at}. "
+            "Send it as a browser or curl writes it."
         )
     return f"The body is not one strict JSON object: {o.fault.detail}{at}. Send valid JSON."
 

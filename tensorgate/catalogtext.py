@@ -37,7 +37,7 @@ def as_json(catalog: Catalog, lost: Mapping[str, int] | None) -> dict[str, objec
 
 
 def as_text(catalog: Catalog, path: Path, lost: Mapping[str, int] | None) -> str:
-    """A line for each model, plan, endpoint of the catalog's own, and each plan that is lost."""
+    """A line for each model, plan, endpoint of the catalog's own, and for each lost plan."""
     lines = [f"{path} can be used: {len(catalog.models)} models, {len(catalog.plans)} plans."]
     models = [(f"model {name}", model) for name, model in catalog.models.items()]
     if catalog.default is not None:

@@ -15,6 +15,7 @@ from support import DIGESTER, FORM, KeyTable, ManualClock, bearer, key_record, m
 from authz.body import Body, read_json
 from authz.cache import KeyCache
 from authz.check import Checker, Site
+from authz.endpoints import table_of
 from authz.metrics import Metrics
 from authz.model import Ask, Edit, Fault, Shape
 from authz.pb.accesslog_entry_pb2 import AccessLogType, HTTPAccessLogEntry
@@ -157,6 +158,10 @@ class Settled:
     ends: list[tuple[Hold, Charge]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
+    disbelieved: list[Hold] = field(default_factory=list)
+
+    def exceeded(self, hold: Hold) -> None:
+        self.disbelieved.append(hold)
 
     def end(self, hold: Hold, charge: Charge) -> None:
         self.ends.append((hold, charge))
@@ -259,7 +264,7 @@ class Gate:
         self.settled = Settled()
         self.metrics = Metrics()
         self.checker = Checker(
-            reader=Reader(FORM, DIGESTER),
+            reader=Reader(FORM, DIGESTER, table_of(Catalog.parse(catalog, "a test's"))),
             keys=KeyCache(
                 self.table, self.clock, stale_us=0, capacity=9, observe=lambda _result: None
             ),

@@ -22,6 +22,7 @@ from moneyhelp import ACCOUNT, KEY, OTHER_KEY, charge, draft, fast_engine, hold,
 from sqlalchemy import Engine, text
 from statehelp import NOW_US
 
+import store.journal
 from admin import ledgercheck, ledgerexport
 from admin.ledgerexport import defused
 from authz.books import Books, open_books
@@ -31,7 +32,7 @@ from authz.settings import AuthzSettings
 from store.catalog import Catalog
 from store.control import SOCKET_NAME
 from store.counters.model import Taken
-from store.journal import Journal
+from store.journal import HEADER, Journal
 from store.ledger import Ledger
 from store.records import SECOND_US, Basis, Charge, Hold
 from tensorgate import cli
@@ -505,7 +506,10 @@ def test_accounts_that_move_are_no_fault(books: Desk, hasty: None) -> None:
         assert "1 moved at every look" in books("verify").out
 
 
-def test_open_holds_that_somebody_lost_are_named(books: Desk, hasty: None) -> None:
+def test_open_holds_that_somebody_lost_are_named(
+    books: Desk, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.journal, "LOOK_SECONDS", 3600)  # or it would be healed
     nobodys = hold(33)
     with counting(books) as opened:
         mine = take(opened, 300)
@@ -520,9 +524,24 @@ def test_open_holds_that_somebody_lost_are_named(books: Desk, hasty: None) -> No
         [fault] = books.verified()["faults"]
         assert fault == f"Hold {mine.id} is counted, and not in the database's copy."
         opened.ledger.copy_holds([mine])
-        (books.state / "journal").rename(books.state / "journal.away")
+        journal = books.state / "journal"
+        journal.unlink()
+        [fault] = books.verified()["faults"]
+        assert fault.startswith(f"authz runs, and there is no journal {journal}: a crash")
+        journal.write_bytes(HEADER)
         [fault] = books.verified()["faults"]
         assert fault == f"Hold {mine.id} is counted, and not in the journal."
+
+
+def test_a_journal_that_somebody_removed_is_there_again(
+    books: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.journal, "LOOK_SECONDS", 0.1)
+    with counting(books) as opened:
+        take(opened, 300)
+        (books.state / "journal").unlink()
+        assert books.verified()["ok"]
+        assert (books.state / "journal").exists()
 
 
 def test_an_authz_that_hangs_is_said(books: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

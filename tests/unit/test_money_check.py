@@ -10,6 +10,7 @@ import pytest
 from moneysupport import CATALOG, Gate, edited
 from support import (
     answer_body,
+    bearer,
     client_headers,
     error,
     is_allowed,
@@ -541,3 +542,137 @@ def test_usd(nanousd: int, for_people: str, plain: str, up: str, down: str) -> N
 )
 def test_usd_as_json(nanousd: int | None, expected: object) -> None:
     assert usd_json(nanousd) == expected
+
+
+# -- other servers' calls
+
+SERVERS = """
+models:
+  llama: {price: {input: 1, output: 2}, context_tokens: 10000, max_output_tokens: 100}
+  "llama:gold": {price: {input: 10, output: 20}, context_tokens: 10000, max_output_tokens: 100}
+  "big:latest": {price: {input: 4}, context_tokens: 10000, controls: [keep_alive]}
+default: {price: {}, context_tokens: 10}
+plans: {free: {}}
+default_plan: free
+native_model: llama
+endpoints:
+  - {name: fill, path: /v1/fim, input: prompt, output: [most]}
+  - {name: sort, path: /v1/sort, model: form, lane: listing}
+""".replace("price: {}", "price: {output: 0}")
+
+
+def test_how_an_answer_is_metered_is_said() -> None:
+    gate = Gate(catalog=SERVERS)
+    for path, usage in (
+        ("/v1/chat/completions", "openai"),
+        ("/v1/messages", "anthropic"),
+        ("/v1beta/models/llama:generateContent", "gemini"),
+        ("/api/chat", "ollama"),
+        ("/completion", "none"),
+        ("/v1/fim", "openai"),
+    ):
+        response = gate.call(path)
+        assert is_allowed(response), path
+        assert metadata(response)["usage"] == usage
+        assert gate.hold.model == "llama"
+
+
+def test_a_bound_is_put_inside_an_object() -> None:
+    gate = Gate(catalog=SERVERS)
+    asked = gate.message("/api/chat", options={"seed": 1})
+    raw = asked.attributes.request.http.raw_body
+    response = gate.answer(asked)
+    edits = [Edit(*edit) for edit in json.loads(metadata(response)["edits"])]
+    options = {"num_predict": 100, "seed": 1}
+    assert json.loads(edited(raw, edits)) == json.loads(raw) | {"options": options}
+    assert metadata(response)["stream"] == "1"
+
+
+def test_an_adapter_is_priced_as_itself_or_as_its_model() -> None:
+    gate = Gate(catalog=SERVERS)
+    for adapter, price in ((None, 10**9), ("silver", 10**9), ("gold", 10 * 10**9)):
+        assert is_allowed(gate.call(max_tokens=1, lora_path=adapter))
+        assert gate.hold.price.input == price
+        assert gate.hold.model == ("llama" if adapter is None else f"llama:{adapter}")
+
+
+def test_no_way_to_write_a_name_has_another_price() -> None:
+    gate = Gate(catalog=SERVERS)
+    for name in ("big", "BIG:latest", "library/big", "registry.ollama.ai/library/Big:latest"):
+        for path in ("/api/chat", "/v1/chat/completions"):
+            assert is_allowed(gate.call(path, model=name)), (name, path)
+            assert gate.hold.price.input == 4 * 10**9, (name, path)
+    assert is_allowed(gate.call("/api/chat", model="big:8b"))
+    assert gate.hold.price.input == 0
+
+
+def test_a_control_that_the_models_row_allows() -> None:
+    gate = Gate(catalog=SERVERS)
+    assert is_allowed(gate.call("/api/chat", model="big", keep_alive="5m"))
+    response = gate.call("/api/chat", model="llama", keep_alive="5m")
+    assert status(response) == 403
+    found = error(response)
+    assert (found["code"], found["param"]) == ("parameter_not_allowed", "keep_alive")
+    assert found["message"] == (
+        "`keep_alive` is not allowed here: it steers the server itself, which others share. "
+        "Leave it out."
+    )
+    response = gate.call(model="llama", lora=[{"id": 0, "scale": 1.0}])
+    assert error(response)["message"] == (
+        "`lora` is not allowed here: name one adapter, as a string, or none."
+    )
+
+
+def test_a_name_without_a_tag_goes_on_as_the_catalogs() -> None:
+    gate = Gate(catalog=SERVERS)
+    response = gate.call("/api/chat", model="big")
+    assert upstream_headers(response)["x-tensorgate-model"] == "big:latest"
+    response = gate.call("/v1/chat/completions", model="big")
+    assert upstream_headers(response)["x-tensorgate-model"] == "big"
+
+
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nllama\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="n"\r\n\r\n2\r\n--x--\r\n'
+)
+
+
+def test_what_is_held_where_nothing_bounds_the_output_or_there_is_none() -> None:
+    gate = Gate(catalog=SERVERS)
+    form = bearer(gate.key) | {"content-type": "multipart/form-data; boundary=x"}
+    assert is_allowed(gate.answer(message("/v1/images/edits", form, FORM, request_id="form")))
+    assert (gate.hold.input_bound, gate.hold.output_bound) == (10_000, 20_000)
+    assert is_allowed(gate.call("/v1/images/generations", prompt="a cat", n=3))
+    assert gate.hold.output_bound == 30_000
+    assert is_allowed(gate.call("/v1/rerank", messages=None, query="q", documents=["a", "b"]))
+    assert gate.hold.output_bound == 0
+    assert is_allowed(gate.call("/v2/models/llama/infer", inputs=[]))
+    assert (gate.hold.input_bound, gate.hold.output_bound) == (10_000, 10_000)
+    held = len(gate.journal)
+    assert is_allowed(gate.answer(message("/v1/sort", form, FORM, request_id="sort")))
+    assert len(gate.journal) == held
+
+
+def test_a_listing_costs_nothing_however_dear_its_model() -> None:
+    dear = SERVERS.replace(
+        "{input: 1, output: 2}, context_tokens: 10000,",
+        "{output: 1000000}, context_tokens: 1000000000,",
+    )
+    gate = Gate(catalog=dear)
+    form = bearer(gate.key) | {"content-type": "multipart/form-data; boundary=x"}
+    assert status(gate.answer(message("/v1/images/edits", form, FORM, request_id="form"))) == 400
+    assert is_allowed(gate.answer(message("/v1/sort", form, FORM, request_id="sort")))
+
+
+def test_a_listing_holds_nothing_whatever_its_body_says() -> None:
+    gate = Gate(catalog=SERVERS)
+    assert is_allowed(gate.call("/api/show", model="llama"))
+    assert is_allowed(gate.call("/v1beta/models/llama:countTokens", contents=[]))
+    assert gate.journal == []
+
+
+def test_the_keys_models_in_ollamas_shape() -> None:
+    gate = Gate(catalog=SERVERS, models=frozenset({"llama"}))
+    response = gate.answer(message("/api/tags", bearer(gate.key), method="GET"))
+    assert status(response) == 200
+    assert [row["name"] for row in answer_body(response)["models"]] == ["llama"]

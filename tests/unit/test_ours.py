@@ -78,6 +78,15 @@ def test_a_page_of_models(names: list[str]) -> None:
     assert [content(ours.model(name)) for name in names] == page["data"]
 
 
+def test_the_models_in_ollamas_shape() -> None:
+    assert content(ours.tags([])) == {"models": []}
+    listed = content(ours.tags(["a", "b:8b"]))["models"]
+    assert [(row["name"], row["model"]) for row in listed] == [("a", "a"), ("b:8b", "b:8b")]
+    for row in listed:
+        assert set(row) == {"name", "model", "modified_at", "size", "digest", "details"}
+        assert isinstance(row["details"]["families"], list)
+
+
 def test_a_key_about_itself() -> None:
     key = key_record(models=["b", "a"], budget_nanousd=12_500_000_000)
     minute = Standing(MinuteLimit("key_1", 60), used=18, grows_in_us=1)

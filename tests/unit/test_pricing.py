@@ -9,7 +9,8 @@ import pytest
 from moneyhelp import hold as made_hold
 from moneysupport import ALLOWED, ending, entry
 
-from authz.pricing import charge, lost, released
+from authz.bound import MAX_NANOUSD
+from authz.pricing import charge, disbelieved, lost, released
 from authz.usage import Ending, Usage, read_ending
 from store.records import INT64_MAX, Basis, Charge, Hold, Price
 
@@ -73,8 +74,9 @@ def test_it_is_rounded_up_once_at_its_end(
 
 
 def test_no_float_touches_it() -> None:
-    of = hold(price=Price(input=10**15), nanousd=10**18)
-    assert charge(of, whole(9_007_199, 0, 0, 0), NOW).nanousd == 9_007_199 * 10**9
+    of = hold(price=Price(input=10**15 - 1), nanousd=10**15)
+    assert charge(of, whole(900_719, 0, 0, 0), NOW).nanousd == 900_719 * 10**9
+    assert charge(of, whole(9_007, 0, 0, 0), NOW).nanousd == 9_007 * 10**9
 
 
 def test_a_metered_charge_above_its_hold_is_booked_in_full() -> None:
@@ -82,10 +84,20 @@ def test_a_metered_charge_above_its_hold_is_booked_in_full() -> None:
     assert (end.basis, end.nanousd) == (Basis.METERED, 15_000)
 
 
-def test_what_no_row_can_hold_is_not_believed() -> None:
+def test_what_no_call_may_cost_is_not_believed() -> None:
     huge = 999_999_999_999
     of = hold(price=Price(input=10**15, output=10**15))
-    assert charge(of, whole(huge, huge, huge, huge), NOW) == lost(of, 200, NOW)
+    end = whole(huge, huge, huge, huge)
+    assert charge(of, end, NOW) == lost(of, 200, NOW)
+    assert disbelieved(end, lost(of, 200, NOW))
+    just = whole(MAX_NANOUSD // 10**9, 0, 0, 0)
+    assert charge(of, just, NOW).nanousd == MAX_NANOUSD
+    assert not disbelieved(just, charge(of, just, NOW))
+    dear = hold(price=Price(10**15, 1))
+    over = whole(MAX_NANOUSD // 10**9, 1, 0, 0)
+    assert charge(dear, over, NOW) == lost(dear, 200, NOW)
+    unknown = ending()
+    assert not disbelieved(unknown, charge(of, unknown, NOW))
     most = hold(price=Price(per_second=10**15))
     end = charge(most, ending(duration_us=INT64_MAX), NOW)
     assert (end.basis, end.nanousd) == (Basis.HELD, most.nanousd)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import key_record, request
 
-from authz.model import Dialect, Fault, Reason
+from authz.model import Dialect, Endpoint, Fault, Lane, Place, Reason
 from authz.words import Occasion, seconds, words
 from store.counters.model import MinuteLimit, Refused
 
@@ -33,6 +33,9 @@ REVOKED = key_record(revoked_us=AT_0914_US)
 TWO = key_record(models=["qwen3-coder", "llama-3.1-8b"])
 GRPC = request(
     path="/inference.GRPCInferenceService/ModelStreamInfer", dialect=Dialect.GRPC, endpoint=None
+)
+UPLOAD = request(
+    endpoint=Endpoint("x", "POST", "/v1/images/edits", Lane.INFERENCE, place=Place.FORM)
 )
 HAIKU = request(model="claude-haiku-4-5")
 
@@ -86,6 +89,11 @@ SAID = {
     "malformed somewhere": (
         say(Fault(Reason.MALFORMED_BODY, "it has more than 1000 members")),
         "The body is not one strict JSON object: it has more than 1000 members. Send valid JSON.",
+    ),
+    "malformed form": (
+        say(Fault(Reason.MALFORMED_BODY, "it is empty", offset=0), request=UPLOAD),
+        "The body is not one strict multipart form: it is empty (byte 0). Send it as a browser or "
+        "curl writes it.",
     ),
     "malformed message": (
         say(Fault(Reason.MALFORMED_BODY, "a name in it is not UTF-8", offset=7), request=GRPC),
