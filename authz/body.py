@@ -33,8 +33,9 @@ MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them
 MAX_DEPTH: Final = 1024  # simdjson's
 _KEPT_PARSER_BYTES: Final = 1 << 20  # a parser keeps about ten times the largest body it read
 _MAX_MENDS: Final = 10_000
+_MIB: Final = 1 << 20
 _MAX_LOOKS_A_MIB: Final = 10_000  # at escapes that may have to be mended
-_MAX_NUMBERS_A_MIB: Final = 3_000  # of so many digits that they may have to be
+_MAX_NUMBERS_A_MIB: Final = 2_000  # of so many digits that they may have to be
 _MAX_WALKED: Final = 5_000
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -209,18 +210,18 @@ def _mend(raw: bytes) -> bytes | Fault:
     """
     mended = bytearray(raw)
     mends = 0
-    size = 1 + (len(raw) >> 20)
+    size = max(len(raw), _MIB)
     unescaped = raw.replace(rb"\\", b"__")  # an escaped backslash does not start an escape
     for looks, match in enumerate(_SURROGATES.finditer(unescaped)):
         if match["low"] is None:
             mended[match.start() + 2 : match.end()] = b"FFFD"
             mends += 1
-        if mends == _MAX_MENDS or looks == _MAX_LOOKS_A_MIB * size:
+        if mends == _MAX_MENDS or looks * _MIB >= _MAX_LOOKS_A_MIB * size:
             return _fault("it holds too many surrogate escapes; send UTF-8", match.start())
     for looks, (start, end) in enumerate(_long_digits(raw)):
         if _is_integer(raw, start, end):
             mended[start:end] = _INT64_MAX.ljust(end - start)
-        if looks == _MAX_NUMBERS_A_MIB * size:
+        if looks * _MIB >= _MAX_NUMBERS_A_MIB * size:
             return _fault("it holds too many numbers of more than 18 digits", start)
     return bytes(mended)
 

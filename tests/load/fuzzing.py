@@ -32,7 +32,7 @@ MIB: Final = 1 << 20
 SECONDS_A_MIB: Final = 0.010
 SECONDS_AT_LEAST: Final = 0.010  # of any request: a machine may be busy
 ROOM: Final = 768 * MIB  # beyond what the programs and the corpora take: for bodies of some MiB
-TRIES: Final = 3
+TRIES: Final = 8
 
 Sent = tuple[str, dict[str, str], bytes]
 """A path, headers, a body."""
@@ -65,7 +65,8 @@ def judge(sent: Sent) -> float:
     asked = message(path, _KEY | headers, raw)
     most = max(SECONDS_AT_LEAST, len(raw) / MIB * SECONDS_A_MIB)
     took = [_timed(asked)]
-    while min(took) > most and len(took) < TRIES + 1:
+    while min(took) > most and len(took) < TRIES:
+        time.sleep(0.02 * len(took))  # what else runs here may be done by then
         took.append(_timed(asked))
     shown = f"{path}, {headers}, {len(raw)} bytes: {raw[:300]!r}"
     assert min(took) <= most, f"{min(took) * 1000:.1f} ms for {shown}"
