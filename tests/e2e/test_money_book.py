@@ -22,8 +22,9 @@ from typing import Any, Final
 
 import pytest
 from load.audit import Audit, admitted_ids, all_booked, check_budgets, check_filters, rows, until
+from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, SHARED_NANOUSD, Key, draw
 from load.latency import compare
-from load.mixed import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, SHARED_NANOUSD, Key, draw, drive
+from load.mixed import drive
 from moneygate import BODY, booked, hold_of, metric
 from peers.book import Book, Order, order_member
 from peers.client import CHAT, MESSAGES, call

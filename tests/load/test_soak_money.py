@@ -22,8 +22,9 @@ from load.audit import (
     rows,
     until,
 )
+from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw
 from load.latency import compare
-from load.mixed import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw, drive
+from load.mixed import drive
 from peers.book import Book, End, Order, order_member
 from peers.client import Answer, call
 from peers.recorder import Recorder

@@ -1,8 +1,9 @@
 """A model server that keeps its own book: which request it was sent, and what its answer used.
 
-A client puts an `Order` into its body, as the member `x_order`. It says how many tokens of each
-kind the answer is to cost and how the answer ends; the bytes of the answer follow from it, so a
-client can work out beforehand what it has to receive. `Book.answer` goes to a Recorder.
+A client puts an `Order` into its body, as the member `x_order`; of a form, as the field. It says
+how many tokens of each kind the answer is to cost and how the answer ends; the bytes of the answer
+follow from it, so a client can work out beforehand what it has to receive. `Book.answer` goes to a
+Recorder. Here are OpenAI's and Anthropic's answers, those of the others are in `peers.dialects`.
 
 Answers are of every make that the real servers have between them: pretty or compact JSON, CRLF,
 `data:` without a space, comments, `usage: null`, chunks cut anywhere, text, tool arguments and
@@ -12,109 +13,47 @@ thoughts; and their content quotes usage objects, as a model can be made to.
 from __future__ import annotations
 
 import json
+import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from peers import dialects
+from peers.orders import (
+    ENDPOINTS,
+    ON_REQUEST,
+    ORDER,
+    STREAMS,
+    Api,
+    End,
+    Order,
+    Piece,
+    order_member,
+    pieces,
+    says_usage,
+)
 from peers.recorder import Abort, Hangup, Pause, Recorded, Reply, Step
 
-ORDER: Final = "x_order"
-
-
-class Api(StrEnum):
-    """A path that the server knows."""
-
-    CHAT = "/v1/chat/completions"
-    COMPLETIONS = "/v1/completions"
-    EMBEDDINGS = "/v1/embeddings"
-    RESPONSES = "/v1/responses"
-    MESSAGES = "/v1/messages"
-
-
-ENDPOINTS: Final = {
-    Api.CHAT: "chat.completions",
-    Api.COMPLETIONS: "completions",
-    Api.EMBEDDINGS: "embeddings",
-    Api.RESPONSES: "responses",
-    Api.MESSAGES: "messages",
-}
-"""How the ledger names them."""
-
-ON_REQUEST: Final = frozenset({Api.CHAT, Api.COMPLETIONS})
-"""Their streams carry usage only if the body asks for it."""
-
-
-class End(StrEnum):
-    """How an answer ends."""
-
-    WHOLE = "whole"
-    SILENT = "silent"  # whole, but without usage: there are such servers
-    ERROR = "error"  # `status`, before any token
-    RESET = "reset"  # RST after `after` pieces; after 0, before the status line
-    HANGUP = "hangup"  # FIN after `after` pieces, the answer unfinished
-    STALL = "stall"  # nothing at all for `gap` seconds, then whole
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the server is to answer. Tokens are counted once: `input` is without the cached ones.
-
-    `variety` decides all that makes no difference to the charge. `gap` is the time between two
-    pieces of a stream, in seconds.
-    """
-
-    number: int
-    input: int
-    output: int
-    cached: int = 0
-    written: int = 0
-    end: End = End.WHOLE
-    status: int = 200
-    after: int = 0
-    gap: float = 0.0
-    variety: int = 0
-
-    def dice(self, what: str) -> Random:
-        return Random(f"{what} {self.variety} {self.number}")
-
-    @classmethod
-    def read(cls, given: dict[str, Any]) -> Order:
-        return cls(**{**given, "end": End(given["end"])})
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of what is generated; it has at least a byte for each token."""
-
-    text: str
-    tokens: int
-
-
-_WORDS: Final = (" house", " the", "water", " é", "\n", " 日本", "!", " \U0001f600", "\t\\", ' "')
-_TALK: Final = (
-    '"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}',
-    'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":0}}\n\n',
-    '\\","completion_tokens": 0, "input_tokens": 0',
-    'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":0}}\n\n',
-    "\r\n\r\ndata: [DONE]\r\n\r\n",
-    '{"type":"response.completed","response":{"usage":{"input_tokens":0,"output_tokens":0}}}',
-)
-
-
-def pieces(order: Order) -> list[Piece]:
-    """All that the answer generates, in the parts in which a stream sends it."""
-    dice, left, made = order.dice("pieces"), order.output, []
-    while left:
-        tokens = min(left, dice.choice((1, 1, 1, 2, 3)))
-        text = "".join(dice.choices(_WORDS, k=tokens))
-        if dice.random() < 0.05:
-            text += dice.choice(_TALK)
-        made.append(Piece(text, tokens))
-        left -= tokens
-    return made
+__all__ = [
+    "ENDPOINTS",
+    "ON_REQUEST",
+    "Api",
+    "Book",
+    "End",
+    "Entry",
+    "Event",
+    "Order",
+    "Piece",
+    "events",
+    "order_member",
+    "pieces",
+    "says_usage",
+    "usage",
+    "whole_body",
+]
 
 
 def usage(api: Api, order: Order, *, output: int | None = None) -> dict[str, Any]:
@@ -139,6 +78,10 @@ def usage(api: Api, order: Order, *, output: int | None = None) -> dict[str, Any
             }
         case Api.EMBEDDINGS:
             return {"prompt_tokens": whole, "total_tokens": whole}
+        case Api.CHAT | Api.COMPLETIONS:
+            pass
+        case _:
+            return dialects.usage(api, order, output=output)
     details = {"cached_tokens": order.cached} if order.cached else None
     return {
         "prompt_tokens": whole,
@@ -151,13 +94,20 @@ def usage(api: Api, order: Order, *, output: int | None = None) -> dict[str, Any
 
 # -- one answer as JSON
 
+_OURS: Final = frozenset({Api.CHAT, Api.COMPLETIONS, Api.EMBEDDINGS, Api.RESPONSES, Api.MESSAGES})
+"""Whose answers are made here."""
+
 
 def whole_body(api: Api, order: Order) -> bytes:
     """The answer that is not streamed."""
-    text = "".join(piece.text for piece in pieces(order))
-    content = _document(api, order, text)
-    if order.end is not End.SILENT:
-        content["usage"] = usage(api, order)
+    if api is Api.SPEECH:
+        return dialects.audio(order)
+    if api in _OURS:
+        content = _document(api, order, "".join(piece.text for piece in pieces(order)))
+        if order.end is not End.SILENT:
+            content["usage"] = usage(api, order)
+    else:
+        content = dialects.document(api, order)
     dice = order.dice("json")
     members = list(content.items())
     dice.shuffle(members)
@@ -189,6 +139,7 @@ def _document(api: Api, order: Order, text: str) -> dict[str, Any]:
         case Api.MESSAGES:
             content = [{"type": "text", "text": text}]
             return {"id": name, "type": "message", "role": "assistant", "content": content}
+    raise AssertionError(f"{api.value} is another's")
 
 
 # -- one answer as a stream
@@ -208,17 +159,29 @@ class Event:
 
 def events(api: Api, order: Order, *, with_usage: bool) -> list[Event]:
     """The whole stream. `with_usage`: the body asked for it; only some APIs heed that."""
+    shown = with_usage and order.end is not End.SILENT
+    kind = dialects.framing(api, order)
+    dice = order.dice("events")
+    if kind != "sse":
+        made = [
+            Event(dialects.separated(kind, number, content, dice), tokens)
+            for number, (_, content, tokens, _) in enumerate(dialects.stream(api, order))
+        ]
+        return made if kind == "lines" else [*made, Event(dialects.ARRAY_END)]
     parts = {
         Api.CHAT: _chat_stream,
         Api.COMPLETIONS: _completions_stream,
         Api.RESPONSES: _responses_stream,
         Api.MESSAGES: _messages_stream,
-    }[api]
-    shown = with_usage and order.end is not End.SILENT
-    dice = order.dice("events")
+    }.get(api)
+    found = dialects.stream(api, order) if parts is None else parts(order, shown)
+    return _server_sent(found, dice)
+
+
+def _server_sent(parts: Iterator[dialects.Part], dice: Random) -> list[Event]:
     line, space = dice.choice(("\n", "\n", "\r\n")), dice.choice((" ", ""))
     made: list[Event] = []
-    for kind, content, tokens, asked in parts(order, shown):
+    for kind, content, tokens, asked in parts:
         text = content if isinstance(content, str) else json.dumps(content)
         name = f"event:{space}{kind}{line}" if kind else ""
         comment = f": ping{line}{line}" if dice.random() < 0.03 else ""
@@ -231,10 +194,7 @@ def events(api: Api, order: Order, *, with_usage: bool) -> list[Event]:
     return made
 
 
-_Part = tuple[str, Any, int, bool]  # name, content, tokens, whether it is the usage asked for
-
-
-def _chat_stream(order: Order, shown: bool) -> Iterator[_Part]:
+def _chat_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
     flavour = order.dice("flavour").choice(("content", "content", "reasoning_content", "tool"))
     blank = {"usage": None} if shown else {}
     base = {"id": f"made-{order.number}", "object": "chat.completion.chunk"}
@@ -256,7 +216,7 @@ def _chat_stream(order: Order, shown: bool) -> Iterator[_Part]:
     yield "", "[DONE]", 0, False
 
 
-def _completions_stream(order: Order, shown: bool) -> Iterator[_Part]:
+def _completions_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
     base = {"id": f"made-{order.number}", "object": "text_completion"}
     for piece in pieces(order):
         choice = {"index": 0, "text": piece.text, "finish_reason": None}
@@ -266,7 +226,7 @@ def _completions_stream(order: Order, shown: bool) -> Iterator[_Part]:
     yield "", "[DONE]", 0, False
 
 
-def _responses_stream(order: Order, shown: bool) -> Iterator[_Part]:
+def _responses_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
     tool = order.dice("flavour").random() < 0.3
     kind = "response.function_call_arguments.delta" if tool else "response.output_text.delta"
     began: dict[str, Any] = {"id": f"made-{order.number}", "object": "response", "usage": None}
@@ -281,7 +241,7 @@ def _responses_stream(order: Order, shown: bool) -> Iterator[_Part]:
     yield "response.completed", {"type": "response.completed", "response": done}, 0, False
 
 
-def _messages_stream(order: Order, shown: bool) -> Iterator[_Part]:
+def _messages_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
     kind, member = order.dice("flavour").choice(
         (
             ("text_delta", "text"),
@@ -331,11 +291,15 @@ class Book:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
+        self._asked = Counter[int]()
 
     @property
     def entries(self) -> list[Entry]:
         with self._lock:
             return list(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def answer(self, request: Recorded) -> Reply:
         """Write a request down and answer as its order says.
@@ -344,16 +308,42 @@ class Book:
         """
         if request.method != "POST":
             return Reply(404)
-        body = request.json()
-        order, api = Order.read(body[ORDER]), Api(request.target)
+        api, body = Api.of(request.target), _asked(request)
+        order = Order.read(body[ORDER])
         (request_id,) = request.values("x-request-id")
         (model,) = request.values("x-tensorgate-model")
         (key_id,) = request.values("x-tensorgate-key-id")
-        entry = Entry(request_id, order, api, model, key_id, request.body)
         with self._lock:
+            self._asked[order.number] += 1
+            order = order.answered(self._asked[order.number])
+            entry = Entry(request_id, order, api, model, key_id, request.body)
             self._entries.append(entry)
         with_usage = (body.get("stream_options") or {}).get("include_usage") is True
-        return _reply(api, order, stream=body.get("stream") is True, with_usage=with_usage)
+        return _reply(api, order, stream=_streams(api, request, body), with_usage=with_usage)
+
+
+_FIELD: Final = re.compile(rb'name="([a-z_]+)"\r\n\r\n([^\r]*)\r\n--')
+
+
+def _asked(request: Recorded) -> dict[str, Any]:
+    """The members of a body; of a form, its order and whether it asks for a stream."""
+    if not request.body.startswith(b"--"):
+        found: dict[str, Any] = request.json()
+        return found
+    fields = dict(_FIELD.findall(request.body))
+    return {ORDER: json.loads(fields[ORDER.encode()]), "stream": fields.get(b"stream") == b"true"}
+
+
+def _streams(api: Api, request: Recorded, body: dict[str, Any]) -> bool:
+    """Whether the answer streams, as the API says it."""
+    if api is Api.GEMINI_STREAM:
+        kind = dialects.framing(api, Order.read(body[ORDER]))
+        assert (kind == "sse") == request.target.endswith("?alt=sse"), request.target
+    if api is Api.SPEECH:
+        return body.get("stream_format") == "sse"
+    if api in {Api.OLLAMA_CHAT, Api.OLLAMA_GENERATE}:
+        return body.get("stream") is not False
+    return api in STREAMS or body.get("stream") is True
 
 
 def _reply(api: Api, order: Order, *, stream: bool, with_usage: bool) -> Reply:
@@ -364,10 +354,11 @@ def _reply(api: Api, order: Order, *, stream: bool, with_usage: bool) -> Reply:
     before: tuple[Step, ...] = (Pause(order.gap),) if order.end is End.STALL else ()
     if stream:
         made = events(api, order, with_usage=with_usage)
-        headers = (("content-type", "text/event-stream; charset=utf-8"),)
-        return Reply(200, headers, _stream_steps(order, made), before)
+        kind = dialects.CONTENT_TYPES[dialects.framing(api, order)]
+        return Reply(200, (("content-type", kind),), _stream_steps(order, made), before)
     body = whole_body(api, order)
-    headers = (("content-type", "application/json"),)
+    kind = "audio/mpeg" if api is Api.SPEECH else "application/json"
+    headers: tuple[tuple[str, str], ...] = (("content-type", kind),)
     if order.end in {End.RESET, End.HANGUP}:
         cut = _cut(body[: len(body) // 2], order.dice("cuts"))
         return Reply(200, headers, [*cut, *_breaking(order)], before)
@@ -413,8 +404,3 @@ def _cut(data: bytes, dice: Random, *, most: int = 12) -> list[bytes]:
     count = min(dice.randint(0, most), max(0, len(data) - 1))
     places = sorted(dice.sample(range(1, len(data)), count)) if count else []
     return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
-
-
-def order_member(order: Order) -> dict[str, Any]:
-    """An order as it stands in a body."""
-    return {ORDER: asdict(order)}

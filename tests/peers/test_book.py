@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from load.audit import Audit, Row, Tariff
-from load.mixed import Call, Key, Outcome, draw
+from load.calls import Call, Key, draw
+from load.mixed import Outcome
 from peers.book import (
     ENDPOINTS,
     ON_REQUEST,
