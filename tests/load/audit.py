@@ -273,11 +273,14 @@ class Audit:
         return self._below_the_book(outcome, entry, row)
 
     def _below_the_book(self, outcome: Outcome, entry: Entry, row: Row) -> str | None:
-        call, charge = outcome.call, row["charge_nanousd"]
+        """What is charged for it covers what was streamed; a whole hold covers the whole answer."""
+        call, order, charge = outcome.call, entry.order, row["charge_nanousd"]
         least = 0 if self.tariff.is_free(call.model) else 1
-        if outcome.tokens:
-            least = self.tariff.nanousd(call.model, entry.order, outcome.tokens)
-        return None if charge >= least else f"below what was streamed, {least}"
+        if row["basis"] == "held":
+            least = self.tariff.nanousd(call.model, order, order.output)
+        elif outcome.tokens:
+            least = self.tariff.nanousd(call.model, order, outcome.tokens)
+        return None if charge >= least else f"below what was streamed or served, {least}"
 
 
 def _misnamed(call: Call, row: Row) -> str | None:
@@ -324,14 +327,19 @@ class _Admin(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+def envoy_stats(gate: Stack, pattern: str) -> dict[str, int]:
+    """Envoy's counters and gauges whose names match."""
+    with closing(_Admin(gate.runtime / "envoy-admin.sock")) as admin:
+        admin.request("GET", f"/stats?type=Counters&filter={pattern}")
+        lines = admin.getresponse().read().decode().splitlines()
+    return {name: int(count) for name, count in (line.rsplit(": ", 1) for line in lines)}
+
+
 def check_filters(gate: Stack) -> None:
     """No script of Envoy's has failed, and it has run."""
-    with closing(_Admin(gate.runtime / "envoy-admin.sock")) as admin:
-        admin.request("GET", "/stats?filter=lua")
-        lines = admin.getresponse().read().decode().splitlines()
-    stats = dict(line.rsplit(": ", 1) for line in lines)
-    assert [name for name, count in stats.items() if "errors" in name and int(count)] == []
-    assert int(stats["http.gate.lua.inference.executions"]) > 0
+    stats = envoy_stats(gate, "lua")
+    assert [name for name, count in stats.items() if "errors" in name and count] == []
+    assert stats["http.gate.lua.inference.executions"] > 0
 
 
 def check_budgets(

@@ -147,7 +147,16 @@ class Call:
 
 
 BOUNDARY: Final = "----soak7MA4YWxkTrZu0gW"
-_WEIGHTS: Final = {Api.CHAT: 14, Api.RESPONSES: 5, Api.MESSAGES: 10, Api.GEMINI_STREAM: 4} | dict.fromkeys((Api.COMPLETIONS, Api.GEMINI, Api.OLLAMA_CHAT, Api.OLLAMA_GENERATE), 3)
+_WEIGHTS: Final = {
+    Api.CHAT: 14,
+    Api.MESSAGES: 10,
+    Api.RESPONSES: 5,
+    Api.GEMINI_STREAM: 4,
+    Api.GEMINI: 3,
+    Api.COMPLETIONS: 3,
+    Api.OLLAMA_CHAT: 3,
+    Api.OLLAMA_GENERATE: 3,
+}
 """How often an API is called; of all others one time."""
 
 

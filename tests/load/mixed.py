@@ -111,7 +111,14 @@ class Outcome:
 class Clients:
     """Connections of their own for each thread, kept alive from call to call."""
 
-    def __init__(self, address: str, *, patience: float = 30) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        patience: float = 30,
+        seen: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        self._seen = seen
         self._address = address
         self._patience = patience
         self._threads = local()
@@ -150,6 +157,7 @@ class Clients:
         outcome.at = time.monotonic()
         outcome.seconds = outcome.at - began
         outcome.condense()
+        self._seen(outcome)
         if outcome.status is None and call.leave_after is None:
             time.sleep(0.4)  # nobody gains by spending all calls on an outage
         elif outcome.reason == "authorization_unavailable":
@@ -230,13 +238,15 @@ def drive(
     threads: int,
     meanwhile: Callable[[], None] | None = None,
     patience: float = 30,
+    seen: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
     """Make the calls, so many at a time, and `meanwhile` something else, once.
 
-    Where nobody listens for `patience` seconds, what is left is not called.
+    `seen` is told of each outcome, by the thread that made the call. Where nobody listens for
+    `patience` seconds, what is left is not called.
     """
     with (
-        closing(Clients(address, patience=patience)) as clients,
+        closing(Clients(address, patience=patience, seen=seen)) as clients,
         ThreadPoolExecutor(threads + 1) as pool,
     ):
         beside = pool.submit(meanwhile) if meanwhile is not None else None
