@@ -257,6 +257,11 @@ class Audit:
         """A call that the server served: to the nano-dollar, or between seen and held."""
         call, order, charge = outcome.call, entry.order, row["charge_nanousd"]
         told = says_usage(call.api, stream=call.stream) and order.end is not End.SILENT
+        if row["basis"] == "metered" and call.counted and not outcome.complete:
+            self.counted["of them cut, of a server that counts as it goes"] += 1
+            return self._unlike_its_part(outcome, entry, row)
+        if call.counted and order.end is End.HANGUP and outcome.tokens:
+            return "cut by a server that counts as it goes, and not metered"
         if row["basis"] == "metered":
             expected = (order.input, order.cached, order.written, order.output)
             if not told:
@@ -271,6 +276,15 @@ class Audit:
         if measurable and whole and outcome.complete:
             return "it ended well, and was not metered"
         return self._below_the_book(outcome, entry, row)
+
+    def _unlike_its_part(self, outcome: Outcome, entry: Entry, row: Row) -> str | None:
+        """A cut answer of a server that had told what it used so far."""
+        call, order, said = outcome.call, entry.order, row["output_tokens"]
+        expected = (order.input, order.cached, order.written, said)
+        if not outcome.tokens <= said <= order.output or _tokens(row) != expected:
+            return f"not what was streamed, {outcome.tokens}"
+        exact = self.tariff.nanousd(call.model, order, said)
+        return None if row["charge_nanousd"] == exact else f"not the book's charge {exact}"
 
     def _below_the_book(self, outcome: Outcome, entry: Entry, row: Row) -> str | None:
         """What is charged for it covers what was streamed; a whole hold covers the whole answer."""

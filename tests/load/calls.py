@@ -46,6 +46,11 @@ models:
   free: {price: {input: 0, output: 0}, context_tokens: 131072, max_output_tokens: 512}
   timed: {price: {per_second: 0.001}, context_tokens: 8192, max_output_tokens: 512}
   job: {price: {per_request: 0.000200001}, context_tokens: 8192, max_output_tokens: 512}
+  counted:
+    price: {input: 0.7, cached_input: 0.0123457, output: 2.1}
+    context_tokens: 131072
+    max_output_tokens: 512
+    continuous_usage: true
   vectors: {price: {input: 0.0200001}, context_tokens: 8192}
   recorder:
     price: {input: 0.5, output: 1.5}
@@ -128,6 +133,11 @@ class Call:
         return told and self.order.end is End.WHOLE and self.leave_after is None
 
     @property
+    def counted(self) -> bool:
+        """Whether the server says in each event what it used so far."""
+        return self.stream and self.api in ON_REQUEST and self.model == "counted"
+
+    @property
     def target(self) -> str:
         """The path and what stands behind it."""
         path = self.api.value.replace("{model}", self.name)
@@ -199,7 +209,9 @@ def _model(api: Api, dice: Random) -> tuple[str, str]:
     if api in NATIVE:
         return "job", "job"
     models: Sequence[str] = ("cheap",) * 4 + ("dear",) * 3 + ("free",) * 2 + ("job", "timed")
-    if api is Api.EMBEDDINGS:
+    if api in ON_REQUEST:
+        models = (*models, "counted", "counted")
+    elif api is Api.EMBEDDINGS:
         models = ("vectors",)
     elif api in GENERATE_NOTHING:
         models = ("vectors", "cheap", "job")

@@ -104,7 +104,8 @@ class Outcome:
 
     def expected_events(self) -> list[Event]:
         call = self.call
-        made = events(call.api, call.order, with_usage=call.api in ON_REQUEST)
+        asked = call.api in ON_REQUEST
+        made = events(call.api, call.order, with_usage=asked, counting=call.counted)
         return [event for event in made if call.asks_usage or not event.asked]
 
 

@@ -157,8 +157,11 @@ class Event:
     asked: bool = False
 
 
-def events(api: Api, order: Order, *, with_usage: bool) -> list[Event]:
-    """The whole stream. `with_usage`: the body asked for it; only some APIs heed that."""
+def events(api: Api, order: Order, *, with_usage: bool, counting: bool = False) -> list[Event]:
+    """The whole stream. `with_usage`: the body asked for it; only some APIs heed that.
+
+    `counting`: it asked, too, for the usage so far in each event.
+    """
     shown = with_usage and order.end is not End.SILENT
     kind = dialects.framing(api, order)
     dice = order.dice("events")
@@ -168,14 +171,20 @@ def events(api: Api, order: Order, *, with_usage: bool) -> list[Event]:
             for number, (_, content, tokens, _) in enumerate(dialects.stream(api, order))
         ]
         return made if kind == "lines" else [*made, Event(dialects.ARRAY_END)]
-    parts = {
-        Api.CHAT: _chat_stream,
-        Api.COMPLETIONS: _completions_stream,
-        Api.RESPONSES: _responses_stream,
-        Api.MESSAGES: _messages_stream,
-    }.get(api)
-    found = dialects.stream(api, order) if parts is None else parts(order, shown)
-    return _server_sent(found, dice)
+    return _server_sent(_parts(api, order, shown=shown, counting=counting), dice)
+
+
+def _parts(api: Api, order: Order, *, shown: bool, counting: bool) -> Iterator[dialects.Part]:
+    match api:
+        case Api.CHAT:
+            return _chat_stream(order, shown, counting)
+        case Api.COMPLETIONS:
+            return _completions_stream(order, shown, counting)
+        case Api.RESPONSES:
+            return _responses_stream(order)
+        case Api.MESSAGES:
+            return _messages_stream(order)
+    return dialects.stream(api, order)
 
 
 def _server_sent(parts: Iterator[dialects.Part], dice: Random) -> list[Event]:
@@ -194,16 +203,25 @@ def _server_sent(parts: Iterator[dialects.Part], dice: Random) -> list[Event]:
     return made
 
 
-def _chat_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
+def _so_far(api: Api, order: Order, tokens: int, shown: bool, counting: bool) -> dict[str, Any]:
+    """The member `usage` of an event that is not the last."""
+    if not shown:
+        return {}
+    return {"usage": usage(api, order, output=tokens) if counting else None}
+
+
+def _chat_stream(order: Order, shown: bool, counting: bool) -> Iterator[dialects.Part]:
     flavour = order.dice("flavour").choice(("content", "content", "reasoning_content", "tool"))
-    blank = {"usage": None} if shown else {}
     base = {"id": f"made-{order.number}", "object": "chat.completion.chunk"}
+    so_far = 0
 
     def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        return base | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]} | blank
+        said = _so_far(Api.CHAT, order, so_far, shown, counting)
+        return base | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]} | said
 
     yield "", chunk({"role": "assistant", "content": ""}), 0, False
     for piece in pieces(order):
+        so_far += piece.tokens
         delta: dict[str, Any] = {flavour: piece.text}
         if flavour == "tool":
             function = {"arguments": piece.text}
@@ -216,17 +234,20 @@ def _chat_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
     yield "", "[DONE]", 0, False
 
 
-def _completions_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
+def _completions_stream(order: Order, shown: bool, counting: bool) -> Iterator[dialects.Part]:
     base = {"id": f"made-{order.number}", "object": "text_completion"}
+    so_far = 0
     for piece in pieces(order):
+        so_far += piece.tokens
         choice = {"index": 0, "text": piece.text, "finish_reason": None}
-        yield "", base | {"choices": [choice]}, piece.tokens, False
+        said = _so_far(Api.COMPLETIONS, order, so_far, shown, counting) if counting else {}
+        yield "", base | {"choices": [choice]} | said, piece.tokens, False
     if shown:
         yield "", base | {"choices": [], "usage": usage(Api.COMPLETIONS, order)}, 0, True
     yield "", "[DONE]", 0, False
 
 
-def _responses_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
+def _responses_stream(order: Order) -> Iterator[dialects.Part]:
     tool = order.dice("flavour").random() < 0.3
     kind = "response.function_call_arguments.delta" if tool else "response.output_text.delta"
     began: dict[str, Any] = {"id": f"made-{order.number}", "object": "response", "usage": None}
@@ -241,7 +262,7 @@ def _responses_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
     yield "response.completed", {"type": "response.completed", "response": done}, 0, False
 
 
-def _messages_stream(order: Order, shown: bool) -> Iterator[dialects.Part]:
+def _messages_stream(order: Order) -> Iterator[dialects.Part]:
     kind, member = order.dice("flavour").choice(
         (
             ("text_delta", "text"),
@@ -318,8 +339,7 @@ class Book:
             order = order.answered(self._asked[order.number])
             entry = Entry(request_id, order, api, model, key_id, request.body)
             self._entries.append(entry)
-        with_usage = (body.get("stream_options") or {}).get("include_usage") is True
-        return _reply(api, order, stream=_streams(api, request, body), with_usage=with_usage)
+        return _reply(api, order, _streams(api, request, body), body.get("stream_options") or {})
 
 
 _FIELD: Final = re.compile(rb'name="([a-z_]+)"\r\n\r\n([^\r]*)\r\n--')
@@ -346,14 +366,16 @@ def _streams(api: Api, request: Recorded, body: dict[str, Any]) -> bool:
     return api in STREAMS or body.get("stream") is True
 
 
-def _reply(api: Api, order: Order, *, stream: bool, with_usage: bool) -> Reply:
+def _reply(api: Api, order: Order, stream: bool, options: dict[str, Any]) -> Reply:
     if order.end is End.ERROR:
         return _error(api, order)
     if order.end is End.RESET and not order.after:
         return Reply(before=(Abort(),))
     before: tuple[Step, ...] = (Pause(order.gap),) if order.end is End.STALL else ()
     if stream:
-        made = events(api, order, with_usage=with_usage)
+        with_usage = options.get("include_usage") is True
+        counting = with_usage and options.get("continuous_usage_stats") is True
+        made = events(api, order, with_usage=with_usage, counting=counting)
         kind = dialects.CONTENT_TYPES[dialects.framing(api, order)]
         return Reply(200, (("content-type", kind),), _stream_steps(order, made), before)
     body = whole_body(api, order)
