@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from load.audit import Audit, admitted_ids, all_booked, check_budgets, rows, until
+from load.audit import Audit, admitted_ids, all_booked, rows, until
 from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, SHARED_NANOUSD, Key, draw
 from load.latency import compare
 from load.mixed import drive
+from load.standing import check_budgets
 from moneygate import BODY, booked, hold_of, metric
-from peers.book import Book, Order, order_member
+from peers.book import Book
 from peers.client import CHAT, MESSAGES, call
+from peers.orders import Order, order_member
 from peers.recorder import (
     Hangup,
     Pause,

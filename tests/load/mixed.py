@@ -15,8 +15,8 @@ from threading import local
 from typing import Final
 
 from load.calls import Call
-from peers.book import End, Event, events, whole_body
-from peers.orders import ON_REQUEST
+from peers.answers import Event, events, whole_body
+from peers.orders import ON_REQUEST, End
 
 ANSWER_SECONDS: Final = 30
 REPEAT_SECONDS: Final = 0.05

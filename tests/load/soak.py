@@ -27,14 +27,12 @@ from load.audit import (
     Row,
     admitted_ids,
     all_booked,
-    check_budgets,
-    check_filters,
-    envoy_stats,
     until,
 )
 from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw
 from load.clocked import Leap
 from load.mixed import Clients, Outcome, drive
+from load.standing import check_budgets, check_filters, envoy_stats
 from moneygate import metric
 from peers.book import Book
 from peers.orders import ENDPOINTS

@@ -16,7 +16,6 @@ from load.audit import (
     Tariff,
     admitted_ids,
     all_booked,
-    check_budgets,
     reader,
     rows,
     until,
@@ -24,8 +23,10 @@ from load.audit import (
 from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw
 from load.latency import compare
 from load.mixed import drive
-from peers.book import Book, End, Order, order_member
+from load.standing import check_budgets
+from peers.book import Book
 from peers.client import Answer, call
+from peers.orders import End, Order, order_member
 from peers.recorder import Recorder
 from peers.stack import Stack
 

@@ -9,25 +9,25 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from load.audit import Audit, Row, Tariff, check_minutes
+from load.audit import Audit, Row, Tariff
 from load.calls import Call, Key, draw
 from load.mixed import Outcome
-from peers.book import (
+from load.standing import check_minutes
+from peers.answers import events, usage, whole_body
+from peers.book import Book
+from peers.dialects import framing
+from peers.orders import (
     ENDPOINTS,
+    MAY_STREAM,
     ON_REQUEST,
+    STREAMS,
     Api,
-    Book,
     End,
     Order,
-    events,
     order_member,
     pieces,
     says_usage,
-    usage,
-    whole_body,
 )
-from peers.dialects import framing
-from peers.orders import MAY_STREAM, STREAMS
 from peers.recorder import Recorded, Reply
 
 KEY = Key("key_1", "laptop", "ann@example.com", "sk-tg_x", None, "test")
