@@ -6,6 +6,7 @@ A small form is in tests/e2e/test_money_soak.py.
 from __future__ import annotations
 
 import signal
+import statistics
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def test_the_ledger_is_the_book(recorder: Recorder, tmp_path: Path) -> None:
     assert all_endpoints(figures.endpoints), figures.endpoints
     assert figures.windows == 4
     assert figures.retried > 0
+    assert statistics.median(figures.lags) < 1
 
 
 def test_kills_lose_no_call_and_book_none_twice(recorder: Recorder, tmp_path: Path) -> None:
