@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from random import Random
 from typing import Any, Final
@@ -81,7 +81,7 @@ class Key:
     id: str
     alias: str
     user: str
-    secret: str
+    secret: str = field(repr=False)
     budget_nanousd: int | None
     plan: str
     rpm: int = PLENTY_RPM
