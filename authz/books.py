@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -18,7 +18,7 @@ from authz.settings import AuthzSettings
 from authz.settle import Settler
 from authz.sweep import Pulse, Sweeper
 from authz.upkeep import Upkeep
-from store.catalog import Catalog
+from store.catalog import Catalog, lost_plan
 from store.clock import FollowingClock, wall_us
 from store.counters.memory import MemoryCounters
 from store.errors import StoreUnavailableError
@@ -54,8 +54,12 @@ class Books:
 
 
 @contextmanager
-def open_books(settings: AuthzSettings, catalog: Catalog, metrics: Metrics) -> Iterator[Books]:
+def open_books(
+    settings: AuthzSettings, catalog: Callable[[], Catalog], metrics: Metrics
+) -> Iterator[Books]:
     """Recover what was open, and keep it until the end: all that waits is booked then.
+
+    `catalog` gives the one in force.
 
     Raises StoreError where journal or database cannot be used.
     """
@@ -66,8 +70,10 @@ def open_books(settings: AuthzSettings, catalog: Catalog, metrics: Metrics) -> I
         journal = stack.enter_context(Journal(settings.state / JOURNAL_NAME))
         counters = MemoryCounters(clock, journal.take)
         ledger = Ledger(engine)
-        settler = Settler(counters, journal, ledger, metrics, catalog.models.__contains__)
-        _warn_of_lost_plans(engine, catalog)
+        settler = Settler(
+            counters, journal, ledger, metrics, lambda model: model in catalog().models
+        )
+        _warn_of_lost_plans(engine, catalog())
         settler.start(_recover(counters, journal, ledger, clock()))
         stack.callback(_flush, settler)
         meter = Meter(counters, settler, metrics, clock)
@@ -131,12 +137,7 @@ def _warn_of_lost_plans(engine: Engine, catalog: Catalog) -> None:
     except StoreUnavailableError:
         return  # what comes next tries for longer, and says so
     for plan, number in sorted(lost.items()):
-        _log.warning(
-            "%d accounts are on plan %r, which the catalog does not name: they are held to the "
-            "default plan's account budget, and to $0 where it has none",
-            number,
-            plan,
-        )
+        _log.warning("%s", lost_plan(plan, number))
 
 
 def _flush(settler: Settler) -> None:

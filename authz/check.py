@@ -370,6 +370,8 @@ def _passing(asked: _Asked, hold: Hold | None) -> Pairs:
         pairs.append(("hold_id", hold.id))
     if request.stream:
         pairs.append(("stream", "1"))
+    if request.ask is not None and request.ask.hides_output:
+        pairs.append(("hides_output", "1"))
     if asked.counted is not None:
         pairs.append(("continuous_usage", "1"))
     if edits:

@@ -12,6 +12,8 @@ and its result; money is nano-USD:
   refusal   {id: "…"}             what is known of a call that was refused lately, by its request
                                   id, or null (authz/refusals.py)
   feed      {}                    null, once every change that was committed before has been applied
+  catalog_reload  {}              {path, changes, warnings, seconds}, once the file is in force (see
+                                  authz/reload.py); else the error names every fault by its line
 
 Whoever may open the socket (mode 0600) is this user or root, who can read and change all of this
 without it. It is bounded all the same: a few questions at once, each of them small and in time.
@@ -45,7 +47,9 @@ _log = logging.getLogger(__name__)
 Method = Callable[[Mapping[str, Any]], object]
 
 
-def methods(books: Books, feed: Feed, refusals: Refusals) -> dict[str, Method]:
+def methods(
+    books: Books, feed: Feed, reload: Callable[[], object], refusals: Refusals
+) -> dict[str, Method]:
     """What can be asked, by name. A method raises InputError or StoreError."""
 
     def counters(_: Mapping[str, Any]) -> object:
@@ -79,6 +83,7 @@ def methods(books: Books, feed: Feed, refusals: Refusals) -> dict[str, Method]:
         "holds": lambda _: {hold.id: hold.nanousd for hold in books.counters.open_holds()},
         "refusal": refusal,
         "feed": lambda _: feed.poll(),
+        "catalog_reload": lambda _: reload(),
     }
 
 

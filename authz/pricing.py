@@ -2,7 +2,8 @@
 
 metered    the whole answer's usage was seen: its tokens; or, where no token has a price, its end
 estimated  a cut stream, or one without usage: what was seen of it, never above the hold
-held       the server was reached and nothing is known, or nothing sensible: the whole hold
+held       the server was reached and nothing is known, or nothing sensible, or the stream was not
+           to show all of what was generated: the whole hold
 released   never reached the server, or it answered an error before any token
 """
 
@@ -27,7 +28,7 @@ def charge(hold: Hold, ending: Ending, now_us: int) -> Charge:
     usage, basis = seen, Basis.METERED
     if not ending.final:
         basis = Basis.ESTIMATED
-        if not ending.encoded and (generated or _all_counted(hold, ending)):
+        if not _unseen(ending) and (generated or _all_counted(hold, ending)):
             usage = _estimate(hold, ending)
         elif not _without_tokens(hold):
             return lost(hold, ending.status, now_us, _seen(ending))
@@ -54,6 +55,11 @@ def lost(hold: Hold, status: int, now_us: int, seen: Seen | None = None) -> Char
 def released(hold: Hold, status: int, now_us: int, seen: Seen | None = None) -> Charge:
     """Nothing, for a request that never reached the server."""
     return Charge(hold.id, Basis.RELEASED, status, 0, 0, 0, 0, 0, now_us, seen)
+
+
+def _unseen(ending: Ending) -> bool:
+    """Whether there may be more output than what was counted as it came."""
+    return ending.encoded or (ending.hides_output and ending.stream)
 
 
 def _without_tokens(hold: Hold) -> bool:

@@ -27,6 +27,7 @@ class AuthzSettings(StoreSettings):
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 32
     ledger_retention_days: Annotated[int | None, Field(ge=62, le=36_500)] = None
     one_core: bool = False
+    envoy_mark: str | None = None  # `up` says so: what of the catalog Envoy was rendered from
     workers: int = 1
     redis_url: str | None = Field(default=None, repr=False)
 

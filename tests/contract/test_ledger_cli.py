@@ -242,8 +242,9 @@ def counting(
     """An authz's books and its control socket, in this process; `change` breaks its answers."""
     settings = AuthzSettings()
     settings.runtime.mkdir(mode=0o700, exist_ok=True)
-    with open_books(settings, Catalog.read(settings.catalog), Metrics()) as opened:
-        known = change(methods(opened, None, Refusals(wall_us, settings.key_form())))  # type: ignore[arg-type]  nobody asks for the feed
+    with open_books(settings, lambda: Catalog.read(settings.catalog), Metrics()) as opened:
+        refusals = Refusals(wall_us, settings.key_form())
+        known = change(methods(opened, None, dict, refusals))  # type: ignore[arg-type]  nobody asks for the feed
         with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
             yield opened
 

@@ -235,6 +235,10 @@ HELD: dict[str, Ending] = {
     "an encoded answer": ending(encoded=True),
     "an encoded stream": cut(encoded=True, events=5),
     "a redirect": ending(status=302),
+    "a cut stream that was not to show all": cut(hides_output=True, events=2, content_bytes=2),
+    "one of which usage was seen": cut(hides_output=True, events=2, usage=Usage(9, 0, 0, 2)),
+    "one whose output had not begun": cut(hides_output=True, usage=Usage(9, 0, 0, 0)),
+    "one that ended and said no usage": cut(hides_output=True, events=2, complete=True),
 }
 RELEASED: dict[str, Ending] = {
     "never sent": ending(reached=False, answered=False, status=503),
@@ -260,6 +264,19 @@ def test_what_brought_nothing_costs_nothing(case: str) -> None:
     end = charge(of, RELEASED[case], NOW)
     assert end == released(of, RELEASED[case].status, NOW)
     assert (end.basis, end.nanousd) == (Basis.RELEASED, 0)
+
+
+def test_a_stream_that_was_not_to_show_all_is_metered_where_its_usage_covers_it() -> None:
+    assert priced(whole(9, 0, 0, 4001, stream=True, hides_output=True)).output_tokens == 4001
+    left = whole(9, 0, 0, 40, stream=True, hides_output=True, complete=False)
+    assert (priced(left).basis, priced(left).output_tokens) == (Basis.METERED, 40)
+    assert priced(cut(hides_output=True, reached=False)).basis is Basis.RELEASED
+    by_call = Price(per_request=7)
+    left = cut(hides_output=True, events=2)
+    assert (priced(left, price=by_call).basis, priced(left, price=by_call).nanousd) == (
+        Basis.ESTIMATED,
+        7,
+    )
 
 
 def test_an_error_after_tokens_is_not_free() -> None:
