@@ -902,3 +902,13 @@ def test_what_could_hide_output_is_read_in_one_way(name: str) -> None:
         Reason.INVALID_PARAMETER, "it may have at most 64 members", param=name
     )
     assert fault_of(CHAT, **{name.upper(): {}}).reason is Reason.AMBIGUOUS_BODY
+
+
+@pytest.mark.parametrize("name", [r"x\u0000", r"\u0000", r"x\u0000y"])
+@pytest.mark.parametrize(("value", "text_only"), [('"y"', False), ("1", True), ("[]", False)])
+def test_a_name_that_simdjson_does_not_find(name: str, value: str, *, text_only: bool) -> None:
+    raw = f'{{"model":"m","messages":[{{"role":"user","content":"a","{name}":{value}}}]}}'
+    found = read_json(raw.encode(), CHAT)
+    assert isinstance(found, Body)
+    assert found.ask is not None
+    assert found.ask.text_only is text_only
