@@ -190,7 +190,7 @@ def test_a_running_authz_prunes_where_it_is_told_for_how_long(
         books.book(hold(key=old, at=now_us - days * DAY_US))
     assert books.verified()["ok"]
     settings = AuthzSettings()
-    with open_books(settings, Catalog.read(settings.catalog), Metrics()):
+    with open_books(settings, lambda: Catalog.read(settings.catalog), Metrics()):
         for _ in range(500):
             if len(books.lines()) == 1:
                 break
