@@ -55,7 +55,7 @@ def books(tmp_path: Path, system: System) -> Iterator[Books]:
     )
     engine = fast_engine(tmp_path)
     mint(engine, KEY)
-    with open_books(settings, Catalog.read(settings.catalog), Metrics()) as opened:
+    with open_books(settings, lambda: Catalog.read(settings.catalog), Metrics()) as opened:
         yield opened
     engine.dispose()
 
