@@ -244,7 +244,7 @@ def _large_form(rng: random.Random, size: int) -> Sent:
         head = forms.CD + rng.choice((b'name="f"; filename="a"', b'name="model"', b'name="x"'))
         raw = forms.form(forms.MODEL, head + b"\r\n\r\n" + near * (size // len(near)))
     if rng.random() < 0.3:
-        raw = raw.replace(b"\r\n\r\n", b"\r\nx-a: b\r\n" * rng.randrange(99) + b"\r\n\r\n")
+        raw = raw.replace(b"\r\n\r\n", b"\r\nx-a: b\r\n" * rng.randrange(99) + b"\r\n\r\n", 9)
     return rng.choice(_FORMS), {"content-type": forms.TYPE}, raw
 
 
