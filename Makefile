@@ -57,8 +57,8 @@ arrows: $(DEV_STAMP) ## import-linter: which room may import which
 	@$(BIN)/lint-imports --no-cache
 
 .PHONY: soak
-soak: $(DEV_STAMP) ## the proofs at full size; minutes
-	@$(BIN)/python -m pytest -m soak $(ARGS)
+soak: $(DEV_STAMP) ## the proofs at full size, with their figures; minutes
+	@$(BIN)/python -m pytest -m soak -s $(ARGS)
 
 .PHONY: bench
 bench: $(DEV_STAMP) ## what a check costs: ratios within one run

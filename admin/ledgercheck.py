@@ -58,6 +58,8 @@ class Report:
     charged_nanousd: int
     open_holds: int
     held_nanousd: int
+    pruned: int
+    pruned_nanousd: int
     counted: Counted | None
     faults: tuple[str, ...]
 
@@ -88,7 +90,14 @@ def check(
         opened = len(holds.keys() - booked.keys())
         held = sum(nanousd for hold_id, nanousd in holds.items() if hold_id not in booked)
     return Report(
-        verified.rows, verified.charged_nanousd, opened, held, counted, tuple(dict.fromkeys(faults))
+        verified.rows,
+        verified.charged_nanousd,
+        opened,
+        held,
+        verified.pruned,
+        verified.pruned_nanousd,
+        counted,
+        tuple(dict.fromkeys(faults)),
     )
 
 

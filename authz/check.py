@@ -85,6 +85,7 @@ class Checker:
     """Answers Checks. Thread-safe as far as its parts are. Never raises for what a client sent.
 
     `give_back` is told of a hold whose Check nobody waits for any more; True if it was the last.
+    `refused` is told of every refusal, with its answer.
     """
 
     reader: Reader
@@ -98,6 +99,7 @@ class Checker:
     clock: Clock
     site: Site
     new_id: Callable[[], str] = field(default_factory=Ids)
+    refused: Callable[[Occasion, Answer], None] = lambda _occasion, _answer: None
 
     def check(self, message: CheckRequest, is_active: Callable[[], bool] = lambda: True) -> bytes:
         """The walk of one request, to a serialised CheckResponse.
@@ -279,7 +281,9 @@ class Checker:
         reason = occasion.fault.reason.value
         outcome = "error" if occasion.fault is _UNAVAILABLE else "denied"
         self.metrics.checks.labels(outcome, reason).inc()
-        return answered(deny(occasion), client, (("outcome", "denied"), ("reason", reason)))
+        answer = deny(occasion)
+        self.refused(occasion, answer)
+        return answered(answer, client, (("outcome", "denied"), ("reason", reason)))
 
     def _occasion(
         self,
@@ -366,6 +370,8 @@ def _passing(asked: _Asked, hold: Hold | None) -> Pairs:
         pairs.append(("hold_id", hold.id))
     if request.stream:
         pairs.append(("stream", "1"))
+    if request.ask is not None and request.ask.hides_output:
+        pairs.append(("hides_output", "1"))
     if asked.counted is not None:
         pairs.append(("continuous_usage", "1"))
     if edits:

@@ -4,6 +4,8 @@ every 0.4 s         the counters' clock follows the system's where that stays ah
                     holds that were open last time, too, are copied to SQL for others to read: at
                     most 1 s late, and most calls are over before it costs them three statements
 4 times a deadline  holds without a sign of life are swept
+every 0.4 s, once   rows that are older than the ledger keeps them leave it, a few at a time, where
+a day               `TENSORGATE_LEDGER_RETENTION_DAYS` says so
 every 5 s           some accounts' counters are compared with the ledger: `tensorgate_drift`
 
 A duty that fails is tried again at its next turn, and the others have theirs: what the store says
@@ -51,6 +53,7 @@ class Upkeep:
         *,
         follow: Callable[[], None],
         deadline_seconds: float,
+        retain: Callable[[], object] = lambda: None,
     ) -> None:
         self._counters = counters
         self._copy_holds = copy_holds
@@ -65,6 +68,7 @@ class Upkeep:
         self._said_blind = False
         self._follow_duty = _Duty("follow the system's clock", follow)
         self._copy_duty = _Duty("copy open holds", self.copy)
+        self._retain_duty = _Duty("prune the ledger", retain)
         self._sweep_duty = _Duty("sweep", sweep)
         self._compare_duty = _Duty("compare counters and ledger", self.compare)
         self._stopped = Event()
@@ -90,6 +94,7 @@ class Upkeep:
             now = monotonic()
             self._follow_duty()
             self._copy_duty()
+            self._retain_duty()
             if now - swept >= self._sweep_seconds:
                 swept = now
                 self._sweep_duty()

@@ -142,6 +142,7 @@ ENDING: Final = Ending(
     events=0,
     content_bytes=0,
     encoded=False,
+    hides_output=False,
 )
 
 ending: Final = partial(msgspec.structs.replace, ENDING)

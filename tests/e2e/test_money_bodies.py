@@ -8,8 +8,10 @@ from typing import Any, Final
 
 import pytest
 from moneygate import booked
-from peers.book import Api, Book, Order, events, order_member
+from peers.answers import events
+from peers.book import Book
 from peers.client import CHAT, call
+from peers.orders import Api, Order, order_member
 from peers.recorder import Recorder
 from peers.stack import Stack
 

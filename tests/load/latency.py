@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import envoy
 import yaml
-from load.mixed import CATALOG
+from load.calls import CATALOG
 from peers.ports import free_port, listens
 from peers.process import Child, command
 from peers.stack import Stack

@@ -1,12 +1,7 @@
-"""Mixed calls through a gate before a Book, from threads; `load.audit` judges what came of them.
-
-Both dialects, streamed and not, cached tokens, errors of the server, answers that break off,
-clients that hang up, calls that the gate has to refuse: all of it drawn by a seed.
-"""
+"""Calls made through a gate before a Book, from threads; `load.audit` judges what came of them."""
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 import time
@@ -16,197 +11,17 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from random import Random
 from threading import local
-from typing import Any, Final
+from typing import Final
 
-from peers.book import ON_REQUEST, Api, End, Event, Order, events, order_member
-from peers.stack import Stack
+from load.calls import Call
+from peers.answers import Event, events, whole_body
+from peers.orders import ON_REQUEST, End
 
-CATALOG: Final = """\
-models:
-  cheap:
-    price: {input: 0.0512345, cached_input: 0.0123457, output: 0.0876543}
-    context_tokens: 131072
-    max_output_tokens: 512
-  dear:
-    price:
-      {input: 3, cached_input: 0.300000001, cache_write: 3.75, output: 15, per_request: 0.000012}
-    context_tokens: 200000
-    max_output_tokens: 1024
-    aliases: ["claude-*"]
-  free: {price: {input: 0, output: 0}, context_tokens: 131072, max_output_tokens: 512}
-  timed: {price: {per_second: 0.001}, context_tokens: 8192, max_output_tokens: 512}
-  vectors: {price: {input: 0.0200001}, context_tokens: 8192}
-  recorder:
-    price: {input: 0.5, output: 1.5}
-    context_tokens: 131072
-    max_output_tokens: 4096
-plans:
-  test: {}
-  shared: {account_budget_usd: 0.1}
-default_plan: test
-"""
-"""No `default`: other models have no price. Prices with which rounding shows."""
-
-SHARED_NANOUSD: Final = 10**8
-"""What an account of the plan `shared` may spend."""
-
-DEADLINE_SECONDS: Final = 4
-QUICK_DEADLINES: Final = {
-    "TENSORGATE_HOLD_DEADLINE_SECONDS": str(DEADLINE_SECONDS),
-    "TENSORGATE_HEARTBEAT_SECONDS": "1",
-}
 ANSWER_SECONDS: Final = 30
-
-
-# -- what is called
-
-
-@dataclass(frozen=True)
-class Key:
-    """A minted key, and what its calls may come to."""
-
-    id: str
-    alias: str
-    user: str
-    secret: str
-    budget_nanousd: int | None
-    plan: str
-
-    @property
-    def capped(self) -> bool:
-        """Whether its calls may be refused for money, its own or its account's."""
-        return self.budget_nanousd is not None or self.plan == "shared"
-
-    @classmethod
-    def mint(cls, gate: Stack, *, user: str, budget_usd: str = "none", plan: str = "test") -> Key:
-        minted = gate.mint(user=user, budget_usd=budget_usd, plan=plan)
-        budget = None if budget_usd == "none" else int(Fraction(budget_usd) * 10**9)
-        return cls(minted["id"], minted["alias"], user, minted["key"], budget, plan)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call. `leave_after` is when the client hangs up: after so many pieces of a stream,
-    after 0 while it waits for the answer, after -1 as soon as it has sent the request."""
-
-    order: Order
-    api: Api
-    name: str
-    model: str
-    key: Key
-    stream: bool
-    asks_usage: bool
-    body: bytes
-    leave_after: int | None = None
-    refusal: str | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is answered from beginning to end, and says what it used."""
-        return self.order.end is End.WHOLE and self.leave_after is None
-
-
-def draw(number: int, seed: int, keys: Sequence[Key]) -> Call:
-    """Call `number` of a run."""
-    dice = Random(f"call {seed} {number}")
-    api = dice.choices(list(Api), (5, 1, 1, 2, 4))[0]
-    model, name = _model(api, dice)
-    stream = api is not Api.EMBEDDINGS and dice.random() < 0.6
-    order, leave_after = _order(number, api, stream=stream, dice=dice)
-    asks_usage = stream and api in ON_REQUEST and dice.random() < 0.4
-    refusal = None
-    if order.end is End.WHOLE and leave_after is None and dice.random() < 0.04:
-        refusal = dice.choice(("invalid_parameter", "model_required"))
-    body = _body(api, order, name, stream=stream, asks_usage=asks_usage, refusal=refusal, dice=dice)
-    key = dice.choice(keys)
-    return Call(order, api, name, model, key, stream, asks_usage, body, leave_after, refusal)
-
-
-def _model(api: Api, dice: Random) -> tuple[str, str]:
-    """A model of the catalog, and the name by which it is called."""
-    if api is Api.EMBEDDINGS:
-        return "vectors", "vectors"
-    model = dice.choice(("cheap", "cheap", "dear", "free"))
-    return model, "claude-any" if model == "dear" and dice.random() < 0.5 else model
-
-
-def _order(number: int, api: Api, *, stream: bool, dice: Random) -> tuple[Order, int | None]:
-    output = 0 if api is Api.EMBEDDINGS else dice.choice((1, 2, 9, 30, 80))
-    cached = 0 if api is Api.EMBEDDINGS else dice.choice((0, 0, 128, 300))
-    written = dice.choice((0, 200)) if api is Api.MESSAGES else 0
-    plain = Order(
-        number,
-        input=dice.randint(1, 400),
-        output=output,
-        cached=cached,
-        written=written,
-        variety=dice.randrange(1 << 30),
-    )
-    changes: dict[str, Any] = {}
-    leave_after: int | None = None
-    fate = dice.random()
-    if fate < 0.05:
-        changes = {"end": End.ERROR, "status": dice.choice((400, 404, 429, 500, 503, 529))}
-    elif fate < 0.08:
-        changes = {"end": End.RESET, "after": dice.choice((0, 1, 3))}
-    elif fate < 0.10:
-        changes = {"end": End.HANGUP, "after": dice.choice((1, 3))}
-    elif fate < 0.13:
-        changes = {"end": End.SILENT}
-    elif fate < 0.16:
-        changes, leave_after = {"end": End.STALL, "gap": 2.0}, 0
-    elif fate < 0.17:
-        leave_after = -1
-    elif fate < 0.25 and stream:
-        changes, leave_after = {"output": 40, "gap": 0.02}, dice.randint(1, 8)
-    elif fate < 0.28 and stream:
-        changes = {"output": 20, "gap": 0.01}
-    return replace(plain, **changes), leave_after
-
-
-def _body(
-    api: Api,
-    order: Order,
-    name: str,
-    *,
-    stream: bool,
-    asks_usage: bool,
-    refusal: str | None,
-    dice: Random,
-) -> bytes:
-    text = dice.choice(("hi", "Was ist das? é日本\U0001f600 ", '"max_tokens": 1, {')) * 3
-    content: dict[Api, dict[str, Any]] = {
-        Api.COMPLETIONS: {"prompt": text},
-        Api.EMBEDDINGS: {"input": [text]},
-        Api.RESPONSES: {"input": text},
-    }
-    asked = {"model": name, **content.get(api, {"messages": [{"role": "user", "content": text}]})}
-    if stream or dice.random() < 0.2:
-        asked["stream"] = stream
-    if asks_usage:
-        asked["stream_options"] = {"include_usage": True}
-    elif stream and api in ON_REQUEST and dice.random() < 0.5:
-        asked["stream_options"] = dice.choice((None, {}, {"include_usage": False}, {"x": 1}))
-    bound = {Api.RESPONSES: "max_output_tokens"}.get(api, "max_tokens")
-    if api is not Api.EMBEDDINGS and (api is Api.MESSAGES or dice.random() < 0.6):
-        asked[bound] = order.output + dice.randint(0, 50)
-    elif api is not Api.EMBEDDINGS and dice.random() < 0.2:
-        asked[bound] = None
-    if refusal == "invalid_parameter":
-        asked["stream"] = "yes"
-    elif refusal == "model_required":
-        del asked["model"]
-    members = [*asked.items(), *order_member(order).items()]
-    dice.shuffle(members)
-    made = json.dumps(
-        dict(members),
-        indent=dice.choice((None, None, 1)),
-        separators=dice.choice((None, (",", ":"))),
-        ensure_ascii=dice.random() < 0.5,
-    )
-    return made.encode()
+REPEAT_SECONDS: Final = 0.05
+_PASSING: Final = frozenset({"rate_limit_exceeded", "budget_held", "authorization_unavailable"})
+"""Refusals that say: not now."""
 
 
 # -- the client
@@ -217,7 +32,8 @@ class Outcome:
     """What a client saw of its call. `tokens` are those that came to it, `received` is the body.
 
     `status` is None where no answer came; `complete` says that the answer ended as HTTP has it.
-    What was not `sent` found nobody who listened.
+    What was not `sent` found nobody who listened. It took `seconds`, and was over `at`
+    (monotonic).
     """
 
     call: Call
@@ -226,6 +42,9 @@ class Outcome:
     received: bytes = b""
     complete: bool = False
     sent: bool = False
+    seconds: float = 0.0
+    at: float = 0.0
+    _told: tuple[int, bool] | None = None
 
     @property
     def request_id(self) -> str | None:
@@ -246,6 +65,22 @@ class Outcome:
     @property
     def tokens(self) -> int:
         """How many tokens came, of a stream by its events, of a whole answer when it is whole."""
+        return self._tokens() if self._told is None else self._told[0]
+
+    @property
+    def garbled(self) -> bool:
+        """Whether a finished answer is not the server's own, but for the usage not asked for."""
+        return self._garbled() if self._told is None else self._told[1]
+
+    def condense(self) -> None:
+        """Forget the body: tens of thousands of them are kept."""
+        self._told = (self._tokens(), self._garbled())
+        if not self._told[1]:
+            self.received = b""
+        wanted = ("x-request-id", "x-tensorgate-reason", "x-tensorgate-hold-usd")
+        self.headers = {name: self.headers[name] for name in wanted if name in self.headers}
+
+    def _tokens(self) -> int:
         call = self.call
         if not call.stream:
             return call.order.output if self.complete and self.status == 200 else 0
@@ -259,16 +94,32 @@ class Outcome:
             tokens += event.tokens
         return tokens
 
+    def _garbled(self) -> bool:
+        call = self.call
+        if not self.complete or self.status != 200:
+            return False
+        if call.stream:
+            return self.received != b"".join(event.data for event in self.expected_events())
+        return self.received != whole_body(call.api, call.order)
+
     def expected_events(self) -> list[Event]:
         call = self.call
-        made = events(call.api, call.order, with_usage=call.api in ON_REQUEST)
+        asked = call.api in ON_REQUEST
+        made = events(call.api, call.order, with_usage=asked, counting=call.counted)
         return [event for event in made if call.asks_usage or not event.asked]
 
 
 class Clients:
     """Connections of their own for each thread, kept alive from call to call."""
 
-    def __init__(self, address: str, *, patience: float = 30) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        patience: float = 30,
+        seen: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        self._seen = seen
         self._address = address
         self._patience = patience
         self._threads = local()
@@ -280,19 +131,38 @@ class Clients:
         for connection in self._opened:
             connection.close()
 
-    def make(self, call: Call) -> Outcome:
-        """Make a call. While nobody listens it waits: what was not sent was not made."""
+    def make(self, call: Call) -> list[Outcome]:
+        """Make a call, and once more where it is to be: what came of each time.
+
+        While nobody listens it waits: what was not sent was not made.
+        """
+        outcome = self._make(call)
+        if not call.patient or not _repeats(outcome):
+            return [outcome]
+        time.sleep(REPEAT_SECONDS)
+        if call.order.end is End.BUSY and outcome.admitted:
+            call = replace(call, order=replace(call.order, end=End.WHOLE))
+        return [outcome, self._make(call)]
+
+    def _make(self, call: Call) -> Outcome:
         outcome = Outcome(call)
         connection = self._connected()
         if connection is None:
             return outcome
         outcome.sent = True
+        began = time.monotonic()
         try:
             self._converse(connection, call, outcome)
         except (OSError, HTTPException):
             self.drop()
-        if outcome.status in {None, 503} and call.leave_after is None:
+        outcome.at = time.monotonic()
+        outcome.seconds = outcome.at - began
+        outcome.condense()
+        self._seen(outcome)
+        if outcome.status is None and call.leave_after is None:
             time.sleep(0.4)  # nobody gains by spending all calls on an outage
+        elif outcome.reason == "authorization_unavailable":
+            time.sleep(0.4)
         return outcome
 
     def _connected(self) -> HTTPConnection | None:
@@ -330,12 +200,7 @@ class Clients:
         connection.close()
 
     def _converse(self, connection: HTTPConnection, call: Call, outcome: Outcome) -> None:
-        headers = {"content-type": "application/json"}
-        if call.api is Api.MESSAGES:
-            headers["x-api-key"] = call.key.secret
-        else:
-            headers["authorization"] = f"Bearer {call.key.secret}"
-        connection.request("POST", call.api.value, body=call.body, headers=headers)
+        connection.request("POST", call.target, body=call.body, headers=call.headers)
         reset = bool(call.order.variety % 2)
         if call.leave_after == -1:
             self.drop(reset=reset)
@@ -374,17 +239,26 @@ def drive(
     threads: int,
     meanwhile: Callable[[], None] | None = None,
     patience: float = 30,
+    seen: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
     """Make the calls, so many at a time, and `meanwhile` something else, once.
 
-    Where nobody listens for `patience` seconds, what is left is not called.
+    `seen` is told of each outcome, by the thread that made the call. Where nobody listens for
+    `patience` seconds, what is left is not called.
     """
     with (
-        closing(Clients(address, patience=patience)) as clients,
+        closing(Clients(address, patience=patience, seen=seen)) as clients,
         ThreadPoolExecutor(threads + 1) as pool,
     ):
         beside = pool.submit(meanwhile) if meanwhile is not None else None
-        outcomes = list(pool.map(clients.make, calls))
+        made = list(pool.map(clients.make, calls))
         if beside is not None:
             beside.result()
-    return outcomes
+    return [outcome for each in made for outcome in each]
+
+
+def _repeats(outcome: Outcome) -> bool:
+    """Whether a patient client calls again: nothing was wrong with the call itself."""
+    if outcome.reason in _PASSING:
+        return True
+    return outcome.call.order.end is End.BUSY and outcome.admitted and outcome.status is not None

@@ -77,6 +77,7 @@ def settled(folder: Path, rate: int, seconds: float) -> tuple[float, int]:
             lambda: 0,
             lambda account_id: drift(counters, ledger, account_id),
             metrics,
+            follow=lambda: None,
             deadline_seconds=60,
         )
         coming: SimpleQueue[bytes | None] = SimpleQueue()

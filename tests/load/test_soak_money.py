@@ -1,4 +1,4 @@
-"""The proofs of money at full size: `make soak`. Each prints its figures."""
+"""Proofs of money under drains, stops and deadlines: `make soak`. Each prints its figures."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from load.audit import (
     Tariff,
     admitted_ids,
     all_booked,
-    check_budgets,
-    check_filters,
     reader,
     rows,
     until,
 )
+from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw
 from load.latency import compare
-from load.mixed import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw, drive
-from peers.book import Book, End, Order, order_member
+from load.mixed import drive
+from load.standing import check_budgets
+from peers.book import Book
 from peers.client import Answer, call
+from peers.orders import End, Order, order_member
 from peers.recorder import Recorder
 from peers.stack import Stack
 
 pytestmark = pytest.mark.soak
 
-CALLS = 5000
 THREADS = 32
 SEED = 5
 
@@ -77,17 +77,6 @@ def report(what: str, began: float, count: int, counted: object) -> None:
     print(f"\n{what}: {count} calls in {took:.1f} s, {count / took:.0f} a second; {counted}")
 
 
-def test_the_ledger_is_the_book(gate: Stack, book: Book) -> None:
-    keys, calls = plan(gate, CALLS, SEED)
-    began = time.monotonic()
-    outcomes = drive(gate.address, calls, threads=THREADS)
-    ledger = all_booked(gate, admitted_ids(outcomes, book), seconds=2 * DEADLINE_SECONDS)
-    counted = Audit(outcomes, book, ledger).run()
-    report("the ledger is the book", began, CALLS, counted)
-    check_budgets(gate, keys, ledger)
-    check_filters(gate)
-
-
 def strikes(
     gate: Stack, book: Book, blows: list[tuple[str, signal.Signals]], every: int
 ) -> Callable[[], None]:
@@ -96,8 +85,8 @@ def strikes(
 
     def run() -> None:
         for part, how in blows:
-            target = len(book.entries) + every
-            until(lambda: len(book.entries) >= target, 60, f"load before {part} is struck")  # noqa: B023  waits here
+            target = len(book) + every
+            until(lambda: len(book) >= target, 60, f"load before {part} is struck")  # noqa: B023  waits here
             pid = gate.children()[part][0]
             os.kill(pid, how)
             until(
@@ -107,22 +96,6 @@ def strikes(
             )
 
     return run
-
-
-def test_kills_lose_no_call_and_book_none_twice(gate: Stack, book: Book) -> None:
-    """authz five times and Envoy twice, in the middle of it."""
-    keys, calls = plan(gate, CALLS, SEED + 1)
-    blows = [(part, signal.SIGKILL) for part in ("authz", "envoy", "authz", "authz") * 2][:7]
-    assert [part for part, _ in blows].count("authz") == 5
-    began = time.monotonic()
-    outcomes = drive(
-        gate.address, calls, threads=THREADS, meanwhile=strikes(gate, book, blows, CALLS // 12)
-    )
-    expected = admitted_ids(outcomes, book)
-    ledger = all_booked(gate, expected, seconds=2 * DEADLINE_SECONDS + 2)
-    counted = Audit(outcomes, book, ledger, lossy=True, outage=True).run()
-    report("authz killed 5 times, Envoy twice", began, CALLS, counted)
-    check_budgets(gate, keys, ledger)
 
 
 def test_drains_lose_nothing(gate: Stack, book: Book) -> None:
@@ -145,7 +118,7 @@ def test_a_stop_of_the_whole_gate_loses_nothing(gate: Stack, book: Book, whom: s
     _, calls = plan(gate, 3000, SEED + 3)
 
     def stop() -> None:
-        until(lambda: len(book.entries) > 400, 30, "load")
+        until(lambda: len(book) > 400, 30, "load")
         if whom == "up":
             os.kill(gate.pid, signal.SIGTERM)
             until(lambda: not gate.running, 20, "its end")

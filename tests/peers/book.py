@@ -1,316 +1,26 @@
 """A model server that keeps its own book: which request it was sent, and what its answer used.
 
-A client puts an `Order` into its body, as the member `x_order`. It says how many tokens of each
-kind the answer is to cost and how the answer ends; the bytes of the answer follow from it, so a
-client can work out beforehand what it has to receive. `Book.answer` goes to a Recorder.
-
-Answers are of every make that the real servers have between them: pretty or compact JSON, CRLF,
-`data:` without a space, comments, `usage: null`, chunks cut anywhere, text, tool arguments and
-thoughts; and their content quotes usage objects, as a model can be made to.
+A client puts an `Order` into its body, as the member `x_order`; of a form, as the field. It says
+how many tokens of each kind the answer is to cost and how the answer ends; the bytes of the answer
+follow from it (`peers.answers`), so a client can work out beforehand what it has to receive. They
+go out in chunks cut anywhere. `Book.answer` goes to a Recorder.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from peers import dialects
+from peers.answers import Event, events, whole_body
+from peers.orders import ORDER, STREAMS, Api, End, Order
 from peers.recorder import Abort, Hangup, Pause, Recorded, Reply, Step
-
-ORDER: Final = "x_order"
-
-
-class Api(StrEnum):
-    """A path that the server knows."""
-
-    CHAT = "/v1/chat/completions"
-    COMPLETIONS = "/v1/completions"
-    EMBEDDINGS = "/v1/embeddings"
-    RESPONSES = "/v1/responses"
-    MESSAGES = "/v1/messages"
-
-
-ENDPOINTS: Final = {
-    Api.CHAT: "chat.completions",
-    Api.COMPLETIONS: "completions",
-    Api.EMBEDDINGS: "embeddings",
-    Api.RESPONSES: "responses",
-    Api.MESSAGES: "messages",
-}
-"""How the ledger names them."""
-
-ON_REQUEST: Final = frozenset({Api.CHAT, Api.COMPLETIONS})
-"""Their streams carry usage only if the body asks for it."""
-
-
-class End(StrEnum):
-    """How an answer ends."""
-
-    WHOLE = "whole"
-    SILENT = "silent"  # whole, but without usage: there are such servers
-    ERROR = "error"  # `status`, before any token
-    RESET = "reset"  # RST after `after` pieces; after 0, before the status line
-    HANGUP = "hangup"  # FIN after `after` pieces, the answer unfinished
-    STALL = "stall"  # nothing at all for `gap` seconds, then whole
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the server is to answer. Tokens are counted once: `input` is without the cached ones.
-
-    `variety` decides all that makes no difference to the charge. `gap` is the time between two
-    pieces of a stream, in seconds.
-    """
-
-    number: int
-    input: int
-    output: int
-    cached: int = 0
-    written: int = 0
-    end: End = End.WHOLE
-    status: int = 200
-    after: int = 0
-    gap: float = 0.0
-    variety: int = 0
-
-    def dice(self, what: str) -> Random:
-        return Random(f"{what} {self.variety} {self.number}")
-
-    @classmethod
-    def read(cls, given: dict[str, Any]) -> Order:
-        return cls(**{**given, "end": End(given["end"])})
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of what is generated; it has at least a byte for each token."""
-
-    text: str
-    tokens: int
-
-
-_WORDS: Final = (" house", " the", "water", " é", "\n", " 日本", "!", " \U0001f600", "\t\\", ' "')
-_TALK: Final = (
-    '"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}',
-    'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":0}}\n\n',
-    '\\","completion_tokens": 0, "input_tokens": 0',
-    'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":0}}\n\n',
-    "\r\n\r\ndata: [DONE]\r\n\r\n",
-    '{"type":"response.completed","response":{"usage":{"input_tokens":0,"output_tokens":0}}}',
-)
-
-
-def pieces(order: Order) -> list[Piece]:
-    """All that the answer generates, in the parts in which a stream sends it."""
-    dice, left, made = order.dice("pieces"), order.output, []
-    while left:
-        tokens = min(left, dice.choice((1, 1, 1, 2, 3)))
-        text = "".join(dice.choices(_WORDS, k=tokens))
-        if dice.random() < 0.05:
-            text += dice.choice(_TALK)
-        made.append(Piece(text, tokens))
-        left -= tokens
-    return made
-
-
-def usage(api: Api, order: Order, *, output: int | None = None) -> dict[str, Any]:
-    """What a server of that API says of an answer that cost what the order says."""
-    said = order.output if output is None else output
-    whole = order.input + order.cached
-    match api:
-        case Api.MESSAGES:
-            return {
-                "input_tokens": order.input,
-                "cache_creation_input_tokens": order.written,
-                "cache_read_input_tokens": order.cached,
-                "output_tokens": said,
-            }
-        case Api.RESPONSES:
-            return {
-                "input_tokens": whole,
-                "input_tokens_details": {"cached_tokens": order.cached},
-                "output_tokens": said,
-                "output_tokens_details": {"reasoning_tokens": min(said, 3)},
-                "total_tokens": whole + said,
-            }
-        case Api.EMBEDDINGS:
-            return {"prompt_tokens": whole, "total_tokens": whole}
-    details = {"cached_tokens": order.cached} if order.cached else None
-    return {
-        "prompt_tokens": whole,
-        "completion_tokens": said,
-        "total_tokens": whole + said,
-        "prompt_tokens_details": details,
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    }
-
-
-# -- one answer as JSON
-
-
-def whole_body(api: Api, order: Order) -> bytes:
-    """The answer that is not streamed."""
-    text = "".join(piece.text for piece in pieces(order))
-    content = _document(api, order, text)
-    if order.end is not End.SILENT:
-        content["usage"] = usage(api, order)
-    dice = order.dice("json")
-    members = list(content.items())
-    dice.shuffle(members)
-    return json.dumps(
-        dict(members),
-        indent=dice.choice((None, None, 2)),
-        separators=dice.choice((None, (",", ":"))),
-        ensure_ascii=dice.random() < 0.5,
-    ).encode()
-
-
-def _document(api: Api, order: Order, text: str) -> dict[str, Any]:
-    name = f"made-{order.number}"
-    match api:
-        case Api.CHAT:
-            message = {"role": "assistant", "content": text}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            return {"id": name, "object": "chat.completion", "choices": [choice]}
-        case Api.COMPLETIONS:
-            choice = {"index": 0, "text": text, "finish_reason": "stop"}
-            return {"id": name, "object": "text_completion", "choices": [choice]}
-        case Api.EMBEDDINGS:
-            vector = {"object": "embedding", "index": 0, "embedding": [0.5, -1e-9]}
-            return {"object": "list", "data": [vector]}
-        case Api.RESPONSES:
-            part = {"type": "output_text", "text": text, "annotations": []}
-            item = {"id": "m", "type": "message", "role": "assistant", "content": [part]}
-            return {"id": name, "object": "response", "status": "completed", "output": [item]}
-        case Api.MESSAGES:
-            content = [{"type": "text", "text": text}]
-            return {"id": name, "type": "message", "role": "assistant", "content": content}
-
-
-# -- one answer as a stream
-
-
-@dataclass(frozen=True)
-class Event:
-    """One server-sent event, its bytes as they are sent; `tokens` are those that it brings.
-
-    `asked` is the event that a client gets only if it asked for usage.
-    """
-
-    data: bytes
-    tokens: int = 0
-    asked: bool = False
-
-
-def events(api: Api, order: Order, *, with_usage: bool) -> list[Event]:
-    """The whole stream. `with_usage`: the body asked for it; only some APIs heed that."""
-    parts = {
-        Api.CHAT: _chat_stream,
-        Api.COMPLETIONS: _completions_stream,
-        Api.RESPONSES: _responses_stream,
-        Api.MESSAGES: _messages_stream,
-    }[api]
-    shown = with_usage and order.end is not End.SILENT
-    dice = order.dice("events")
-    line, space = dice.choice(("\n", "\n", "\r\n")), dice.choice((" ", ""))
-    made: list[Event] = []
-    for kind, content, tokens, asked in parts(order, shown):
-        text = content if isinstance(content, str) else json.dumps(content)
-        name = f"event:{space}{kind}{line}" if kind else ""
-        comment = f": ping{line}{line}" if dice.random() < 0.03 else ""
-        event = f"{comment}{name}data:{space}{text}{line}{line}"
-        if asked:  # the comment goes with no event: it stays when the event is taken out
-            if comment:
-                made.append(Event(comment.encode()))
-            event = event.removeprefix(comment)
-        made.append(Event(event.encode(), tokens, asked))
-    return made
-
-
-_Part = tuple[str, Any, int, bool]  # name, content, tokens, whether it is the usage asked for
-
-
-def _chat_stream(order: Order, shown: bool) -> Iterator[_Part]:
-    flavour = order.dice("flavour").choice(("content", "content", "reasoning_content", "tool"))
-    blank = {"usage": None} if shown else {}
-    base = {"id": f"made-{order.number}", "object": "chat.completion.chunk"}
-
-    def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        return base | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]} | blank
-
-    yield "", chunk({"role": "assistant", "content": ""}), 0, False
-    for piece in pieces(order):
-        delta: dict[str, Any] = {flavour: piece.text}
-        if flavour == "tool":
-            function = {"arguments": piece.text}
-            delta = {"tool_calls": [{"index": 0, "id": "c", "type": "function"}]}
-            delta["tool_calls"][0]["function"] = function
-        yield "", chunk(delta), piece.tokens, False
-    yield "", chunk({}, "stop"), 0, False
-    if shown:
-        yield "", base | {"choices": [], "usage": usage(Api.CHAT, order)}, 0, True
-    yield "", "[DONE]", 0, False
-
-
-def _completions_stream(order: Order, shown: bool) -> Iterator[_Part]:
-    base = {"id": f"made-{order.number}", "object": "text_completion"}
-    for piece in pieces(order):
-        choice = {"index": 0, "text": piece.text, "finish_reason": None}
-        yield "", base | {"choices": [choice]}, piece.tokens, False
-    if shown:
-        yield "", base | {"choices": [], "usage": usage(Api.COMPLETIONS, order)}, 0, True
-    yield "", "[DONE]", 0, False
-
-
-def _responses_stream(order: Order, shown: bool) -> Iterator[_Part]:
-    tool = order.dice("flavour").random() < 0.3
-    kind = "response.function_call_arguments.delta" if tool else "response.output_text.delta"
-    began: dict[str, Any] = {"id": f"made-{order.number}", "object": "response", "usage": None}
-    yield "response.created", {"type": "response.created", "response": began}, 0, False
-    for piece in pieces(order):
-        delta = {"type": kind, "output_index": 0, "delta": piece.text}
-        yield kind, delta, piece.tokens, False
-    text = "".join(piece.text for piece in pieces(order))
-    done = _document(Api.RESPONSES, order, text)
-    if order.end is not End.SILENT:
-        done["usage"] = usage(Api.RESPONSES, order)
-    yield "response.completed", {"type": "response.completed", "response": done}, 0, False
-
-
-def _messages_stream(order: Order, shown: bool) -> Iterator[_Part]:
-    kind, member = order.dice("flavour").choice(
-        (
-            ("text_delta", "text"),
-            ("input_json_delta", "partial_json"),
-            ("thinking_delta", "thinking"),
-        )
-    )
-    silent = order.end is End.SILENT
-    message: dict[str, Any] = {"id": f"made-{order.number}", "type": "message", "content": []}
-    if not silent:
-        message["usage"] = usage(Api.MESSAGES, order, output=min(order.output, 1))
-    block = {"type": "text", "text": ""}
-    yield "message_start", {"type": "message_start", "message": message}, 0, False
-    start = {"type": "content_block_start", "index": 0, "content_block": block}
-    yield "content_block_start", start, 0, False
-    yield "ping", {"type": "ping"}, 0, False
-    for piece in pieces(order):
-        delta = {"type": kind, member: piece.text}
-        content = {"type": "content_block_delta", "index": 0, "delta": delta}
-        yield "content_block_delta", content, piece.tokens, False
-    yield "content_block_stop", {"type": "content_block_stop", "index": 0}, 0, False
-    ended: dict[str, Any] = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
-    if not silent:
-        ended["usage"] = {"output_tokens": order.output}
-    yield "message_delta", ended, 0, False
-    yield "message_stop", {"type": "message_stop"}, 0, False
-
-
-# -- the server
 
 
 @dataclass(frozen=True)
@@ -331,11 +41,15 @@ class Book:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
+        self._asked = Counter[int]()
 
     @property
     def entries(self) -> list[Entry]:
         with self._lock:
             return list(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def answer(self, request: Recorded) -> Reply:
         """Write a request down and answer as its order says.
@@ -344,30 +58,58 @@ class Book:
         """
         if request.method != "POST":
             return Reply(404)
-        body = request.json()
-        order, api = Order.read(body[ORDER]), Api(request.target)
+        api, body = Api.of(request.target), _asked(request)
+        order = Order.read(body[ORDER])
         (request_id,) = request.values("x-request-id")
         (model,) = request.values("x-tensorgate-model")
         (key_id,) = request.values("x-tensorgate-key-id")
-        entry = Entry(request_id, order, api, model, key_id, request.body)
         with self._lock:
+            self._asked[order.number] += 1
+            order = order.answered(self._asked[order.number])
+            entry = Entry(request_id, order, api, model, key_id, request.body)
             self._entries.append(entry)
-        with_usage = (body.get("stream_options") or {}).get("include_usage") is True
-        return _reply(api, order, stream=body.get("stream") is True, with_usage=with_usage)
+        return _reply(api, order, _streams(api, request, body), body.get("stream_options") or {})
 
 
-def _reply(api: Api, order: Order, *, stream: bool, with_usage: bool) -> Reply:
+_FIELD: Final = re.compile(rb'name="([a-z_]+)"\r\n\r\n([^\r]*)\r\n--')
+
+
+def _asked(request: Recorded) -> dict[str, Any]:
+    """The members of a body; of a form, its order and whether it asks for a stream."""
+    if not request.body.startswith(b"--"):
+        found: dict[str, Any] = request.json()
+        return found
+    fields = dict(_FIELD.findall(request.body))
+    return {ORDER: json.loads(fields[ORDER.encode()]), "stream": fields.get(b"stream") == b"true"}
+
+
+def _streams(api: Api, request: Recorded, body: dict[str, Any]) -> bool:
+    """Whether the answer streams, as the API says it."""
+    if api is Api.GEMINI_STREAM:
+        kind = dialects.framing(api, Order.read(body[ORDER]))
+        assert (kind == "sse") == request.target.endswith("?alt=sse"), request.target
+    if api is Api.SPEECH:
+        return body.get("stream_format") == "sse"
+    if api in {Api.OLLAMA_CHAT, Api.OLLAMA_GENERATE}:
+        return body.get("stream") is not False
+    return api in STREAMS or body.get("stream") is True
+
+
+def _reply(api: Api, order: Order, stream: bool, options: dict[str, Any]) -> Reply:
     if order.end is End.ERROR:
         return _error(api, order)
     if order.end is End.RESET and not order.after:
         return Reply(before=(Abort(),))
     before: tuple[Step, ...] = (Pause(order.gap),) if order.end is End.STALL else ()
     if stream:
-        made = events(api, order, with_usage=with_usage)
-        headers = (("content-type", "text/event-stream; charset=utf-8"),)
-        return Reply(200, headers, _stream_steps(order, made), before)
+        with_usage = options.get("include_usage") is True
+        counting = with_usage and options.get("continuous_usage_stats") is True
+        made = events(api, order, with_usage=with_usage, counting=counting)
+        kind = dialects.CONTENT_TYPES[dialects.framing(api, order)]
+        return Reply(200, (("content-type", kind),), _stream_steps(order, made), before)
     body = whole_body(api, order)
-    headers = (("content-type", "application/json"),)
+    kind = "audio/mpeg" if api is Api.SPEECH else "application/json"
+    headers: tuple[tuple[str, str], ...] = (("content-type", kind),)
     if order.end in {End.RESET, End.HANGUP}:
         cut = _cut(body[: len(body) // 2], order.dice("cuts"))
         return Reply(200, headers, [*cut, *_breaking(order)], before)
@@ -413,8 +155,3 @@ def _cut(data: bytes, dice: Random, *, most: int = 12) -> list[bytes]:
     count = min(dice.randint(0, most), max(0, len(data) - 1))
     places = sorted(dice.sample(range(1, len(data)), count)) if count else []
     return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
-
-
-def order_member(order: Order) -> dict[str, Any]:
-    """An order as it stands in a body."""
-    return {ORDER: asdict(order)}

@@ -169,9 +169,16 @@ class Recorder:
             self.answer = before
             release.set()
 
-    def close(self) -> None:
-        """End the server and wait for its threads."""
-        self._closing.set()
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Within the block nobody listens. What is in flight when it begins is cut off."""
+        self._hang_up()
+        yield
+        host, _, port = self.address.partition(":")
+        self._listener = socket.create_server((host, int(port)), backlog=512)
+        self._start(self._accept)
+
+    def _hang_up(self) -> None:
         # a blocked accept() does not notice a close(), but a shutdown()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -179,6 +186,11 @@ class Recorder:
             for connection in self._connections:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the server and wait for its threads."""
+        self._closing.set()
+        self._hang_up()
         for thread in self._threads:
             thread.join(REASONABLE_SECONDS)
             assert not thread.is_alive(), "a recorder's thread hangs"

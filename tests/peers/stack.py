@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,12 +62,14 @@ class Stack:
         folder: Path,
         catalog: str | None = CATALOG,
         env: Mapping[str, str] | None = None,
+        program: Sequence[str | Path] | None = None,
     ) -> Stack:
         """Start a gate and wait until it is ready. Raises PeerError that shows what it printed.
 
         Without an `upstream` (host:port) it has its demo server. `folder` takes its state, its
         catalog and its output; one that was used before goes on where it stopped, and with
         `catalog=None` finds the catalog that lies there. `env` goes to all of its processes.
+        `program` is what runs as `tensorgate`, with `up` and its options behind it.
         """
         own = {
             name: value for name, value in os.environ.items() if not name.startswith("TENSORGATE_")
@@ -77,10 +79,10 @@ class Stack:
             path.write_text(catalog)
         own |= {"TENSORGATE_STATE": str(folder / "state"), "TENSORGATE_CATALOG": str(path)}
         stack = cls(folder, own | dict(env or {}))
-        stack._up(upstream)
+        stack._up(upstream, program or [stack._tensorgate])
         return stack
 
-    def _up(self, upstream: str | None) -> None:
+    def _up(self, upstream: str | None, program: Sequence[str | Path]) -> None:
         options = {
             "--upstream": upstream,
             "--port": self.port,
@@ -91,7 +93,7 @@ class Stack:
             "--metrics-listen": f"127.0.0.1:{self.metrics_port}",
         }
         given = [str(each) for pair in options.items() if pair[1] is not None for each in pair]
-        argv: list[str | Path] = [self._tensorgate, "up", *given]
+        argv: list[str | Path] = [*program, "up", *given]
         self._child = Child(argv, log=self.folder / "up.log", env=self._env, cwd=self.folder)
         try:
             self._child.line("tensorgate ready", seconds=READY_SECONDS)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from load.audit import Audit, Row, Tariff
-from load.mixed import Call, Key, Outcome, draw
-from peers.book import (
+from load.calls import Call, Key, draw
+from load.mixed import Outcome
+from load.standing import check_minutes
+from peers.answers import events, usage, whole_body
+from peers.book import Book
+from peers.dialects import framing
+from peers.orders import (
     ENDPOINTS,
+    MAY_STREAM,
     ON_REQUEST,
+    STREAMS,
     Api,
-    Book,
     End,
     Order,
-    events,
     order_member,
     pieces,
-    usage,
-    whole_body,
+    says_usage,
 )
 from peers.recorder import Recorded, Reply
 
@@ -36,12 +42,22 @@ def test_an_answer_is_what_was_ordered(order: Order) -> None:
     assert sum(piece.tokens for piece in made) == order.output
     assert all(len(piece.text.encode()) >= piece.tokens for piece in made)
     assert made == pieces(order)
-    for api in Api:
-        said = json.loads(whole_body(api, order))["usage"]
-        assert said == usage(api, order)
+    for api in set(Api) - STREAMS - {Api.SPEECH}:
+        said = json.loads(whole_body(api, order))
+        silent = json.loads(whole_body(api, replace(order, end=End.SILENT)))
+        if says_usage(api, stream=False):
+            counts = usage(api, order)
+            found = said.get("usage") or said.get("usageMetadata") or said
+            assert found.items() >= counts.items()
+            assert not silent.keys() & {"usage", "usageMetadata", *counts}
+        else:
+            assert said == silent
 
 
-@pytest.mark.parametrize("api", [api for api in Api if api is not Api.EMBEDDINGS])
+SERVER_SENT = sorted((MAY_STREAM | STREAMS) - {Api.OLLAMA_CHAT, Api.OLLAMA_GENERATE})
+
+
+@pytest.mark.parametrize("api", [api for api in SERVER_SENT if api is not Api.GEMINI_STREAM])
 def test_a_stream_says_its_usage_once_and_to_those_who_ask(api: Api) -> None:
     for order in ORDERS:
         asked = events(api, order, with_usage=True)
@@ -51,6 +67,47 @@ def test_a_stream_says_its_usage_once_and_to_those_who_ask(api: Api) -> None:
         if api in ON_REQUEST:
             plain = events(api, order, with_usage=False)
             assert b'"usage": {' not in b"".join(event.data for event in plain)
+
+
+def test_geminis_stream_is_an_array_or_events_and_ollamas_are_lines() -> None:
+    kinds = set()
+    for order in ORDERS:
+        made = events(Api.GEMINI_STREAM, order, with_usage=False)
+        text = b"".join(event.data for event in made)
+        kinds.add(framing(Api.GEMINI_STREAM, order))
+        if framing(Api.GEMINI_STREAM, order) == "array":
+            last = json.loads(text)[-1]
+        else:
+            last = json.loads(text.strip().rpartition(b"data:")[2])
+        assert last["usageMetadata"] == usage(Api.GEMINI_STREAM, order)
+        assert sum(event.tokens for event in made) == order.output
+        *_, last = events(Api.OLLAMA_CHAT, order, with_usage=False)
+        assert json.loads(last.data).items() >= usage(Api.OLLAMA_CHAT, order).items()
+    assert kinds == {"array", "sse"}
+
+
+def test_every_target_is_of_its_api() -> None:
+    calls = [draw(number, 1, [KEY]) for number in range(600)]
+    assert {Api.of(call.target) for call in calls} == set(Api)
+    assert all(Api.of(call.target) is call.api for call in calls)
+
+
+def asked(call: Call, request_id: str = "req-1") -> Recorded:
+    """A call as its server gets it."""
+    named = {
+        "x-request-id": request_id,
+        "x-tensorgate-model": call.model,
+        "x-tensorgate-key-id": KEY.id,
+    }
+    return Recorded("POST", call.target, tuple(named.items()), call.body)
+
+
+def test_a_busy_server_answers_the_second_time() -> None:
+    book = Book()
+    call = next(c for n in range(200) if (c := draw(n, 1, [KEY])).order.end is End.BUSY)
+    replies = [book.answer(asked(call, each)) for each in ("req-1", "req-2")]
+    assert [reply.status for reply in replies] == [call.order.status, 200]
+    assert [entry.order.end for entry in book.entries] == [End.ERROR, End.WHOLE]
 
 
 def test_the_server_writes_down_what_it_was_sent() -> None:
@@ -84,12 +141,7 @@ def called(**changes: Any) -> tuple[Outcome, Book, Row]:
     headers = {"x-request-id": "req-1", "x-tensorgate-hold-usd": "0.5"}
     outcome = Outcome(call, 200, headers, complete=True, sent=True)
     outcome.received = b"".join(event.data for event in outcome.expected_events())
-    named = {
-        "x-request-id": "req-1",
-        "x-tensorgate-model": call.model,
-        "x-tensorgate-key-id": KEY.id,
-    }
-    book.answer(Recorded("POST", call.api.value, tuple(named.items()), call.body))
+    book.answer(asked(call))
     row: Row = {
         "hold_id": "hold-1",
         "request_id": "req-1",
@@ -174,3 +226,33 @@ def test_a_refused_call_leaves_no_trace() -> None:
         Audit([refused], Book(), [row]).run()
     with pytest.raises(AssertionError, match="not to be refused"):
         Audit([refused], Book(), []).run()
+
+
+def test_a_whole_hold_covers_the_whole_answer() -> None:
+    """After a kill nobody may know how a call ended; it is never charged less than it cost."""
+    outcome, book, row = called(basis="held")
+    exact = row["charge_nanousd"]
+    for nanousd in (exact, 500_000_000):
+        headers = dict(outcome.headers) | {"x-tensorgate-hold-usd": str(Fraction(nanousd, 10**9))}
+        held = row | {"charge_nanousd": nanousd, "hold_nanousd": nanousd}
+        there = replace(outcome, headers=headers)
+        assert Audit([there], book, [held], lossy=True).run()["held"] == 1
+    headers = dict(outcome.headers) | {"x-tensorgate-hold-usd": str(Fraction(exact - 1, 10**9))}
+    held = row | {"charge_nanousd": exact - 1, "hold_nanousd": exact - 1}
+    with pytest.raises(AssertionError, match="below what was streamed or served"):
+        Audit([replace(outcome, headers=headers)], book, [held], lossy=True).run()
+
+
+def test_seconds_are_charged_as_long_as_the_client_waited() -> None:
+    tariff = Tariff("models: {m: {price: {per_second: 0.001, per_request: 0.5}}}")
+    assert tariff.needs_no_tokens("m")
+    assert tariff.nanousd("m", Order(1, input=9, output=9), 9) == 500_000_000
+    assert tariff.seconds_nanousd("m", 2.5) == 2_500_000
+
+
+def test_a_minute_that_was_too_full_is_noticed() -> None:
+    mine: list[Row] = [{"admitted_at": f"2026-11-23T10:0{n}:00Z"} for n in range(4)]
+    check_minutes(replace(KEY, rpm=2), mine[:2])
+    check_minutes(replace(KEY, rpm=1), mine)
+    with pytest.raises(AssertionError):
+        check_minutes(replace(KEY, rpm=1), [mine[0], {"admitted_at": "2026-11-23T10:00:59.9Z"}])

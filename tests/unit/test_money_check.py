@@ -87,6 +87,13 @@ def test_nothing_is_edited_that_need_not_be() -> None:
     assert not {"edits", "hide_usage", "stream"} & told.keys()
 
 
+def test_the_settlement_is_told_where_output_is_hidden() -> None:
+    told = metadata(Gate().call(stream=True, max_tokens=5, include_reasoning=False))
+    assert told["hides_output"] == "1"
+    shown = metadata(Gate().call(stream=True, max_tokens=5, include_reasoning=True))
+    assert "hides_output" not in shown
+
+
 def test_anthropics_dialect() -> None:
     told = metadata(Gate().call(MESSAGES, max_tokens=5, stream=True))
     assert told["dialect"] == "anthropic"
