@@ -23,6 +23,8 @@ MAX_SEQUENCES: Final = 1 << 20  # answers to one request
 _SHOWS: Final = ("include_reasoning", "stream_reasoning")
 _OPTION_MEMBERS: Final = frozenset({"include_usage"})
 _MAX_PLACES: Final = 16
+_MIN_PLACES: Final = 2
+_MAX_PARSED: Final = 2 << 20  # bytes, over all places
 _NO_BOUND: Final = -1  # what no client can have set
 _NO_MEMBERS: Final = re.compile(rb"[ \t\r\n]*\}")
 
@@ -269,13 +271,17 @@ def _in_place(
     place is tried.
     """
     spaced = pattern.replace(b"@", rb"[ \t\r\n]*")
-    for match in islice(re.finditer(spaced, raw), _MAX_PLACES):
+    parser = simdjson.Parser()  # one: what its buffers cost is most of what a parse costs
+    places = min(_MAX_PLACES, max(_MIN_PLACES, _MAX_PARSED // len(raw)))
+    for match in islice(re.finditer(spaced, raw), places):
         start, end = match.span(1)
         try:
-            edited = simdjson.Parser().parse(raw[:start] + text.encode() + raw[end:])
-        except (ValueError, RuntimeError):  # a comma too many in another, empty object
+            edited = parser.parse(raw[:start] + text.encode() + raw[end:])
+        except ValueError:  # a comma too many in another, empty object
             continue
-        if holds(edited):
+        found = holds(edited)
+        del edited  # the parser is free again
+        if found:
             return Edit(start, end - start, text)
     detail = f"`{name}` has to be completed, and where it stands cannot be told"
     raise FaultError(Reason.AMBIGUOUS_BODY, detail, name)

