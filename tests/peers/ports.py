@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from typing import Final
@@ -14,10 +15,19 @@ _HIGHEST: Final = 32_000
 _given: set[int] = set()
 
 
+def _own_range() -> tuple[int, int]:
+    """This test process's own part: one that runs beside it must not be given the same port."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = (_HIGHEST - _LOWEST) // count
+    return _LOWEST + number * size, _LOWEST + (number + 1) * size - 1
+
+
 def free_port() -> int:
     """A port on 127.0.0.1 that nobody listens on; the same one is never given twice."""
+    lowest, highest = _own_range()
     for _ in range(1000):
-        port = random.randint(_LOWEST, _HIGHEST)
+        port = random.randint(lowest, highest)
         if port in _given:
             continue
         with socket.socket() as probe:
@@ -29,7 +39,7 @@ def free_port() -> int:
                 continue
         _given.add(port)
         return port
-    raise RuntimeError(f"no port between {_LOWEST} and {_HIGHEST} is free")
+    raise RuntimeError(f"no port between {lowest} and {highest} is free")
 
 
 def listens(port: int) -> bool:

@@ -181,7 +181,7 @@ def installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise RuntimeError("no such package")
 
     monkeypatch.setattr(venvs, "VENVS", tmp_path / "venvs")
-    monkeypatch.setattr(venvs, "_run", run)
+    monkeypatch.setattr(venvs, "run", run)
     return ran
 
 
