@@ -30,10 +30,14 @@ run: $(RUN_STAMP) ## set up and start the whole stack; without UPSTREAM=host:por
 
 .PHONY: test
 test: $(DEV_STAMP) ## set up and run all tests; they find ports and a state of their own
-	@$(BIN)/python -m pytest -m 'not soak' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not soak and not fuzz' $(ARGS)
 
 .PHONY: check
-check: lint types arrows proto-current test ## what CI runs: lint, types, arrows, protos, tests
+check: lint types arrows proto-current test fuzz ## what CI runs: lint, types, arrows, protos, tests, fuzz
+
+.PHONY: fuzz
+fuzz: $(DEV_STAMP) ## hostile requests for a minute, against all that reads one
+	@$(BIN)/python -m pytest -m fuzz -s tests/load/test_fuzz.py $(ARGS)
 
 .PHONY: quick
 quick: $(DEV_STAMP) ## only the pure tests, in seconds

@@ -18,6 +18,7 @@ MODEL_NAME_MAX: Final = 256
 MODELS_MAX: Final = 256
 BUDGET_MAX_USD: Final = 1_000_000  # in nano-USD still exact as a double, which Redis counts in
 RPM_MAX: Final = 1_000_000
+GROUPS: Final = ("account", "user", "team", "key", "alias", "model", "day", "month")
 UNLIMITED: Final = "none"
 EVERY_MODEL: Final = "*"
 
@@ -110,6 +111,20 @@ def budget_nanousd(text: str) -> int | None:
             code="invalid_budget",
         )
     return int(Decimal(value) * NANOUSD)
+
+
+def groups(text: str) -> tuple[str, ...]:
+    """`team,model` → what sums are by, each once, in the order given."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in GROUPS:
+            what = f"`{name}` is nothing" if name.isprintable() and name else "That is nothing"
+            raise InputError(
+                f"{what} that sums can be by. Write some of {', '.join(GROUPS)}, with commas "
+                "between them.",
+                code="invalid_group",
+            )
+    return names
 
 
 def rpm(value: int) -> int:

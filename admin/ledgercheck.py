@@ -58,6 +58,8 @@ class Report:
     charged_nanousd: int
     open_holds: int
     held_nanousd: int
+    pruned: int
+    pruned_nanousd: int
     counted: Counted | None
     faults: tuple[str, ...]
 
@@ -88,7 +90,14 @@ def check(
         opened = len(holds.keys() - booked.keys())
         held = sum(nanousd for hold_id, nanousd in holds.items() if hold_id not in booked)
     return Report(
-        verified.rows, verified.charged_nanousd, opened, held, counted, tuple(dict.fromkeys(faults))
+        verified.rows,
+        verified.charged_nanousd,
+        opened,
+        held,
+        verified.pruned,
+        verified.pruned_nanousd,
+        counted,
+        tuple(dict.fromkeys(faults)),
     )
 
 
@@ -114,6 +123,11 @@ def _strays(control: Control, ledger: Ledger, journal: Path) -> dict[str, str]:
     """By hold id, what is wrong at this look; also what only happens to be under way."""
     before: dict[str, int] = control.ask("holds")
     journaled, damage = _journal(journal)
+    if not journal.exists():
+        damage.append(
+            f"authz runs, and there is no journal {journal}: a crash would forget what is open. "
+            "Look at its log, and at who removes files in that folder."
+        )
     copied = {hold.id: hold.nanousd for hold in ledger.open_holds()}
     after: dict[str, int] = control.ask("holds")
     lasted = before.keys() & after.keys()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from admin.ledgercheck import Report
+    from store.ledgerreader import Wanted
     from store.settings import StoreSettings
 
 READER_GONE: Final = 141  # as a shell has it for a program that its reader left: 128 + SIGPIPE
@@ -33,7 +34,7 @@ ledger_app.callback(invoke_without_command=True)(help_when_alone)
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[StoreSettings, Engine]]:
+def opened() -> Iterator[tuple[StoreSettings, Engine]]:
     """The settings of the environment, and their database."""
     from store.schema import open_state  # noqa: PLC0415  see the module's head
     from store.settings import (  # noqa: PLC0415  see the module's head
@@ -74,45 +75,74 @@ def export(
     until: Annotated[
         str | None, typer.Option("--to", metavar="TIME", help="Settled before then; UTC.")
     ] = None,
+    month: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM", help="Settled in that month; UTC.")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Sums instead of rows, by some of account, user, team, key, alias, model, day, "
+            "month, with commas between them.",
+        ),
+    ] = None,
     to_file: Annotated[
         Path | None,
         typer.Option("--output", metavar="FILE", help="[default: standard output]"),
     ] = None,
 ) -> int:
-    """Write the rows of the ledger, in the order in which they were booked."""
-    from admin import inputs, progress  # noqa: PLC0415  see the module's head
-    from admin.ledgerexport import destination, moment_us, write_rows  # noqa: PLC0415  likewise
-    from store.ledgerreader import LedgerReader, Wanted  # noqa: PLC0415  likewise
+    """Write the rows of the ledger in the order in which they were booked, or sums of them."""
+    from admin import inputs  # noqa: PLC0415  see the module's head
+    from admin.ledgerexport import period  # noqa: PLC0415  likewise
+    from store.ledgerreader import Wanted  # noqa: PLC0415  likewise
 
+    groups = None if by is None else inputs.groups(by)
+    from_us, until_us = period(since, until, month, days=groups is not None)
     wanted = Wanted(
         user=None if user is None else inputs.email(user),
         team=inputs.team(team),
         key_id=key,
-        from_us=None if since is None else moment_us(since, "--from"),
-        until_us=None if until is None else moment_us(until, "--to"),
+        from_us=from_us,
+        until_us=until_us,
     )
-    if wanted.from_us is not None and wanted.until_us is not None:
-        _check_order(wanted.from_us, wanted.until_us)
     try:
-        with _opened() as (_, engine), destination(to_file) as file:
-            reader = LedgerReader(engine)
-            seen = sys.stderr.isatty() and (to_file is not None or not sys.stdout.isatty())
-            total = reader.count(wanted) if seen else None
-            with progress.progress("rows", total, seen=seen) as told:
-                write_rows(file, reader.rows(wanted), form, told)
+        if groups is None:
+            _export_rows(wanted, form, to_file)
+        else:
+            _export_sums(wanted, groups, form, to_file)
     except BrokenPipeError:
         _leave_standard_output()
         return READER_GONE
     return 0
 
 
-def _check_order(from_us: int, until_us: int) -> None:
-    if from_us >= until_us:
-        raise InputError(
-            "--from is not before --to, so nothing can lie between them. Give the earlier time "
-            "as --from; --to itself is not included.",
-            code="invalid_time",
-        )
+def _export_rows(wanted: Wanted, form: output.RowFormat, to_file: Path | None) -> None:
+    from admin import progress  # noqa: PLC0415  see the module's head
+    from admin.ledgerexport import destination, write_rows  # noqa: PLC0415  likewise
+    from store.ledgerreader import LedgerReader  # noqa: PLC0415  likewise
+
+    with opened() as (_, engine), destination(to_file) as file:
+        reader = LedgerReader(engine)
+        seen = sys.stderr.isatty() and (to_file is not None or not sys.stdout.isatty())
+        total = reader.count(wanted) if seen else None
+        with progress.progress("rows", total, seen=seen) as told:
+            write_rows(file, reader.rows(wanted), form, told)
+
+
+def _export_sums(
+    wanted: Wanted, by: tuple[str, ...], form: output.RowFormat, to_file: Path | None
+) -> None:
+    from admin.ledgerexport import destination, write_named  # noqa: PLC0415  see the module's head
+    from store.rollups import columns, sums  # noqa: PLC0415  likewise
+
+    with opened() as (_, engine):
+        lines, total = sums(engine, by, wanted)  # proven before anything is written
+    with destination(to_file) as file:
+        write_named(file, columns(by), lines, form)
+    if to_file is not None or sys.stderr.isatty():
+        groups = f"{len(lines):,} line{'' if len(lines) == 1 else 's'}"
+        said = f"{groups}: {total.calls:,} calls, {usd(total.charge_nanousd)}; proven by the rows."
+        print(said, file=sys.stderr)  # noqa: T201  for whoever sits there
 
 
 def _leave_standard_output() -> None:
@@ -120,6 +150,40 @@ def _leave_standard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+@ledger_app.command("prune")
+def prune(
+    before: Annotated[
+        str, typer.Option(metavar="DATE", help="Rows that were settled before then go; UTC.")
+    ],
+    confirm: Annotated[
+        str | None, typer.Option(metavar="DATE", help="The date, typed out once more.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete old rows for ever; what they add up to stays."""
+    from admin import progress  # noqa: PLC0415  see the module's head
+    from admin.ledgerprune import confirmed, pruner, taken_out  # noqa: PLC0415  likewise
+
+    seen = sys.stderr.isatty() and not as_json
+    with opened() as (settings, engine):
+        going = pruner(settings, engine, before)
+        rows, nanousd = going.count()
+        if confirm is None and rows and seen and sys.stdin.isatty():
+            question = f"{rows:,} rows ({usd(nanousd)}) will be deleted. Type `{before}` to do so: "
+            print(question, end="", file=sys.stderr, flush=True)  # noqa: T201  a question to the terminal
+            confirm = sys.stdin.readline().strip()
+        if rows:
+            confirmed(before, confirm, rows)
+        with progress.progress("rows", rows, seen=seen) as told:
+            taken_out(going, told)
+    value = {"rows": going.rows, "charge_nanousd": going.charged_nanousd, "before": before}
+    text = (
+        f"{going.rows:,} rows of before {before} were deleted, {usd(going.charged_nanousd)} "
+        "charged. Their sums by day stay: `tensorgate ledger export --by …`."
+    )
+    output.show(as_json, value, text)
 
 
 @ledger_app.command("verify")
@@ -130,7 +194,7 @@ def verify(as_json: AsJson = False) -> int:
 
     seen = sys.stderr.isatty()
     with (
-        _opened() as (settings, engine),
+        opened() as (settings, engine),
         progress.progress("rows read", seen=seen) as told,
         progress.progress("rows added up", seen=seen) as added_up,
         progress.progress("accounts compared", seen=seen) as compared,
@@ -148,6 +212,8 @@ def _report_json(report: Report) -> dict[str, object]:
         "charged_nanousd": report.charged_nanousd,
         "open_holds": report.open_holds,
         "held_nanousd": report.held_nanousd,
+        "pruned_rows": report.pruned,
+        "pruned_nanousd": report.pruned_nanousd,
         "authz": None
         if counted is None
         else {
@@ -173,6 +239,8 @@ def _report_text(report: Report) -> str:
         ("open holds", f"{report.open_holds:,}, {usd(report.held_nanousd)} held"),
         ("counters", against),
     ]
+    if report.pruned:
+        rows.insert(1, ("pruned", f"{report.pruned:,}, {usd(report.pruned_nanousd)} charged"))
     if counted is not None and counted.ends_waiting:
         waited = f"{counted.ends_waiting:,}, for {counted.ledger_lag_seconds:.1f} s"
         rows.append(("not yet booked", waited))

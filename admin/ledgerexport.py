@@ -1,4 +1,4 @@
-"""The ledger's rows as JSON lines or CSV, in UTF-8, to a file or to standard output."""
+"""Rows of the ledger, and sums of them, as JSON lines or CSV in UTF-8, to a file or to stdout."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,12 +17,16 @@ from typing import BinaryIO, Final
 from admin.output import RowFormat
 from store.errors import InputError
 from store.ledgerreader import EXPORTED, exported
-from store.records import LedgerRow
+from store.records import DAY_US, LedgerRow
+
+Named = Mapping[str, str | int | None]
 
 TOLD_EVERY: Final = 500  # rows
 BUFFER_BYTES: Final = 256 * 1024
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_MONTH: Final = re.compile("[0-9]{4}-[0-9]{2}")
+_MORE_THAN_A_MONTH: Final = timedelta(days=31)
 # What makes a spreadsheet take a cell for a formula. A model's name is the client's own text where
 # the catalog has a default, and e-mails and teams may begin with some of these too.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -31,7 +36,14 @@ def write_rows(
     file: BinaryIO, rows: Iterable[LedgerRow], form: RowFormat, told: Callable[[int], None]
 ) -> None:
     """Write rows as they come; CSV begins with a line of names. Raises OSError."""
-    file.writelines(text.encode() for text in _texts(_counted(rows, told), form))
+    write_named(file, EXPORTED, (exported(row) for row in _counted(rows, told)), form)
+
+
+def write_named(
+    file: BinaryIO, names: Sequence[str], lines: Iterable[Named], form: RowFormat
+) -> None:
+    """Write lines that all have the values of `names` in that order. Raises OSError."""
+    file.writelines(text.encode() for text in _texts(names, lines, form))
 
 
 def _counted(rows: Iterable[LedgerRow], told: Callable[[int], None]) -> Iterator[LedgerRow]:
@@ -41,16 +53,16 @@ def _counted(rows: Iterable[LedgerRow], told: Callable[[int], None]) -> Iterator
         yield row
 
 
-def _texts(rows: Iterable[LedgerRow], form: RowFormat) -> Iterator[str]:
+def _texts(names: Sequence[str], lines: Iterable[Named], form: RowFormat) -> Iterator[str]:
     if form is RowFormat.JSONL:
-        yield from (f"{json.dumps(exported(row))}\n" for row in rows)
+        yield from (f"{json.dumps(line)}\n" for line in lines)
         return
     buffer = io.StringIO(newline="")
     # Every text is quoted: left to itself, csv would let a lone carriage return break a row.
     writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writerow(EXPORTED)
-    for row in rows:
-        writer.writerow([defused(value) for value in exported(row).values()])
+    writer.writerow(names)
+    for line in lines:
+        writer.writerow([defused(value) for value in line.values()])
         yield _emptied(buffer)
     yield _emptied(buffer)
 
@@ -70,6 +82,50 @@ def defused(value: str | int | None) -> str | int:
     if value is None:
         return ""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def period(
+    since: str | None, until: str | None, month: str | None, *, days: bool
+) -> tuple[int | None, int | None]:
+    """From when (µs), and until when, which is not included; None is open. Raises InputError.
+
+    With `days`, only whole UTC days.
+    """
+    if month is not None:
+        if since is not None or until is not None:
+            raise InputError(
+                "--month says from when and until when already. Give it alone, or --from and --to.",
+                code="invalid_time",
+            )
+        return _month_us(month)
+    from_us = None if since is None else moment_us(since, "--from")
+    until_us = None if until is None else moment_us(until, "--to")
+    if from_us is not None and until_us is not None and from_us >= until_us:
+        raise InputError(
+            "--from is not before --to, so nothing can lie between them. Give the earlier time "
+            "as --from; --to itself is not included.",
+            code="invalid_time",
+        )
+    for moment, option in ((from_us, "--from"), (until_us, "--to")):
+        if days and moment is not None and moment % DAY_US:
+            raise InputError(
+                f"{option} is in the middle of a UTC day, and sums are of whole ones. Write it "
+                "like 2026-11-01, or leave --by out for the rows.",
+                code="invalid_time",
+            )
+    return from_us, until_us
+
+
+def _month_us(text: str) -> tuple[int, int]:
+    try:
+        day = f"{text}-01" if _MONTH.fullmatch(text) else ""
+        first = datetime.fromisoformat(day).replace(tzinfo=UTC)
+        last = (first + _MORE_THAN_A_MONTH).replace(day=1)
+    except (ValueError, OverflowError):
+        raise InputError(
+            "--month is not a month. Write it like 2026-11.", code="invalid_time"
+        ) from None
+    return (first - _EPOCH) // _MICROSECOND, (last - _EPOCH) // _MICROSECOND
 
 
 def moment_us(text: str, option: str) -> int:

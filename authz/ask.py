@@ -20,6 +20,7 @@ from authz.shape import Shape
 
 MAX_BOUND: Final = 1 << 40  # tokens; more is no bound that anybody means
 MAX_SEQUENCES: Final = 1 << 20  # answers to one request
+_SHOWS: Final = ("include_reasoning", "stream_reasoning")
 _OPTION_MEMBERS: Final = frozenset({"include_usage"})
 _MAX_PLACES: Final = 16
 _NO_BOUND: Final = -1  # what no client can have set
@@ -84,6 +85,7 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
             context=_largest(has, shape.context, MAX_BOUND, 0) if shape.context else 0,
             context_name=_set(has, shape.context) if shape.context else None,
             endless=shape.endless,
+            hides_output=_hides_output(has, shape),
         )
     except FaultError as fault:
         return fault.fault
@@ -117,6 +119,50 @@ def _largest(has: Has, names: tuple[str, ...], most: int, fewest: int) -> int:
         if name in has:
             return max(_numbers(has, names, most).values(), default=fewest)
     return fewest
+
+
+# -- what is generated, but not streamed
+
+
+def _hides_output(has: Has, shape: Shape) -> bool:
+    """Whether the body says that some of what is generated is not to be streamed, or not at once.
+
+    vLLM drops reasoning without a word, also for an effort of `none`, which a model need not heed;
+    SGLang keeps it back to its end. A switch that is neither on nor off hides: some server may
+    take it for off.
+    """
+    if shape.hiding.isdisjoint(has):
+        return False
+    return (
+        any(has.get(name) not in (None, True) for name in _SHOWS)
+        or has.get("reasoning_effort") == "none"
+        or has.get("reasoning_format") == "hidden"
+        or any(each not in (None, False) for each in _inside(has, "reasoning", "exclude"))
+        or "none" in _inside(has, "reasoning", "effort")
+        or any(each not in (None, "full") for each in _inside(has, "thinking", "display"))
+        or any(_more_than_shown(has, name) for name in shape.repeats)
+    )
+
+
+def _inside(has: Has, name: str, member: str) -> list[Any]:
+    """What an object of the body says of a member, however the case of that is written."""
+    value = has.get(name)
+    if not isinstance(value, simdjson.Object):
+        return []
+    if len(value) > MAX_INNER_MEMBERS:
+        detail = f"it may have at most {MAX_INNER_MEMBERS} members"
+        raise FaultError(Reason.INVALID_PARAMETER, detail, name)
+    return [each for ours, each in value.items() if ours.casefold() == member]
+
+
+def _more_than_shown(has: Has, name: str) -> bool:
+    """Whether a member asks for the best of more answers than are sent."""
+    nest, dot, member = name.rpartition(".")
+    if member != "best_of" or has.get(name) is None:
+        return False
+    most: int = has[name]  # it was read as a number
+    shown: int | None = has.get(f"{nest}{dot}n")
+    return most > (shown or 1)
 
 
 # -- where the body can be changed

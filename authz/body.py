@@ -4,7 +4,7 @@ We forward the client's own bytes, so a body that two parsers could read differe
 read it is refused: not strict UTF-8, a BOM, not strict JSON, a member twice, a member that
 equals one of ours only after case folding (Go's decoder folds, the long s and the Kelvin sign
 included) or up to a NUL (C's strings end there). A lone surrogate escape inside content is let
-through, as real clients send it; in a member's name or in the model it is refused.
+through, as real clients send it; in a member's name, the model or an adapter it is refused.
 
 Cost: simdjson's, about 1 µs at 2 KB and 60 µs at 100 KB, and one pass over the members' names.
 Depth is bounded by simdjson at 1024, the number of members by us, and everything else is linear.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from threading import local
 from typing import Any, Final
@@ -33,15 +33,19 @@ MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them
 MAX_DEPTH: Final = 1024  # simdjson's
 _KEPT_PARSER_BYTES: Final = 1 << 20  # a parser keeps about ten times the largest body it read
 _MAX_MENDS: Final = 10_000
-_MAX_WALKED: Final = 20_000
+_MIB: Final = 1 << 20
+_MAX_LOOKS_A_MIB: Final = 10_000  # at escapes that may have to be mended
+_MAX_NUMBERS_A_MIB: Final = 2_000  # of so many digits that they may have to be
+_MAX_WALKED: Final = 5_000
 _BOM: Final = b"\xef\xbb\xbf"
 
-# They begin with a literal and with a set and never go back, so both scan at full speed.
+# It begins with a literal and never goes back, so it scans at full speed.
 _SURROGATES: Final = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?P<low>\\u[dD][c-fC-F][0-9a-fA-F]{2})?"
     rb"|[c-fC-F][0-9a-fA-F]{2})"
 )
-_DIGITS: Final = re.compile(rb"[0-9]{19,}+")
+_AS_ZEROS: Final = bytes(48 if byte in b"0123456789" else 1 for byte in range(256))
+_ZEROS: Final = b"0" * 19
 _BEFORE_AN_INTEGER: Final = b" \t\r\n:,[-"
 _AFTER_AN_INTEGER: Final = b" \t\r\n,]}"
 _TOKEN: Final = re.compile(
@@ -131,6 +135,8 @@ def _read(has: Has, mended: bool, raw: bytes, shape: Shape, named: str | None) -
     beside = second(has, shape)
     if isinstance(beside, Fault):
         return beside
+    if mended and beside[0] is not None and _is_mended(beside[0]):
+        return Fault(Reason.AMBIGUOUS_BODY, "the adapter's name holds what readers dispute")
     return Body(model, stream or shape.always_streams, ask, *beside)
 
 
@@ -143,7 +149,7 @@ def _model(has: Has, mended: bool, shape: Shape, named: str | None) -> str | Fau
             continue
         if not isinstance(model, str) or not is_model_name(model):
             return Fault(Reason.MODEL_REQUIRED, param=name)
-        if mended and (_MENDED_SURROGATE in model or _MENDED_INTEGER in model):
+        if mended and _is_mended(model):
             return Fault(Reason.MODEL_REQUIRED, param=name)
         model = model.removeprefix(shape.prefix)
         if found is not None and model != found:
@@ -176,6 +182,11 @@ def second(has: Mapping[str, Any], shape: Shape) -> tuple[str | None, tuple[str,
     return adapter, (*(name for name in found if name in shape.steering), *tensors)
 
 
+def _is_mended(text: str) -> bool:
+    """Whether a text may be another one in the client's own bytes."""
+    return _MENDED_SURROGATE in text or _MENDED_INTEGER in text
+
+
 def is_model_name(name: str) -> bool:
     """Whether a model's name reads the same everywhere: in a header, in a log, in any server."""
     return 0 < len(name) <= MAX_MODEL_CHARS and name.isprintable() and name == name.strip()
@@ -199,20 +210,31 @@ def _mend(raw: bytes) -> bytes | Fault:
     """
     mended = bytearray(raw)
     mends = 0
+    size = max(len(raw), _MIB)
     unescaped = raw.replace(rb"\\", b"__")  # an escaped backslash does not start an escape
-    for match in _SURROGATES.finditer(unescaped):
+    for looks, match in enumerate(_SURROGATES.finditer(unescaped)):
         if match["low"] is None:
             mended[match.start() + 2 : match.end()] = b"FFFD"
             mends += 1
-            if mends == _MAX_MENDS:
-                return _fault("it holds too many lone surrogate escapes", match.start())
-    for match in _DIGITS.finditer(raw):
-        if _is_integer(raw, match.start(), match.end()):
-            mended[match.start() : match.end()] = _INT64_MAX.ljust(match.end() - match.start())
-            mends += 1
-            if mends == _MAX_MENDS:
-                return _fault("it holds too many integers beyond 64 bits", match.start())
+        if mends == _MAX_MENDS or looks * _MIB >= _MAX_LOOKS_A_MIB * size:
+            return _fault("it holds too many surrogate escapes; send UTF-8", match.start())
+    for looks, (start, end) in enumerate(_long_digits(raw)):
+        if _is_integer(raw, start, end):
+            mended[start:end] = _INT64_MAX.ljust(end - start)
+        if looks * _MIB >= _MAX_NUMBERS_A_MIB * size:
+            return _fault("it holds too many numbers of more than 18 digits", start)
     return bytes(mended)
+
+
+def _long_digits(raw: bytes) -> Iterator[tuple[int, int]]:
+    """Where runs of 19 digits or more start and end: ten times as fast as a regular expression."""
+    flat = raw.translate(_AS_ZEROS)
+    start = flat.find(_ZEROS)
+    while start >= 0:
+        end = flat.find(b"\1", start)
+        end = len(raw) if end < 0 else end
+        yield start, end
+        start = flat.find(_ZEROS, end)
 
 
 def _is_integer(raw: bytes, start: int, end: int) -> bool:

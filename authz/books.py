@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -13,17 +13,19 @@ from sqlalchemy import Engine
 
 from authz.meter import Meter
 from authz.metrics import Metrics
+from authz.retention import Retention
 from authz.settings import AuthzSettings
 from authz.settle import Settler
-from authz.sweep import Sweeper
+from authz.sweep import Pulse, Sweeper
 from authz.upkeep import Upkeep
-from store.catalog import Catalog
-from store.clock import steady_clock
+from store.catalog import Catalog, lost_plan
+from store.clock import FollowingClock, wall_us
 from store.counters.memory import MemoryCounters
 from store.errors import StoreUnavailableError
 from store.journal import JOURNAL_NAME, Journal
 from store.keys import KeyRepository
 from store.ledger import Ledger
+from store.pruning import Pruner, journaled
 from store.records import Charge, Hold
 from store.schema import open_engine
 from store.seeding import SeededCounters, drift, recover
@@ -52,38 +54,65 @@ class Books:
 
 
 @contextmanager
-def open_books(settings: AuthzSettings, catalog: Catalog, metrics: Metrics) -> Iterator[Books]:
+def open_books(
+    settings: AuthzSettings, catalog: Callable[[], Catalog], metrics: Metrics
+) -> Iterator[Books]:
     """Recover what was open, and keep it until the end: all that waits is booked then.
+
+    `catalog` gives the one in force.
 
     Raises StoreError where journal or database cannot be used.
     """
-    clock = steady_clock()
+    clock = FollowingClock()
     with ExitStack() as stack:
         engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
         stack.callback(engine.dispose)
         journal = stack.enter_context(Journal(settings.state / JOURNAL_NAME))
         counters = MemoryCounters(clock, journal.take)
         ledger = Ledger(engine)
-        settler = Settler(counters, journal, ledger, metrics, catalog.models.__contains__)
-        _warn_of_lost_plans(engine, catalog)
+        settler = Settler(
+            counters, journal, ledger, metrics, lambda model: model in catalog().models
+        )
+        _warn_of_lost_plans(engine, catalog())
         settler.start(_recover(counters, journal, ledger, clock()))
         stack.callback(_flush, settler)
         meter = Meter(counters, settler, metrics, clock)
         deadline = settings.hold_deadline_seconds
-        sweeper = Sweeper(
-            counters, settler, meter.unbroken_seconds, clock, deadline_seconds=deadline
-        )
+        pulse = Pulse(meter.gap, deadline_seconds=deadline)
+
+        def unbroken_seconds() -> float:
+            pulse.check()
+            return meter.unbroken_seconds()
+
+        def follow() -> None:
+            if clock.follow():  # every hold looks overdue now
+                meter.gap()
+
+        sweeper = Sweeper(counters, settler, unbroken_seconds, clock, deadline_seconds=deadline)
         upkeep = Upkeep(
             counters,
             ledger.copy_holds,
             sweeper.sweep,
             lambda account_id: drift(counters, ledger, account_id),
             metrics,
+            follow=follow,
+            retain=_retention(settings, engine),
             deadline_seconds=deadline,
         )
+        pulse.start()
+        stack.callback(pulse.stop)
         upkeep.start()
         stack.callback(upkeep.stop)
         yield Books(counters, SeededCounters(counters, ledger), settler, meter, ledger, upkeep)
+
+
+def _retention(settings: AuthzSettings, engine: Engine) -> Retention:
+    """By the system's clock: the day is people's."""
+
+    def begin(before_us: int, now_us: int) -> Pruner:
+        return Pruner(engine, before_us, now_us, journaled(settings.state / JOURNAL_NAME))
+
+    return Retention(settings.ledger_retention_days, begin, wall_us)
 
 
 def _recover(
@@ -108,12 +137,7 @@ def _warn_of_lost_plans(engine: Engine, catalog: Catalog) -> None:
     except StoreUnavailableError:
         return  # what comes next tries for longer, and says so
     for plan, number in sorted(lost.items()):
-        _log.warning(
-            "%d accounts are on plan %r, which the catalog does not name: they are held to the "
-            "default plan's account budget, and to $0 where it has none",
-            number,
-            plan,
-        )
+        _log.warning("%s", lost_plan(plan, number))
 
 
 def _flush(settler: Settler) -> None:

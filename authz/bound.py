@@ -42,7 +42,8 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 MAX_NANOUSD: Final = 1_000_000 * NANOUSD
-"""What no call may cost: far from what anybody means, and sums of thousands still fit 64 bits."""
+"""What no call may cost, neither by its bound nor by what its server reports: far from what anybody
+means. A window's sum leaves 64 bits only after 9,000 of them, and the sums in SQL stop there."""
 
 FREE: Final = Bound(0, 0, 0, ())
 """For what holds no money."""

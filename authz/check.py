@@ -36,6 +36,11 @@ from store.text import usd, usd_plain
 
 _UNAVAILABLE: Final = Fault(Reason.AUTHORIZATION_UNAVAILABLE)
 _NO_PRICE: Final = Price()
+_ANOTHER_MODEL: Final = Fault(
+    Reason.AMBIGUOUS_BODY,
+    "with the adapter beside it, the model reads as another model that is served here",
+    param="model",
+)
 
 
 class Counters(Protocol):
@@ -80,6 +85,7 @@ class Checker:
     """Answers Checks. Thread-safe as far as its parts are. Never raises for what a client sent.
 
     `give_back` is told of a hold whose Check nobody waits for any more; True if it was the last.
+    `refused` is told of every refusal, with its answer.
     """
 
     reader: Reader
@@ -93,6 +99,7 @@ class Checker:
     clock: Clock
     site: Site
     new_id: Callable[[], str] = field(default_factory=Ids)
+    refused: Callable[[Occasion, Answer], None] = lambda _occasion, _answer: None
 
     def check(self, message: CheckRequest, is_active: Callable[[], bool] = lambda: True) -> bytes:
         """The walk of one request, to a serialised CheckResponse.
@@ -107,7 +114,7 @@ class Checker:
             if not isinstance(request.digests, Fault):
                 key = self.keys.get(request.digests)
             if key is not None and is_live(key, now_us):
-                request = self.reader.with_body(request, message)
+                request = self._unlike_a_model(self.reader.with_body(request, message))
             plan = None if key is None else self.catalog.plan_of(key.plan)
             offer = self._offer(request)
             match decide(key, request, offer, plan, now_us):
@@ -169,6 +176,16 @@ class Checker:
         if took.hold is not None:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
         return allowed(self._upstream(asked), client, _lasting(asked), _passing(asked, took.hold))
+
+    def _unlike_a_model(self, request: Request) -> Request:
+        """Refuse an adapter that reads, with the model before it, as another model served here.
+
+        Where `llama:8b` is a model, a server that has never heard of adapters would serve
+        `llama` to a key that may only call `llama:8b`.
+        """
+        if request.base is not None and request.model in self.listed():
+            return request.unreadable(_ANOTHER_MODEL)
+        return request
 
     def _offer(self, request: Request) -> Offer | None:
         """What the catalog says of the request's model."""
@@ -264,7 +281,9 @@ class Checker:
         reason = occasion.fault.reason.value
         outcome = "error" if occasion.fault is _UNAVAILABLE else "denied"
         self.metrics.checks.labels(outcome, reason).inc()
-        return answered(deny(occasion), client, (("outcome", "denied"), ("reason", reason)))
+        answer = deny(occasion)
+        self.refused(occasion, answer)
+        return answered(answer, client, (("outcome", "denied"), ("reason", reason)))
 
     def _occasion(
         self,
@@ -351,6 +370,8 @@ def _passing(asked: _Asked, hold: Hold | None) -> Pairs:
         pairs.append(("hold_id", hold.id))
     if request.stream:
         pairs.append(("stream", "1"))
+    if request.ask is not None and request.ask.hides_output:
+        pairs.append(("hides_output", "1"))
     if asked.counted is not None:
         pairs.append(("continuous_usage", "1"))
     if edits:

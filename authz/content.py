@@ -286,9 +286,12 @@ def _inside(value: Any, known: frozenset[str]) -> tuple[str, ...]:
 
 
 def _small(item: Any, names: tuple[str, ...]) -> None:
-    """Raises where a member that we do not know has a value that could name some input."""
-    for name in names:
-        if name not in _ITEM_MEMBERS and not isinstance(item[name], _Small):
+    """Raises where a member that we do not know has a value that could name some input.
+
+    Its name may be one that simdjson does not find, such as one with a NUL.
+    """
+    for name, value in zip(names, item.values(), strict=True):
+        if name not in _ITEM_MEMBERS and not isinstance(value, _Small):
             raise _NotUnderstoodError
 
 

@@ -42,13 +42,16 @@ def counting(raw: bytes, ask: Ask) -> Counting | None:
     """
     if ask.prompts * ask.repeats != 1:
         return None
-    wanted = _wanted(raw)
-    if wanted is not _ABSENT:
-        return Counting(ask.usage_edit) if wanted is True else None
-    if ask.usage_edit is not None:
-        written = ask.usage_edit.text.replace("true", _TRUE, 1)
-        return Counting(Edit(ask.usage_edit.offset, ask.usage_edit.removed, written))
-    edit = _beside_the_clients(raw)
+    try:
+        wanted = _wanted(raw)
+        if wanted is not _ABSENT:
+            return Counting(ask.usage_edit) if wanted is True else None
+        if ask.usage_edit is not None:
+            written = ask.usage_edit.text.replace("true", _TRUE, 1)
+            return Counting(Edit(ask.usage_edit.offset, ask.usage_edit.removed, written))
+        edit = _beside_the_clients(raw)
+    except (ValueError, RuntimeError):  # what only a mended copy of could be read: see body.py
+        return None
     return None if edit is None else Counting(edit)
 
 

@@ -9,7 +9,11 @@ and its result; money is nano-USD:
   drift     {accounts: [id, …]}   {id: by how much counters and ledger differ, or null if the
                                   account moved meanwhile, or is not counted (any more)}
   holds     {}                    {hold id: nano-USD}: every open hold
+  refusal   {id: "…"}             what is known of a call that was refused lately, by its request
+                                  id, or null (authz/refusals.py)
   feed      {}                    null, once every change that was committed before has been applied
+  catalog_reload  {}              {path, changes, warnings, seconds}, once the file is in force (see
+                                  authz/reload.py); else the error names every fault by its line
 
 Whoever may open the socket (mode 0600) is this user or root, who can read and change all of this
 without it. It is bounded all the same: a few questions at once, each of them small and in time.
@@ -30,6 +34,7 @@ from typing import Any, Final
 
 from authz.books import Books
 from authz.feed import Feed
+from authz.refusals import Refusals
 from store.control import MAX_QUESTION_BYTES, OTHER_STATE, state_mark
 from store.errors import InputError, StoreError
 
@@ -42,7 +47,9 @@ _log = logging.getLogger(__name__)
 Method = Callable[[Mapping[str, Any]], object]
 
 
-def methods(books: Books, feed: Feed) -> dict[str, Method]:
+def methods(
+    books: Books, feed: Feed, reload: Callable[[], object], refusals: Refusals
+) -> dict[str, Method]:
     """What can be asked, by name. A method raises InputError or StoreError."""
 
     def counters(_: Mapping[str, Any]) -> object:
@@ -63,12 +70,20 @@ def methods(books: Books, feed: Feed) -> dict[str, Method]:
             for account_id in _account_ids(arguments)
         }
 
+    def refusal(arguments: Mapping[str, Any]) -> object:
+        asked = arguments.get("id")
+        if not isinstance(asked, str):
+            raise InputError("`id` has to be a text.")
+        return refusals.find(asked)
+
     return {
         "counters": counters,
         "accounts": lambda _: sorted(books.counters.accounts()),
         "drift": drift,
         "holds": lambda _: {hold.id: hold.nanousd for hold in books.counters.open_holds()},
+        "refusal": refusal,
         "feed": lambda _: feed.poll(),
+        "catalog_reload": lambda _: reload(),
     }
 
 

@@ -74,6 +74,10 @@ class Feed:
                 if not self._failing:
                     _log.warning("the change feed is interrupted: %s", fault)
                 self._failing = True
+            except Exception:  # noqa: BLE001  a defect of ours; without a beat nothing is trusted
+                if not self._failing:
+                    _log.exception("the change feed failed")
+                self._failing = True
             else:
                 if self._failing:
                     _log.info("the change feed is back")

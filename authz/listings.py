@@ -150,9 +150,13 @@ class Listings:
     def _run(self) -> None:
         wait, due = 0.0, monotonic()
         while not self._stopped.wait(wait):
-            if monotonic() >= due:
-                due = monotonic() + REFRESH_SECONDS
-                self.refresh()
-            else:
-                self._ask(sorted(self._missing))
+            missing, now = sorted(self._missing), monotonic()
+            try:
+                if now >= due:
+                    due = now + REFRESH_SECONDS
+                    self.refresh()
+                else:
+                    self._ask(missing)
+            except Exception:  # noqa: BLE001  a defect of ours: the next listing may do
+                _log.exception("reading the servers' listings failed")
             wait = RETRY_SECONDS if self._missing else max(0.0, due - monotonic())

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from queue import Empty, SimpleQueue
+from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
-from time import monotonic
 from typing import Final, Protocol
 
 import grpc
@@ -19,15 +18,20 @@ from google.protobuf.message import DecodeError
 from authz.metrics import Metrics
 from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
-from authz.pricing import charge, released
+from authz.pricing import charge, disbelieved, released
 from authz.settle import End, Settler
 from authz.usage import Ending, read_ending
-from store.clock import Clock
+from store.clock import Clock, elapsed_seconds
 from store.records import Hold
 
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
 
+LOG_STREAMS: Final = 576
+"""How many streams are read at once: one for each worker thread that `envoy render` lets Envoy
+have, twice, as those of a broken network may linger; and some. More are refused."""
+
 DRAIN_POLL_SECONDS: Final = 0.2
+MESSAGES: Final = 256  # of a stream that wait in here; more wait in Envoy, which has a bound
 TOGETHER: Final = 256  # ends at a time; a message after a gap may have tens of thousands
 
 _log = logging.getLogger(__name__)
@@ -59,7 +63,9 @@ class Meter:
         self._unreadable = metrics.log_entries.labels("unreadable")
         self._late = metrics.late_settlements
         self._lock = Lock()
-        self._unbroken_since = monotonic()
+        self._unbroken_since = elapsed_seconds()
+        self._streams = 0
+        self._refusing = False
         self._draining = Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -71,18 +77,51 @@ class Meter:
         return grpc.method_handlers_generic_handler(SERVICE, {"StreamAccessLogs": method})
 
     def unbroken_seconds(self) -> float:
-        """For how long no stream has broken: what came in that time came to us."""
-        return monotonic() - self._unbroken_since
+        """For how long there was no gap: what came in that time came to us."""
+        return elapsed_seconds() - self._unbroken_since
+
+    def gap(self) -> None:
+        """Something that came until now may not have come to us."""
+        with self._lock:
+            self._unbroken_since = elapsed_seconds()
 
     def drain(self) -> None:
         """End every stream as soon as nothing more comes on it."""
         self._draining.set()
 
     def _stream(
-        self, messages: Iterator[bytes], _context: grpc.ServicerContext
+        self, messages: Iterator[bytes], context: grpc.ServicerContext
     ) -> StreamAccessLogsResponse:
-        received: SimpleQueue[bytes | None] = SimpleQueue()
-        Thread(target=_pump, args=(messages, received), name="log stream", daemon=True).start()
+        try:
+            if not self._enter():
+                # one that nobody reads would keep its entries until Envoy drops them
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many log streams")
+            self._read(messages)
+        finally:
+            with self._lock:
+                self._streams -= 1
+            self.gap()
+        return StreamAccessLogsResponse()
+
+    def _enter(self) -> bool:
+        """Count a stream. False if there are too many."""
+        with self._lock:
+            self._streams += 1
+            refused, before = self._streams > LOG_STREAMS, self._refusing
+            self._refusing = refused
+        if refused and not before:
+            _log.error(
+                "Envoy has %d log streams open, and more are refused: what it says on them is "
+                "lost. Start Envoy with fewer threads (--concurrency)",
+                LOG_STREAMS,
+            )
+        return not refused
+
+    def _read(self, messages: Iterator[bytes]) -> None:
+        received: Queue[bytes | None] = Queue(MESSAGES)
+        over = Event()
+        pump = Thread(target=_pump, args=(messages, received, over), name="log stream", daemon=True)
+        pump.start()
         try:
             while True:
                 try:
@@ -95,9 +134,7 @@ class Meter:
                     break
                 self._receive(raw)
         finally:
-            with self._lock:
-                self._unbroken_since = monotonic()
-        return StreamAccessLogsResponse()
+            over.set()
 
     def _receive(self, raw: bytes) -> None:
         try:
@@ -143,7 +180,10 @@ class Meter:
         if ending.hold_id is not None:
             hold = self._counters.hold(ending.hold_id)
             if hold is not None:
-                return hold, charge(hold, ending, self._clock())
+                charged = charge(hold, ending, self._clock())
+                if disbelieved(ending, charged):
+                    self._settler.exceeded(hold)
+                return hold, charged
             self._late.inc()
         elif not ending.reached and self._may_hold(ending):
             hold = self._counters.abandon(ending.request_id)
@@ -160,12 +200,23 @@ class Meter:
         return not ending.outcome or self._counters.by_request(ending.request_id) is not None
 
 
-def _pump(messages: Iterator[bytes], received: SimpleQueue[bytes | None]) -> None:
-    """Pass messages on; None is the end, however it came."""
+def _pump(messages: Iterator[bytes], received: Queue[bytes | None], over: Event) -> None:
+    """Pass messages on until `over`; None is their end, however it came."""
     try:
         for raw in messages:
-            received.put(raw)
+            if not _put(received, raw, over):
+                return
     except Exception:  # noqa: BLE001  grpc raises whatever ends a stream; it is over then
         _log.debug("a log stream broke")
-    finally:
-        received.put(None)
+    _put(received, None, over)
+
+
+def _put(received: Queue[bytes | None], raw: bytes | None, over: Event) -> bool:
+    """Wait for room. False if nobody reads any more."""
+    while not over.is_set():
+        try:
+            received.put(raw, timeout=DRAIN_POLL_SECONDS)
+        except Full:
+            continue
+        return True
+    return False

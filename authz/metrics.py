@@ -65,6 +65,16 @@ class Metrics:
             ("result",),
             registry=registry,
         )
+        self.catalog_reload_failures = Counter(
+            "tensorgate_catalog_reload_failures",
+            "Catalogs that were not taken: the one before stays in force.",
+            registry=registry,
+        )
+        self.catalog_loaded = Gauge(
+            "tensorgate_catalog_loaded_timestamp_seconds",
+            "When the catalog in force was read, in seconds since 1970.",
+            registry=registry,
+        )
         self._money(registry)
 
     def cache_request(self, result: str) -> None:
@@ -87,7 +97,7 @@ class Metrics:
         )
         self.hold_exceeded = Counter(
             "tensorgate_hold_exceeded",
-            "Metered charges above their hold: a bound that was none.",
+            "Metered charges above their hold (a bound that was none), and usage that cannot be.",
             ("model",),
             registry=registry,
         )

@@ -111,6 +111,7 @@ class Ask(msgspec.Struct, frozen=True):
     `again_bytes` is text that the server reads once more for each prompt but the first, with a
     template around it. `context` is what the client sets the context to by the member
     `context_name`, 0 where it does not. `endless`: only a bound ends the answer, no context does.
+    `hides_output`: some of what is generated is not to be streamed, or not at once.
     """
 
     output: int | None
@@ -128,6 +129,7 @@ class Ask(msgspec.Struct, frozen=True):
     context: int = 0
     context_name: str | None = None
     endless: bool = False
+    hides_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 metered    the whole answer's usage was seen: its tokens; or, where no token has a price, its end
 estimated  a cut stream, or one without usage: what was seen of it, never above the hold
-held       the server was reached and nothing is known: the whole hold
+held       the server was reached and nothing is known, or nothing sensible, or the stream was not
+           to show all of what was generated: the whole hold
 released   never reached the server, or it answered an error before any token
 """
 
@@ -11,45 +12,54 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-from authz.bound import tokens
+from authz.bound import MAX_NANOUSD, tokens
 from authz.usage import Ending, Usage
-from store.records import INT64_MAX, Basis, Charge, Hold
+from store.records import Basis, Charge, Hold, Seen
 
-_MILLION: Final = 1_000_000
 _NOTHING: Final = Usage(0, 0, 0, 0)
 
 
 def charge(hold: Hold, ending: Ending, now_us: int) -> Charge:
-    """What a request that ended costs."""
+    """What a request that ended costs: MAX_NANOUSD at most."""
     seen = ending.usage or _NOTHING
     generated = ending.events > 0 or seen.output > 0
     if not ending.reached or (ending.failed and not generated):
-        return released(hold, ending.status, now_us)
+        return released(hold, ending.status, now_us, _seen(ending))
     usage, basis = seen, Basis.METERED
     if not ending.final:
         basis = Basis.ESTIMATED
-        if not ending.encoded and (generated or _all_counted(hold, ending)):
+        if not _unseen(ending) and (generated or _all_counted(hold, ending)):
             usage = _estimate(hold, ending)
         elif not _without_tokens(hold):
-            return lost(hold, ending.status, now_us)
+            return lost(hold, ending.status, now_us, _seen(ending))
         elif ending.complete:
             basis = Basis.METERED
     cost = _cost(hold, ending, usage)
     if basis is Basis.ESTIMATED:
         cost = min(cost, hold.nanousd)
-    if cost > INT64_MAX:  # of a server that is not in its senses
-        return lost(hold, ending.status, now_us)
+    if cost > MAX_NANOUSD:  # of a server that is not in its senses
+        return lost(hold, ending.status, now_us, _seen(ending))
     return _charge(hold, ending, basis, usage, cost, now_us)
 
 
-def lost(hold: Hold, status: int, now_us: int) -> Charge:
+def disbelieved(ending: Ending, charged: Charge) -> bool:
+    """Whether its server reported what it used, and that cannot be."""
+    return ending.final and charged.basis is Basis.HELD
+
+
+def lost(hold: Hold, status: int, now_us: int, seen: Seen | None = None) -> Charge:
     """The whole hold, for a request of which nothing is known but that it may have been served."""
-    return Charge(hold.id, Basis.HELD, status, 0, 0, 0, 0, hold.nanousd, now_us)
+    return Charge(hold.id, Basis.HELD, status, 0, 0, 0, 0, hold.nanousd, now_us, seen)
 
 
-def released(hold: Hold, status: int, now_us: int) -> Charge:
+def released(hold: Hold, status: int, now_us: int, seen: Seen | None = None) -> Charge:
     """Nothing, for a request that never reached the server."""
-    return Charge(hold.id, Basis.RELEASED, status, 0, 0, 0, 0, 0, now_us)
+    return Charge(hold.id, Basis.RELEASED, status, 0, 0, 0, 0, 0, now_us, seen)
+
+
+def _unseen(ending: Ending) -> bool:
+    """Whether there may be more output than what was counted as it came."""
+    return ending.encoded or (ending.hides_output and ending.stream)
 
 
 def _without_tokens(hold: Hold) -> bool:
@@ -75,16 +85,9 @@ def _estimate(hold: Hold, ending: Ending) -> Usage:
 
 
 def _cost(hold: Hold, ending: Ending, usage: Usage) -> int:
-    price = hold.price
-    millionths = (
-        usage.input * price.input
-        + usage.cached_input * price.cached_input
-        + usage.cache_write * price.cache_write
-        + usage.output * price.output
-        + price.per_request * _MILLION
-        + price.per_second * ending.duration_us
+    return hold.price.cost_nanousd(
+        usage.input, usage.cached_input, usage.cache_write, usage.output, ending.duration_us
     )
-    return -(-millionths // _MILLION)
 
 
 def _charge(  # noqa: PLR0917  the parts of a charge
@@ -100,4 +103,16 @@ def _charge(  # noqa: PLR0917  the parts of a charge
         usage.output,
         nanousd,
         now_us,
+        _seen(ending),
+    )
+
+
+def _seen(ending: Ending) -> Seen:
+    return Seen(
+        ending.reached,
+        ending.answered,
+        ending.complete,
+        ending.events,
+        ending.content_bytes,
+        ending.duration_us,
     )

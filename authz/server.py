@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,19 +25,21 @@ from authz.books import Books, open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.control import Responder, methods, serving
-from authz.endpoints import table_of
 from authz.feed import Feed
 from authz.lease import Lease
 from authz.listings import Listings
-from authz.meter import Meter
+from authz.meter import LOG_STREAMS, Meter
 from authz.metrics import Metrics
 from authz.observe import ObservedKeys
 from authz.onecore import keep_to_one_core
 from authz.pb import health_pb2, health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest
+from authz.refusals import Refusals
+from authz.reload import InForce, Loaded, note_hangups, reloading
 from authz.settings import AuthzSettings
+from authz.watch import watching
 from authz.wire import Reader
-from store.catalog import DEFAULT_UPSTREAM, Catalog
+from store.catalog import DEFAULT_UPSTREAM
 from store.clock import steady_clock, wall_us
 from store.control import SOCKET_NAME
 from store.errors import TensorgateError
@@ -49,7 +51,7 @@ from store.settings import load
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
 
 CHECK_THREADS: Final = 8
-LOG_STREAMS: Final = 64
+SPARE_STREAMS: Final = 64  # beyond those that are read: threads to refuse more with
 DRAIN_SECONDS: Final = 1.2
 STOP_SECONDS: Final = 2.0
 LEASE_RETRY_SECONDS: Final = 0.5
@@ -74,11 +76,11 @@ class Health(health_pb2_grpc.HealthServicer):
         )
 
 
-def _authorization(checker: Checker) -> grpc.GenericRpcHandler:
+def _authorization(in_force: InForce) -> grpc.GenericRpcHandler:
     """envoy.service.auth.v3.Authorization. Answers leave the checker as bytes."""
 
     def check(request: CheckRequest, context: grpc.ServicerContext) -> bytes:
-        return checker.check(request, context.is_active)
+        return in_force.checker.check(request, context.is_active)
 
     method: grpc.RpcMethodHandler[CheckRequest, bytes]
     method = grpc.unary_unary_rpc_method_handler(
@@ -106,40 +108,50 @@ def main() -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
-        serve(load(AuthzSettings))
+        return 0 if serve(load(AuthzSettings)) else 1
     except TensorgateError as fault:
         print(f"error: {fault}", file=sys.stderr)  # noqa: T201  for the person who started it
         return 1
     except OSError as fault:
         print(f"error: cannot start: {fault}", file=sys.stderr)  # noqa: T201  likewise
         return 1
-    return 0
 
 
-def serve(settings: AuthzSettings) -> None:
-    """The whole life of the process: lease, stores, servers, drain."""
+def serve(settings: AuthzSettings) -> bool:
+    """The whole life of the process: lease, stores, servers, drain.
+
+    False if it ended because it could not go on (authz/watch.py), and not because it was asked.
+    """
     if settings.one_core:
         keep_to_one_core()  # before there is any other thread
     stopping = Event()
+    note_hangups()
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: stopping.set())
-    catalog = Catalog.read(settings.catalog)
-    table_of(catalog)  # a row that cannot be used ends us before the lease is asked for
+    loaded = Loaded.read(settings.catalog)  # what cannot be used ends us before the lease
+    loaded.check_mark(settings.envoy_mark)
     lease = Lease(settings.state)
     if not _acquire(lease, stopping):
-        return
+        return True
     with ExitStack() as stack:
+        watch = stack.enter_context(watching(stopping.set))
         stack.callback(lease.release)
         metrics = Metrics()
-        books = stack.enter_context(open_books(settings, catalog, metrics))
-        cache, feed = _keys(settings, metrics, stack)
-        checker = _checker(settings, catalog, metrics, books, cache=cache, stack=stack)
+        in_force = InForce(settings.catalog, loaded, metrics)
+        books = stack.enter_context(open_books(settings, in_force.catalog, metrics))
+        cache, feed, plans = _keys(settings, metrics, stack)
+        refusals = Refusals(wall_us, settings.key_form())
+        checker = _checker(
+            settings, in_force, metrics, books, cache=cache, refusals=refusals, stack=stack
+        )
+        in_force.begin(checker, plans)
+        stack.enter_context(reloading(in_force.reload))
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
-        responder = Responder(settings.state, methods(books, feed))
+        responder = Responder(settings.state, methods(books, feed, in_force.reload, refusals))
         stack.enter_context(serving(settings.runtime / SOCKET_NAME, responder))
         health = Health()
-        with _servers(settings, checker, books.meter, health):
+        with _servers(settings, in_force, books.meter, health):
             host, port = settings.metrics_address
             http, thread = start_http_server(port, host, metrics.registry)
             stack.callback(thread.join)
@@ -153,6 +165,7 @@ def serve(settings: AuthzSettings) -> None:
             Event().wait(DRAIN_SECONDS)
             books.meter.drain()
     _log.info("stopped")
+    return not watch.failed
 
 
 def _acquire(lease: Lease, stopping: Event) -> bool:
@@ -171,12 +184,15 @@ def _acquire(lease: Lease, stopping: Event) -> bool:
     return True
 
 
-def _keys(settings: AuthzSettings, metrics: Metrics, stack: ExitStack) -> tuple[KeyCache, Feed]:
-    """The cache of keys, and the feed that keeps it fresh."""
+def _keys(
+    settings: AuthzSettings, metrics: Metrics, stack: ExitStack
+) -> tuple[KeyCache, Feed, Callable[[], Mapping[str, int]]]:
+    """The cache of keys, the feed that keeps it fresh, and which plans accounts are on."""
     engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
     stack.callback(engine.dispose)
     check_current(engine)
-    repository = ObservedKeys(stack.enter_context(KeyRepository(engine)), metrics)
+    keys = stack.enter_context(KeyRepository(engine))
+    repository = ObservedKeys(keys, metrics)
     cache = KeyCache(
         repository,
         steady_clock(),
@@ -187,29 +203,30 @@ def _keys(settings: AuthzSettings, metrics: Metrics, stack: ExitStack) -> tuple[
     feed = Feed(repository, cache)
     stack.callback(feed.stop)
     feed.start()
-    return cache, feed
+    return cache, feed, keys.plans
 
 
 def _checker(
     settings: AuthzSettings,
-    catalog: Catalog,
+    in_force: InForce,
     metrics: Metrics,
     books: Books,
     *,
     cache: KeyCache,
+    refusals: Refusals,
     stack: ExitStack,
 ) -> Checker:
     listings = Listings(
         settings.runtime / "upstreams.sock",
-        (DEFAULT_UPSTREAM, *catalog.upstreams),
-        catalog.upstream_of,
+        (DEFAULT_UPSTREAM, *in_force.catalog().upstreams),
+        lambda model: in_force.catalog().upstream_of(model),
     )
     stack.callback(listings.stop)
     listings.start()
     return Checker(
-        reader=Reader(settings.key_form(), settings.digester(), table_of(catalog)),
+        reader=Reader(settings.key_form(), settings.digester(), in_force.table()),
         keys=cache,
-        catalog=catalog,
+        catalog=in_force.catalog(),
         counters=books.seeded,
         give_back=books.counters.give_back,
         settler=books.settler,
@@ -217,19 +234,20 @@ def _checker(
         metrics=metrics,
         clock=wall_us,
         site=Site(settings.dashboard_url, settings.key_prefixes[0], settings.stream_seconds),
+        refused=refusals.note,
     )
 
 
 @contextmanager
 def _servers(
-    settings: AuthzSettings, checker: Checker, meter: Meter, health: Health
+    settings: AuthzSettings, in_force: InForce, meter: Meter, health: Health
 ) -> Iterator[None]:
     """Start the three servers; stop checks first, then the log, health last."""
     sockets = Sockets.of(settings.runtime)
     body = (settings.body_limit_mib << 20) + _ENVELOPE_BYTES
     check_server = _server(CHECK_THREADS, "check", max_message_bytes=body)
-    check_server.add_generic_rpc_handlers((_authorization(checker),))
-    log_server = _server(LOG_STREAMS, "log")
+    check_server.add_generic_rpc_handlers((_authorization(in_force),))
+    log_server = _server(LOG_STREAMS + SPARE_STREAMS, "log")
     log_server.add_generic_rpc_handlers((meter.handler(),))
     health_server = _server(2, "health")
     health_pb2_grpc.add_HealthServicer_to_server(health, health_server)
@@ -249,6 +267,7 @@ def _servers(
 
 
 def _server(threads: int, name: str, max_message_bytes: int = 64 << 20) -> grpc.Server:
+    """A server on so many threads. What is more than they can begin at once waits its turn."""
     return grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix=name),
         options=(("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)),

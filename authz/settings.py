@@ -25,7 +25,9 @@ class AuthzSettings(StoreSettings):
     heartbeat_seconds: Annotated[float, Field(ge=0.25, le=900)] = 15
     stream_seconds: Annotated[int, Field(ge=1, le=86_400)] = DEFAULT_STREAM_SECONDS
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 32
+    ledger_retention_days: Annotated[int | None, Field(ge=62, le=36_500)] = None
     one_core: bool = False
+    envoy_mark: str | None = None  # `up` says so: what of the catalog Envoy was rendered from
     workers: int = 1
     redis_url: str | None = Field(default=None, repr=False)
 

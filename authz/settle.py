@@ -20,10 +20,12 @@ from threading import Condition, Thread
 from time import monotonic, sleep
 from typing import Final, Protocol
 
+from authz.bound import MAX_NANOUSD
 from authz.metrics import Metrics
 from authz.observe import SQL, observed
 from store.errors import StoreError
 from store.records import Basis, Charge, Hold, LedgerRow
+from store.text import usd
 
 GROUP_SECONDS: Final = 0.05
 GROUP_ROWS: Final = 1024
@@ -74,6 +76,7 @@ class Settler:
         self._books = books
         self._metrics = metrics
         self._known_model = known_model
+        self._disbelieved: set[str] = set()  # models of which that was said
         self._waiting: deque[tuple[Hold, Charge, float]] = deque()
         self._waiting_ids: set[str] = set()
         self._changed = Condition()
@@ -123,6 +126,23 @@ class Settler:
                 self._waiting.extend(new)
                 self._changed.notify()
 
+    def exceeded(self, hold: Hold) -> None:
+        """What the server reports for a hold cannot be, and the hold is charged instead."""
+        model = self._label(hold)
+        self._metrics.hold_exceeded.labels(model).inc()
+        if model not in self._disbelieved:
+            self._disbelieved.add(model)
+            _log.error(
+                "the server of model %r reports a usage of more than %s for request %s: it is not "
+                "believed, and the whole hold is charged. Look at what that server says it used",
+                hold.model,
+                usd(MAX_NANOUSD),
+                hold.request_id,
+            )
+
+    def _label(self, hold: Hold) -> str:
+        return hold.model if self._known_model(hold.model) else "other"
+
     def _write_down(self, ends: Sequence[tuple[Hold, Charge, float]]) -> None:
         for hold, _, _ in ends:
             self._counters.close(hold.id)
@@ -131,6 +151,8 @@ class Settler:
         except StoreError as fault:
             # They are booked all the same; only a crash before that would forget how they ended.
             _log.warning("the journal did not take %d ends: %s", len(ends), fault)
+        except Exception:  # noqa: BLE001  a defect of ours: likewise, or they would wait for ever
+            _log.exception("%d ends cannot be written down", len(ends))
 
     def stop(self, seconds: float) -> bool:
         """Book what waits, for at most so long, and end. True if nothing was left."""
@@ -154,21 +176,31 @@ class Settler:
             return 0.0
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting and not self._stopping:
-                    self._changed.wait()
-                if not self._waiting:
-                    return
-                self._changed.wait_for(self._is_full, GROUP_SECONDS)
-                group = [(hold, charge) for hold, charge, _ in islice(self._waiting, GROUP_ROWS)]
-            if self._book(group):
-                with self._changed:
-                    for hold, _ in group:
-                        self._waiting.popleft()
-                        self._waiting_ids.discard(hold.id)
-            elif self._pause():
-                return
+        """Nothing ends this thread but `stop`: without it no hold would ever end again."""
+        over = False
+        while not over:
+            try:
+                over = self._turn()
+            except Exception:  # noqa: BLE001  a defect of ours; what waits is tried again
+                _log.exception("settling failed, and goes on")
+                sleep(RETRY_SECONDS[-1])
+
+    def _turn(self) -> bool:
+        """Book the next group once there is one. True if there is no more to be done."""
+        with self._changed:
+            while not self._waiting and not self._stopping:
+                self._changed.wait()
+            if not self._waiting:
+                return True
+            self._changed.wait_for(self._is_full, GROUP_SECONDS)
+            group = [(hold, charge) for hold, charge, _ in islice(self._waiting, GROUP_ROWS)]
+        if not self._book(group):
+            return self._pause()
+        with self._changed:
+            for hold, _ in group:
+                self._waiting.popleft()
+                self._waiting_ids.discard(hold.id)
+        return False
 
     def _is_full(self) -> bool:
         return self._stopping or len(self._waiting) >= GROUP_ROWS
@@ -193,26 +225,41 @@ class Settler:
         if self._failures:
             _log.info("the ledger can be written again")
         self._failures = 0
-        self._settle(ends, others)
+        settled = self._settle(ends, others)
         try:
-            self._journal.done(*[hold.id for hold, _ in ends])
+            self._journal.done(*settled)
         except StoreError as fault:
             _log.warning("the journal did not take that %d holds are done: %s", len(ends), fault)
+        except Exception:  # noqa: BLE001  they are booked; a start that finds them finds their rows
+            _log.exception("%d holds cannot be marked as done", len(ends))
         return True
 
-    def _settle(self, ends: list[End], others: dict[str, LedgerRow]) -> None:
-        """Settle each hold with the charge of the row that stands, which may be another's."""
+    def _settle(self, ends: list[End], others: dict[str, LedgerRow]) -> list[str]:
+        """Settle each hold with the charge of the row that stands, which may be another's.
+
+        The ids of those that are settled. One that fails counts as open still: it is swept, finds
+        its row, and is settled then.
+        """
         ours: list[End] = []
+        settled: list[str] = []
         for hold, charge in ends:
             row = others.get(hold.id)
-            first = self._counters.settle(
-                hold, charge.nanousd if row is None else row.charge_nanousd
-            )
+            nanousd = charge.nanousd if row is None else row.charge_nanousd
+            try:
+                first = self._counters.settle(hold, nanousd)
+            except Exception:  # noqa: BLE001  a defect of ours: the rest must be settled
+                _log.exception("hold %s is booked and cannot be settled", hold.id)
+                continue
+            settled.append(hold.id)
             if first and (row is None or row.settled_us == charge.settled_us):
                 ours.append((hold, charge))
-        if len(ours) < len(ends):
-            self._metrics.late_settlements.inc(len(ends) - len(ours))
-        self._count(ours)
+        if len(ours) < len(settled):
+            self._metrics.late_settlements.inc(len(settled) - len(ours))
+        try:
+            self._count(ours)
+        except Exception:  # noqa: BLE001  a defect of ours: metrics are not worth a charge
+            _log.exception("%d ends cannot be counted in metrics", len(ours))
+        return settled
 
     def _pause(self) -> bool:
         """Wait before the next try. True if it was asked to stop and the time for that is up."""
@@ -233,7 +280,7 @@ class Settler:
         bases, spent, exceeded = Counter[str](), Counter[str](), Counter[str]()
         tokens: Counter[tuple[str, str]] = Counter()
         for hold, charge in ends:
-            model = hold.model if self._known_model(hold.model) else "other"
+            model = self._label(hold)
             bases[charge.basis.value] += 1
             spent[model] += charge.nanousd
             if charge.nanousd > hold.nanousd and charge.basis is Basis.METERED:

@@ -30,6 +30,13 @@ CONTROLS: Final = (
 """Members that steer the server rather than the answer: which slot, cache or peer is used, who
 comes first, what stays loaded, which code runs. Refused unless the catalog allows them."""
 
+HIDING: Final = (
+    *("include_reasoning", "stream_reasoning"),  # vLLM; SGLang, LightLLM
+    *("reasoning_effort", "reasoning_format"),  # vLLM, as it is hosted by others
+    *("reasoning", "thinking"),  # routers in front of servers; Anthropic's
+)
+"""Members that can say that some of what is generated is not to be streamed."""
+
 TENSORS: Final = frozenset(
     {
         *(*SELECTORS, *REFUSED, *CONTROLS),
@@ -110,6 +117,7 @@ class Shape:
     media: frozenset[str] = field(init=False, repr=False)
     selectors: frozenset[str] = field(init=False, repr=False)
     steering: frozenset[str] = field(init=False, repr=False)
+    hiding: frozenset[str] = field(init=False, repr=False)  # of these some may hide output
     second: frozenset[str] = field(init=False, repr=False)  # these and what is never allowed
 
     def __post_init__(self) -> None:
@@ -117,6 +125,8 @@ class Shape:
         put(self, "selectors", frozenset(self._everywhere(SELECTORS)))
         put(self, "steering", frozenset((*self._everywhere(CONTROLS), *self.controls)))
         put(self, "second", self.selectors.union(self.steering, self._everywhere(REFUSED)))
+        best_of = (name for name in self.repeats if name.rpartition(".")[2] == "best_of")
+        put(self, "hiding", frozenset((*HIDING, *best_of) if self.bounds else ()))
         put(self, "input", (self.content, *self.beside, *self.query))
         put(self, "media", CONTEXT.difference(self.input))
         top, inner = set[str](self.nests), dict[str, set[str]]()
@@ -140,6 +150,7 @@ class Shape:
         yield from ("stream", *self.models, *self.second)
         yield from (*self.query, *self.beside, *self.bounds, *self.also, *self.repeats)
         yield from (*self.stored, *self.unbounded, *self.context)
+        yield from self.hiding
         if self.tensors:
             yield from ("inputs", "outputs")
         if self.usage_on_request:

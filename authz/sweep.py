@@ -1,19 +1,23 @@
 """Holds whose end nobody told us: swept after a deadline without a sign of life, as held.
 
-Only who would have heard of an end may conclude from silence: after a start, and after a log
-stream broke, a whole deadline passes first.
+Only who would have heard of an end may conclude from silence: after a start, after a log stream
+broke, and after this process did not run for a while, a whole deadline passes first.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from threading import Event, Lock, Thread
+from typing import Final, Protocol
 
 from authz.pricing import lost
 from authz.settle import Settler
-from store.clock import Clock
+from store.clock import Clock, elapsed_seconds
 from store.records import SECOND_US, Hold
+
+PULSE_SECONDS: Final = 0.25
+LATE_SECONDS: Final = 1.5  # a quarter of the deadline where that is shorter
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +26,45 @@ class SilentHolds(Protocol):
     """The counters, as sweeping needs them."""
 
     def overdue(self, deadline_us: int) -> list[Hold]: ...
+
+
+class Pulse:
+    """Notices that this process did not run: stopped, starved, or asleep with its machine.
+
+    What was sent meanwhile lies in the sockets, unread. A thread that does nothing else beats, so
+    that a late beat means just that, and not that a database was slow.
+    """
+
+    def __init__(self, gap: Callable[[], None], *, deadline_seconds: float) -> None:
+        self._gap = gap
+        self._allowed = PULSE_SECONDS + min(LATE_SECONDS, deadline_seconds / 4)
+        self._lock = Lock()
+        self._last = elapsed_seconds()
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        self._last = elapsed_seconds()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def check(self) -> None:
+        """A beat. Whoever comes first after a gap tells of it."""
+        with self._lock:
+            now = elapsed_seconds()
+            silent, self._last = now - self._last, now
+            if silent > self._allowed:
+                self._gap()
+                _log.warning("this process did not run for %.1f s", silent)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(PULSE_SECONDS):
+            self.check()
 
 
 class Sweeper:
@@ -44,9 +87,10 @@ class Sweeper:
 
     def sweep(self) -> int:
         """End what is overdue, if we would have heard of it. Returns how many."""
+        silent = self._counters.overdue(int(self._deadline * SECOND_US))
+        # asked after that: whatever kept us from hearing of these is known by now
         if self._unbroken_seconds() < self._deadline:
             return 0
-        silent = self._counters.overdue(int(self._deadline * SECOND_US))
         # while SQL is out, those whose end is known are open too
         overdue = [hold for hold in silent if not self._settler.is_ending(hold.id)]
         if overdue:

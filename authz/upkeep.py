@@ -1,14 +1,21 @@
 """What is done beside the path, again and again: copying open holds, sweeping, comparing.
 
-every 0.4 s         holds that were open last time, too, are copied to SQL for others to read: at
+every 0.4 s         the counters' clock follows the system's where that stays ahead
+                    holds that were open last time, too, are copied to SQL for others to read: at
                     most 1 s late, and most calls are over before it costs them three statements
 4 times a deadline  holds without a sign of life are swept
+every 0.4 s, once   rows that are older than the ledger keeps them leave it, a few at a time, where
+a day               `TENSORGATE_LEDGER_RETENTION_DAYS` says so
 every 5 s           some accounts' counters are compared with the ledger: `tensorgate_drift`
+
+A duty that fails is tried again at its next turn, and the others have theirs: what the store says
+is logged once until it is done again, a defect of ours each time, with its stack.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from time import monotonic
@@ -44,18 +51,26 @@ class Upkeep:
         drift: Callable[[str], int | None],
         metrics: Metrics,
         *,
+        follow: Callable[[], None],
         deadline_seconds: float,
+        retain: Callable[[], object] = lambda: None,
     ) -> None:
         self._counters = counters
         self._copy_holds = copy_holds
-        self._sweep = sweep
         self._drift = drift
         self._metrics = metrics
         self._sweep_seconds = deadline_seconds / 4
         self._seen: set[str] = set()
         self._copied: set[str] = set()
         self._drifts: dict[str, int] = {}
-        self._queue: list[str] = []
+        self._queue: deque[str] = deque()
+        self._blind = False  # an account of this round could not be compared
+        self._said_blind = False
+        self._follow_duty = _Duty("follow the system's clock", follow)
+        self._copy_duty = _Duty("copy open holds", self.copy)
+        self._retain_duty = _Duty("prune the ledger", retain)
+        self._sweep_duty = _Duty("sweep", sweep)
+        self._compare_duty = _Duty("compare counters and ledger", self.compare)
         self._stopped = Event()
         self._thread = Thread(target=self._run, name="upkeep", daemon=True)
 
@@ -77,13 +92,15 @@ class Upkeep:
         swept = compared = monotonic()
         while not self._stopped.wait(min(TICK_SECONDS, self._sweep_seconds)):
             now = monotonic()
-            _survive(self.copy)
+            self._follow_duty()
+            self._copy_duty()
+            self._retain_duty()
             if now - swept >= self._sweep_seconds:
                 swept = now
-                _survive(self._sweep)
+                self._sweep_duty()
             if now - compared >= COMPARE_SECONDS:
                 compared = now
-                _survive(self.compare)
+                self._compare_duty()
 
     def copy(self) -> None:
         """Copy the open holds that were new the last time. Raises StoreError."""
@@ -97,27 +114,51 @@ class Upkeep:
         self._copied = {hold.id for hold in lasting}
 
     def compare(self) -> None:
-        """Compare the next few accounts with the ledger. Raises StoreError."""
+        """Compare the next few accounts with the ledger.
+
+        After one that cannot be read those behind it wait for the next turn: where it is the
+        database that is out, asking for each of them would keep the other duties waiting.
+        """
         if not self._queue:
-            self._queue = self._counters.accounts()
+            self._queue.extend(self._counters.accounts())
             known = set(self._queue)
             self._drifts = {name: off for name, off in self._drifts.items() if name in known}
-        batch, self._queue = self._queue[:COMPARED], self._queue[COMPARED:]
-        for account_id in batch:
-            drift = self._drift(account_id)
-            if drift:
-                _log.error("account %s: counters and ledger differ by %d", account_id, drift)
-                self._drifts[account_id] = abs(drift)
-            elif drift == 0:
-                self._drifts.pop(account_id, None)
-        self._metrics.drift.set(self.drift_nanousd)
+            self._said_blind, self._blind = self._blind, False
+        try:
+            for _ in range(min(COMPARED, len(self._queue))):
+                self._compare(self._queue.popleft())
+        except StoreError as fault:
+            if not (self._blind or self._said_blind):
+                _log.warning("not all accounts can be compared with the ledger: %s", fault)
+            self._blind = True
+        finally:
+            self._metrics.drift.set(self.drift_nanousd)
+
+    def _compare(self, account_id: str) -> None:
+        drift = self._drift(account_id)
+        if drift:
+            _log.error("account %s: counters and ledger differ by %d", account_id, drift)
+            self._drifts[account_id] = abs(drift)
+        elif drift == 0:
+            self._drifts.pop(account_id, None)
 
 
-def _survive(duty: Callable[[], object]) -> None:
-    """Do a duty; if it fails it is tried again at its next turn, and the others have theirs."""
-    try:
-        duty()
-    except StoreError as fault:
-        _log.debug("upkeep waits for a store: %s", fault)
-    except Exception:  # noqa: BLE001  a defect in one duty must not end the others
-        _log.exception("upkeep failed")
+class _Duty:
+    """Something to be done again and again, whatever became of it the last time."""
+
+    def __init__(self, name: str, do: Callable[[], object]) -> None:
+        self._name = name
+        self._do = do
+        self._failing = False
+
+    def __call__(self) -> None:
+        try:
+            self._do()
+        except StoreError as fault:
+            if not self._failing:
+                _log.warning("upkeep cannot %s: %s", self._name, fault)
+            self._failing = True
+        except Exception:  # noqa: BLE001  a defect in one duty must not end the others
+            _log.exception("upkeep failed to %s", self._name)
+        else:
+            self._failing = False

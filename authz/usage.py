@@ -73,7 +73,8 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     `hold_id` is None for an entry without our decision in it. `reached`: a model server got
     some of the request. `answered`: the status is the server's own; `complete`: and so is the
     answer's end. `final`: `usage` is the whole answer's. `stream`: what was generated was counted
-    as it came, in `events` and `content_bytes`. `duration_us` is from when the request was there,
+    as it came, in `events` and `content_bytes`. `hides_output`: the request said that not all of
+    it was to be streamed. `duration_us` is from when the request was there,
     and was asked about, to the end.
     """
 
@@ -92,6 +93,7 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     events: int
     content_bytes: int
     encoded: bool
+    hides_output: bool
 
     @property
     def failed(self) -> bool:
@@ -127,6 +129,7 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         events=_count(_text(response, "events")) or 0,
         content_bytes=_count(_text(response, "content_bytes")) or 0,
         encoded=bool(_text(response, "encoded")),
+        hides_output=_text(decision, "hides_output") == "1",
     )
 
 

@@ -3,8 +3,9 @@
 A name is resolved in this order: exact model names, exact aliases, what some servers take for one
 of these (see `plain_name`), then patterns (`*` stands for any run of characters, letters for both
 of their cases) of models and aliases together, the one with more literal characters first, in case
-of a tie the one that stands first in the file; then `default`. An alias resolves to the model that
-the server maps it to; a pattern and the default leave the name as it was asked for.
+of a tie the one that stands first in the file; then the public names that `public_prices` asks for;
+then `default`. An alias resolves to the model that the server maps it to; a pattern, a public name
+and the default leave the name as it was asked for.
 """
 
 from __future__ import annotations
@@ -19,8 +20,19 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from store.catalogfile import CatalogFile, EndpointEntry, ModelEntry, PriceEntry, read_with_lines
+from store import publicprices
+from store.catalogfile import (
+    DEFAULT_OVERHEAD,
+    CatalogFile,
+    EndpointEntry,
+    Lines,
+    ModelEntry,
+    PriceEntry,
+    PublicPricesEntry,
+    read_with_lines,
+)
 from store.errors import ConfigError
+from store.publicprices import PublicPrices, PublicRow
 from store.records import NANOUSD
 from store.records import Price as Price  # noqa: PLC0414  a price is looked for here too
 
@@ -44,6 +56,7 @@ class Model:
     stored_context: bool
     aliases: tuple[str, ...]
     upstream: str | None
+    origin: str = ""  # who says so, where the catalog's file does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,15 @@ class Plan:
     max_rpm: int | None
     account_budget_nanousd: int | None
     ceiling: Literal["hold", "start"] = "hold"
+
+
+def lost_plan(name: str, number: int) -> str:
+    """What is said of a plan that so many accounts are on and the catalog does not name."""
+    return (
+        f"{number} accounts are on plan {name!r}, which the catalog does not name: they are held "
+        "to the default plan's account budget, and to $0 where it has none. Name it, or choose "
+        "another with `tensorgate users set-plan EMAIL PLAN`."
+    )
 
 
 def is_pattern(name: str) -> bool:
@@ -138,6 +160,8 @@ class Catalog:
     native_model: str | None = None  # the one of a server whose own paths name none
     endpoints: tuple[EndpointRow, ...] = ()
     source: str = ""
+    public: PublicPrices | None = None
+    public_output_tokens: int | None = None  # where a public name's call sets no bound
     _exact: Mapping[str, Offer] = field(init=False, repr=False)
     _plain: Mapping[str, Model] = field(init=False, repr=False)
     _patterns: tuple[tuple[re.Pattern[str], Model, bool], ...] = field(init=False, repr=False)
@@ -187,10 +211,12 @@ class Catalog:
     def parse(cls, text: str, source: str) -> Catalog:
         """As `read`, from a text; `source` names it in faults."""
         data, lines, faults = read_with_lines(text)
+        public = None
         if not faults:
             try:
                 entry = CatalogFile.model_validate(data)
                 faults = [lines.fault(path, why) for path, why in entry.clashes()]
+                public = _public(entry.public_prices, lines, faults)
             except ValidationError as fault:
                 faults = [
                     lines.fault(error["loc"], error["msg"], error["type"])
@@ -205,10 +231,16 @@ class Catalog:
             EndpointRow(row, {m: lines.nearest(("endpoints", number, m)) for m in ("name", "path")})
             for number, row in enumerate(entry.endpoints)
         )
-        return cls._from_file(entry, rows, source)
+        return cls._from_file(entry, rows, source, public)
 
     @classmethod
-    def _from_file(cls, entry: CatalogFile, rows: tuple[EndpointRow, ...], source: str) -> Catalog:
+    def _from_file(
+        cls,
+        entry: CatalogFile,
+        rows: tuple[EndpointRow, ...],
+        source: str,
+        public: PublicPrices | None,
+    ) -> Catalog:
         models = {name: _model(name, row) for name, row in entry.models.items()}
         plans = {
             name: Plan(
@@ -235,6 +267,10 @@ class Catalog:
             native_model=entry.native_model,
             endpoints=rows,
             source=source,
+            public=public,
+            public_output_tokens=(
+                None if entry.public_prices is None else entry.public_prices.max_output_tokens
+            ),
         )
 
     def plan_of(self, name: str) -> Plan:
@@ -274,7 +310,7 @@ class Catalog:
         return None if offer is None else Offer(f"{offer.name}:{adapter}", offer.model)
 
     def _named(self, name: str) -> Offer | None:
-        """By another way to write an exact name, which is priced as that; or by a pattern."""
+        """By another way to write an exact name, by a pattern, or as a public name."""
         plain = plain_name(name)
         model = self._plain.get(plain)
         if model is not None:
@@ -282,7 +318,26 @@ class Catalog:
         for pattern, model, is_alias in self._patterns:
             if pattern.fullmatch(name) or pattern.fullmatch(plain):
                 return Offer(model.name if is_alias else name, model)
-        return None
+        row = None if self.public is None else self.public.find(plain)
+        return None if row is None else Offer(name, self._public_model(plain, row))
+
+    def _public_model(self, name: str, row: PublicRow) -> Model:
+        output = self.public_output_tokens
+        return Model(
+            name=name,
+            price=row.price,
+            context_tokens=row.context_tokens,
+            max_output_tokens=output if output and output < row.context_tokens else None,
+            tokens_per_byte=Decimal(1),
+            tokens_per_byte_text="1",
+            overhead_tokens=DEFAULT_OVERHEAD,
+            continuous_usage=False,
+            controls=frozenset(),
+            stored_context=False,
+            aliases=(),
+            upstream=None,
+            origin=row.origin,
+        )
 
     def _default(self, name: str) -> Offer | None:
         return None if self.default is None else Offer(name, self.default)
@@ -312,6 +367,23 @@ def _model(name: str, row: ModelEntry) -> Model:
         aliases=row.aliases,
         upstream=row.upstream,
     )
+
+
+def _public(
+    asked: PublicPricesEntry | None, lines: Lines, faults: list[tuple[int, str]]
+) -> PublicPrices | None:
+    """The public names that are asked for; what stands in the way is added to `faults`."""
+    if asked is None:
+        return None
+    try:
+        return publicprices.load(asked.providers)
+    except publicprices.NotInstalledError:
+        why = f"its data is not installed; install `{publicprices.EXTRA}`, or take this out"
+        faults.append(lines.fault(("public_prices",), why))
+    except publicprices.UnknownProviderError as fault:
+        why = f"there is no such provider; there are {', '.join(fault.known)}"
+        faults.append(lines.fault(("public_prices", "providers", fault.number), why))
+    return None
 
 
 def _nanousd(usd: Decimal | None) -> int | None:

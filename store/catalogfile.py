@@ -22,6 +22,7 @@ _HOST_PORT: Final = re.compile(
 )
 UPSTREAM_NAME: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 MAX_PORT: Final = 65535
+DEFAULT_OVERHEAD: Final = 1024  # tokens: templates, tool preambles
 _VARIABLE: Final = r"\{(?:model|version|label)\}(?=[/:]|$)"
 _CHARACTERS: Final = r"[A-Za-z0-9._~!$&'()*+,=@:-]*"
 _PATH: Final = re.compile(rf"(?:/(?=[^/])(?!\.{{1,2}}(?:/|$))(?:{_VARIABLE})?{_CHARACTERS})+")
@@ -125,7 +126,7 @@ class ModelEntry(_Entry):
     context_tokens: Positive
     max_output_tokens: Positive | None = None
     tokens_per_byte: Annotated[Decimal, BeforeValidator(_not_bool), Field(gt=0, le=16)] = Decimal(1)
-    overhead_tokens: Count = 1024
+    overhead_tokens: Count = DEFAULT_OVERHEAD
     continuous_usage: bool = False
     controls: tuple[str, ...] = ()
     stored_context: bool = False
@@ -139,6 +140,21 @@ class UpstreamEntry(_Entry):
     address: Address
     grpc: Address | None = None
     health: Annotated[str, AfterValidator(_url_path)] | None = None
+
+
+class PublicPricesEntry(_Entry):
+    """Prices of public model names for what no row above the default names.
+
+    Without `providers` all whose names tell whose they are; `max_output_tokens` counts for the
+    names that have room for it.
+    """
+
+    providers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    max_output_tokens: Positive | None = None
+
+
+def _switch(value: object) -> object:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 def _bare_address(value: object) -> object:
@@ -203,6 +219,7 @@ class CatalogFile(_Entry):
     default_plan: str
     native_model: Annotated[ModelName, AfterValidator(_own_name)] | None = None
     endpoints: tuple[EndpointEntry, ...] = ()
+    public_prices: Annotated[PublicPricesEntry | None, BeforeValidator(_switch)] = None
 
     def clashes(self) -> Iterator[tuple[Path, str]]:
         """What does not fit together though each part is right: where it stands, and why."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from store.errors import NotRunningError, StoreError, StoreUnavailableError
+from store.errors import InputError, NotRunningError, StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to ask
@@ -31,6 +31,7 @@ RUNTIME_NAME: Final = "runtime"  # the file in the state folder in which `up` na
 MAX_QUESTION_BYTES: Final = 64 * 1024
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 OTHER_STATE: Final = "other_state"
+CONFIG: Final = "config"  # as ConfigError has it
 
 ASK_SECONDS: Final = 10.0
 NUDGE_SECONDS: Final = 1.0
@@ -67,8 +68,8 @@ class Control:
     def ask(self, method: str, *, seconds: float = ASK_SECONDS, **arguments: object) -> Any:
         """The result of a method, as JSON has it.
 
-        Raises NotRunningError where no authz serves this state, and StoreUnavailableError where
-        it does not answer in time, or refuses.
+        Raises NotRunningError where no authz serves this state, StoreUnavailableError where it
+        does not answer in time, or refuses, and InputError for a configuration that is none.
         """
         try:
             mark = state_mark(self.state)
@@ -100,6 +101,8 @@ class Control:
             raise self._silent("what it answers is cut off, or no answer") from None
         if code == OTHER_STATE:
             raise self._nobody()
+        if code == CONFIG:
+            raise InputError(message, code=code)
         raise StoreUnavailableError(message)
 
     def _nobody(self) -> NotRunningError:

@@ -19,6 +19,8 @@ New kinds come with a new header; what an earlier header announces is read for e
 
 Worst cases. File: dead records are left out by a rewrite (to the side, then renamed) as soon as
 they outweigh the live ones and 8 MB. Memory: the records of all open holds, about 500 bytes each.
+A file that somebody removed, replaced or cut is written anew, from memory, within a second or
+two; where that fails, nothing is taken. A crash before that costs what the file had.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from errno import ENOSPC
+from errno import ENOENT, ENOSPC
 from pathlib import Path
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -42,6 +44,7 @@ JOURNAL_NAME: Final = "journal"
 HEADER: Final = b"tensorgate journal 1\n"
 SYNC_SECONDS: Final = 0.05
 HEAL_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 1.0  # after the file, also if nothing is written
 COMPACT_BYTES: Final = 8 * 1024 * 1024
 _CRC_DIGITS: Final = 8
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -206,21 +209,48 @@ class Journal:
 
     def _keep(self) -> None:
         """The thread that syncs, rewrites, and heals."""
-        while True:
-            self._wake.wait(None if self._fault is None else HEAL_SECONDS)
-            if self._stop.wait(SYNC_SECONDS):  # more records join the group
-                return
+        over = False
+        while not over:
+            try:
+                over = self._turn()
+            except Exception:  # noqa: BLE001  a defect of ours; without this thread nothing is synced
+                _log.exception("keeping the journal %s failed, and goes on", self._path)
+
+    def _turn(self) -> bool:
+        """Sync what was written, and see that the file is in order. True once it is closed."""
+        self._wake.wait(LOOK_SECONDS if self._fault is None else HEAL_SECONDS)
+        if self._stop.wait(SYNC_SECONDS):  # more records join the group
+            return True
+        with self._lock:
+            if self._stop.is_set():  # asked again: clearing must not undo what close() set
+                return True
+            dirty, self._dirty = self._dirty, False
+            self._wake.clear()
+            dead = self._size - self._live
+            due = dead > max(self._compact_bytes, self._live)
+            wrong = "" if self._fault is not None else self._wrong()
+        if wrong:
+            _log.error("the journal %s %s; it is written anew", self._path, wrong)
+        if dirty and self._fault is None:
+            self._sync()
+        if (due or wrong or self._fault is not None) and monotonic() >= self._rewrite_after:
+            self._rewrite()
+        if wrong:
             with self._lock:
-                if self._stop.is_set():  # asked again: clearing must not undo what close() set
-                    return
-                self._dirty = False
-                self._wake.clear()
-                dead = self._size - self._live
-                due = dead > max(self._compact_bytes, self._live)
-            if self._fault is None:
-                self._sync()
-            if (due or self._fault is not None) and monotonic() >= self._rewrite_after:
-                self._rewrite()
+                if still := self._wrong():  # what is appended now would be lost
+                    self._fault = OSError(ENOENT, f"it {still}")
+        return False
+
+    def _wrong(self) -> str:
+        """What somebody did to the file; nothing, or what follows its name. The lock is held."""
+        ours = os.fstat(self._file)
+        try:
+            found = self._path.stat(follow_symlinks=False)
+        except OSError:
+            return "is gone"
+        if (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
+            return "was replaced by another file"
+        return "" if ours.st_size == self._size else "was changed by somebody else"
 
     def _sync(self) -> None:
         try:

@@ -14,10 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import fields
+from functools import cache, lru_cache
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, Integer, RowMapping, Table, and_, exists, select
+import msgspec
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Integer,
+    RowMapping,
+    Table,
+    and_,
+    exists,
+    or_,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.counters.model import Seed
@@ -30,6 +43,7 @@ from store.records import (
     Charge,
     Hold,
     LedgerRow,
+    Price,
     Window,
     window_at,
 )
@@ -43,6 +57,9 @@ from store.schema import (
     spent,
     write_options,
 )
+
+REVOKED_US: Final = 10 * MINUTE_US
+"""For how long a cache may go on with a key at most, twice (`KEY_STALE_SECONDS` is at most 300)."""
 
 _CHUNK: Final = 500  # ids in one statement; SQLite's limit is in the ten thousands
 
@@ -116,17 +133,27 @@ class Ledger:
         with self._snapshot() as connection:
             return [(row[0], row[1]) for row in connection.execute(asked)]
 
-    def seed(self, account_id: str, now_us: int, without: Collection[str] = ()) -> Seed:
+    def seed(
+        self,
+        account_id: str,
+        now_us: int,
+        without: Collection[str] = (),
+        counted: Collection[Window] = (),
+    ) -> Seed:
         """What an account has spent in the present windows, and its admissions of the last minute.
 
         Rows of the holds `without` are left out: who asks has them open still. All is read from
         one snapshot, as a row that appeared half-way would be counted twice, or not at all.
-        Windows later than the present one count too: another clock may have been ahead.
+        Windows later than the present one count too: another clock may have been ahead. Of a key
+        that was revoked there are those that are `counted`; while it may still be known to a cache
+        (REVOKED_US) the present one as well.
         """
         with self._snapshot() as connection:
             sums = _present_windows(connection, account_id, now_us)
             for window, nanousd in _sums(connection, account_id, now_us, sums):
                 sums[window] = nanousd
+            scopes = {window.scope for window in sums}
+            sums |= _spent_in(connection, [each for each in counted if each.scope not in scopes])
             for row in _rows(connection, without).values():
                 for window in _windows(row):
                     if window in sums:
@@ -156,10 +183,13 @@ class Ledger:
                 yield connection
 
 
+_ROW: Final = tuple(field.name for field in fields(LedgerRow))
+
+
 def read_row(row: RowMapping) -> LedgerRow:
-    """A row of `ledger`, without its number."""
-    fields = {name: value for name, value in row.items() if name != "seq"}
-    return LedgerRow(**{**fields, "basis": Basis(fields["basis"])})
+    """A row of `ledger`, without its number and what only explains it."""
+    values = {name: row[name] for name in _ROW}
+    return LedgerRow(**{**values, "basis": Basis(values["basis"])})
 
 
 def _rows(connection: Connection, hold_ids: Iterable[str]) -> dict[str, LedgerRow]:
@@ -180,12 +210,28 @@ def _present_windows(connection: Connection, account_id: str, now_us: int) -> di
     """The present window of the account and of each of its keys that may still be used, at 0."""
     account = select(accounts.c.id, accounts.c.created_us).where(accounts.c.id == account_id)
     usable = select(keys.c.id, keys.c.created_us).where(
-        keys.c.account_id == account_id, keys.c.revoked_us.is_(None)
+        keys.c.account_id == account_id, _may_be_used(now_us)
     )
     return {
         Window(scope, window_at(created_us, now_us)): 0
         for scope, created_us in connection.execute(account.union_all(usable))
     }
+
+
+def _may_be_used(now_us: int) -> ColumnElement[bool]:
+    return or_(keys.c.revoked_us.is_(None), keys.c.revoked_us > now_us - REVOKED_US)
+
+
+def _spent_in(connection: Connection, windows: Sequence[Window]) -> dict[Window, int]:
+    """What was spent in some windows."""
+    found = dict.fromkeys(windows, 0)
+    for scopes in _chunks({window.scope for window in windows}):
+        for scope, number, nanousd in connection.execute(
+            select(spent).where(spent.c.scope.in_(scopes))
+        ):
+            if (window := Window(scope, number)) in found:
+                found[window] = nanousd
+    return found
 
 
 def _sums(
@@ -203,7 +249,7 @@ def _sums(
                 spent.c.number >= (now_us - keys.c.created_us) // WINDOW_US,
             ),
         )
-        .where(keys.c.account_id == account_id, keys.c.revoked_us.is_(None))
+        .where(keys.c.account_id == account_id, _may_be_used(now_us))
     )
     first = min((window.number for window in present if window.scope == account_id), default=0)
     by_account = select(spent).where(spent.c.scope == account_id, spent.c.number >= first)
@@ -317,7 +363,17 @@ def _ledger_values(hold: Hold, charge: Charge) -> Values:
         hold.window_of(hold.account_id),
         hold.admitted_us,
         charge.settled_us,
+        _price_text(hold.price),
+        hold.tokens_per_byte,
+        hold.input_bound,
+        hold.output_bound,
+        None if charge.seen is None else msgspec.json.encode(charge.seen).decode(),
     )
+
+
+@lru_cache(1024)  # there are as many as the catalog has
+def _price_text(price: Price) -> str:
+    return msgspec.json.encode(price).decode()
 
 
 def _hold_columns(hold: Hold) -> Columns:

@@ -12,36 +12,30 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
-    Connection,
     Engine,
     RowMapping,
     exists,
     func,
-    literal_column,
     select,
 )
 
 from store.errors import StoreUnavailableError
 from store.ledger import read_row
-from store.records import INT64_MAX, SECOND_US, Basis, LedgerRow, window_at
+from store.ledgersums import added_calls, amount, calls, unequal, unguarded, whole
+from store.records import SECOND_US, Basis, LedgerRow, window_at
 from store.schema import (
     accounts,
     driver_errors,
     holds,
     keys,
     ledger,
+    pruned,
     read_options,
-    snapshot_options,
-    spent,
 )
-from store.text import usd
 
 BATCH: Final = 1000
-ADDED_AT_ONCE: Final = 50_000
 MAX_FAULTS: Final = 100
-_HALF: Final = 32
 
 EXPORTED: Final = (  # FROZEN FORMAT: append only
     "hold_id",
@@ -98,6 +92,8 @@ class Verified:
     charged_nanousd: int
     open_holds: int
     held_nanousd: int
+    pruned: int
+    pruned_nanousd: int
     faults: tuple[str, ...]
 
 
@@ -180,9 +176,13 @@ class LedgerReader:
                 progress(rows)
         progress(rows)
         if not unreadable:  # or there is no telling what they add up to
-            faults += self._unequal_sums(added_up)
+            faults += unequal(self._engine, added_up)
+        faults += unguarded(self._engine)
         opened, held_nanousd = self._open()
-        return Verified(rows, charged, opened, held_nanousd, tuple(faults[:MAX_FAULTS]))
+        gone, gone_nanousd = self._pruned()
+        return Verified(
+            rows, charged, opened, held_nanousd, gone, gone_nanousd, tuple(faults[:MAX_FAULTS])
+        )
 
     def _created(self) -> dict[str, int]:
         with driver_errors(), self._engine.connect() as held:
@@ -217,71 +217,19 @@ class LedgerReader:
                 for hold_id in connection.execute(both).scalars()
             ]
 
-    def _unequal_sums(self, added_up: Callable[[int], None]) -> list[str]:
-        """Windows whose rows do not add up to the sum that the database keeps of them.
-
-        In one snapshot, as rows are being added: about a second a million rows, for which
-        SQLite's log is not folded in.
-        """
-        found: dict[tuple[str, int], int] = {}
-        rows = 0
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**snapshot_options(self._engine))
-            with connection.begin():
-                kept = {(row[0], row[1]): row[2] for row in connection.execute(select(spent))}
-                for number, nanousd, *windows in _added_up(connection):
-                    for scope, window in windows:
-                        if window is not None:
-                            found[scope, window] = found.get((scope, window), 0) + nanousd
-                    rows += number
-                    added_up(rows)
-        return [
-            f"The rows of window {window} of {scope} add up to {usd(total)}, and not to "
-            f"{usd(kept.get((scope, window), 0))}, which is kept as spent."
-            for scope, window in sorted(found.keys() | kept.keys())
-            if (total := min(found.get((scope, window), 0), INT64_MAX))
-            != kept.get((scope, window), 0)
-        ][:MAX_FAULTS]
-
-    def _open(self) -> tuple[int, int]:
-        asked = select(func.count(), func.coalesce(func.sum(holds.c.nanousd), 0))
+    def _pruned(self) -> tuple[int, int]:
+        """How many rows were pruned, and their nano-USD."""
+        asked = select(*added_calls(pruned), *amount(pruned.c.charge_nanousd, "charge"))
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**read_options(self._engine))
-            number, nanousd = connection.execute(asked).one()
-        return int(number), int(nanousd)
+            found = connection.execute(asked).mappings().one()
+        return calls(found), whole(found, "charge")
 
-
-def _added_up(
-    connection: Connection,
-) -> Iterator[tuple[int, int, tuple[str, int], tuple[str, int | None]]]:
-    """(rows, nano-USD, window of the key, window of the account), a part of the ledger at a time.
-
-    Added up in halves: SQLite cannot add what does not fit into 64 bits.
-    """
-    columns = ledger.c
-    windows = (
-        columns.key_id, columns.key_window, columns.account_id, columns.account_window,
-    )  # fmt: skip
-    high = literal_column(f"sum(charge_nanousd >> {_HALF})", BigInteger)
-    low = literal_column(f"sum(charge_nanousd & {(1 << _HALF) - 1})", BigInteger)
-    last = connection.execute(select(func.coalesce(func.max(columns.seq), 0))).scalar_one()
-    for at in range(0, last, ADDED_AT_ONCE):
-        asked = (
-            select(func.count(), high, low, *windows)
-            .where(columns.seq > at, columns.seq <= at + ADDED_AT_ONCE)
-            .group_by(*windows)
-        )
-        for (
-            rows,
-            above,
-            below,
-            key_id,
-            key_window,
-            account_id,
-            account_window,
-        ) in connection.execute(asked):
-            nanousd = (int(above) << _HALF) + int(below)
-            yield rows, nanousd, (key_id, key_window), (account_id, account_window)
+    def _open(self) -> tuple[int, int]:
+        with driver_errors(), self._engine.connect() as held:
+            connection = held.execution_options(**read_options(self._engine))
+            amounts = connection.execute(select(holds.c.nanousd)).scalars().all()
+        return len(amounts), sum(amounts)  # not in SQL: SQLite's sum fails beyond 64 bits
 
 
 _BY_BASIS: Final[dict[Basis, tuple[Callable[[LedgerRow], bool], str]]] = {
@@ -298,7 +246,15 @@ _BY_BASIS: Final[dict[Basis, tuple[Callable[[LedgerRow], bool], str]]] = {
 _TEXTS: Final = frozenset(
     {"hold_id", "request_id", "account_id", "key_id", "user", "alias", "model", "endpoint"}
 )
-_OPTIONAL: Final[dict[str, type]] = {"team": str, "account_window": int}
+_OPTIONAL: Final[dict[str, type]] = {
+    "team": str,
+    "account_window": int,
+    "price": str,
+    "tokens_per_byte": str,
+    "input_bound": int,
+    "output_bound": int,
+    "seen": str,
+}
 _BASES: Final = frozenset(Basis)
 
 

@@ -21,6 +21,7 @@ INT64_MAX: Final = (1 << 63) - 1
 """The largest number that a store holds; sums of money must stay below it (9.2 billion USD)."""
 
 _MAX_STATUS: Final = 999
+_MILLION: Final = 1_000_000
 
 DEFAULT_EXPIRY_DAYS: Final = 90
 MAX_EXPIRY_DAYS: Final = 365
@@ -92,6 +93,25 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     output: int = 0
     per_request: int = 0
     per_second: int = 0
+
+    def cost_nanousd(
+        self,
+        input_tokens: int,
+        cached_input_tokens: int,
+        cache_write_tokens: int,
+        output_tokens: int,
+        duration_us: int,
+    ) -> int:
+        """What one request costs: exact, and rounded up once, at the end."""
+        millionths = (
+            input_tokens * self.input
+            + cached_input_tokens * self.cached_input
+            + cache_write_tokens * self.cache_write
+            + output_tokens * self.output
+            + self.per_request * _MILLION
+            + self.per_second * duration_us
+        )
+        return -(-millionths // _MILLION)
 
 
 class Basis(StrEnum):
@@ -186,8 +206,27 @@ class Hold(msgspec.Struct, frozen=True, array_like=True):
         return next((window.number for window in self.windows if window.scope == scope), None)
 
 
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """What was seen of a request's end, for whoever asks why it cost what it did.
+
+    `reached`: a model server got some of it; `answered`: the status is the server's own;
+    `complete`: and so is the answer's end. `events` (with content) and `content_bytes` (of UTF-8)
+    are what was counted of a stream. `duration_us` is from admission to end.
+    FROZEN FORMAT: journal and ledger have these names. Fields are appended, with a default.
+    """
+
+    reached: bool
+    answered: bool
+    complete: bool
+    events: int
+    content_bytes: int
+    duration_us: int
+
+
 class Charge(msgspec.Struct, frozen=True, gc=False):
     """How a hold ended. `status` is the HTTP status that the client got, 0 if unknown.
+
+    `seen` is None where nobody saw an end: what was swept, or given back.
 
     Raises ValueError for what the ledger could not keep: a negative number, one above INT64_MAX,
     a status of more than three digits, a released hold that costs something. One such row would
@@ -204,6 +243,7 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int
     nanousd: int
     settled_us: int
+    seen: Seen | None = None
 
     def __post_init__(self) -> None:
         if not (

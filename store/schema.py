@@ -44,7 +44,7 @@ from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 DEFAULT_TIMEOUT_SECONDS: Final = 2.0
@@ -134,8 +134,9 @@ audit = Table(  # append only: triggers of the migration refuse UPDATE and DELET
 )
 
 
-# FROZEN FORMAT, append only: triggers of the migration refuse UPDATE and DELETE. A new column has
-# a default that is right for the rows that are there. `seq` is the order of booking.
+# FROZEN FORMAT, append only: triggers of the migration refuse UPDATE and, but for what `pruning`
+# lets go, DELETE. A new column has a default that is right for the rows that are there. `seq` is
+# the order of booking; with SQLite it has no holes but those that pruning makes.
 ledger = Table(
     "ledger",
     metadata,
@@ -161,7 +162,14 @@ ledger = Table(
     Column("account_window", Integer),  # NULL where the account had no money limit
     Column("admitted_us", BigInteger, nullable=False),
     Column("settled_us", BigInteger, nullable=False),
+    # What the arithmetic of hold and charge was made with; NULL in rows of before revision 0004.
+    Column("price", Text),  # store.records.Price, as JSON
+    Column("tokens_per_byte", Text),
+    Column("input_bound", BigInteger),
+    Column("output_bound", BigInteger),
+    Column("seen", Text),  # store.records.Seen, as JSON; NULL also where no end was seen
     UniqueConstraint("hold_id"),
+    Index("ix_ledger_request_id", "request_id"),
     Index("ix_ledger_account_admitted", "account_id", "admitted_us"),
     Index("ix_ledger_settled_us", "settled_us"),
     sqlite_autoincrement=True,
@@ -169,15 +177,63 @@ ledger = Table(
 
 # What the rows of a window add up to, by scope: the id of a key or of an account. Nobody writes
 # here but a trigger on `ledger`, in the transaction that adds the row; INT64_MAX is "or more". A
-# window whose rows cost nothing has no sum. Once rows are taken out of the ledger for their age,
-# their windows' sums stay.
-spent = Table(
-    "spent",
+# window whose rows cost nothing has no sum. `pruned_spent` is what of it was in pruned rows.
+
+
+def _sums_by_window(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("scope", String(32), primary_key=True),
+        Column("number", Integer, primary_key=True, autoincrement=False),
+        Column("nanousd", BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+spent = _sums_by_window("spent")
+pruned_spent = _sums_by_window("pruned_spent")
+
+# What the rows of a day add up to, kept as `spent` is. The day is that of `settled_us` in UTC, in
+# days since 1970: booked then, so a day that is over stays as it is while calls that began in it
+# still run. User, team ("" is none), alias and model are what they were called in the row.
+# `pruned` is what of it was in pruned rows. Worst case: as many rows as calls, where
+# clients may name any model; INT64_MAX tokens or nano-USD are "or more".
+
+
+def _sums_by_day(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("day", Integer, primary_key=True, autoincrement=False),
+        Column("account_id", String(32), primary_key=True),
+        Column("key_id", String(32), primary_key=True),
+        Column("user", String(254), primary_key=True),
+        Column("team", String(64), primary_key=True),
+        Column("alias", String(63), primary_key=True),
+        Column("model", Text, primary_key=True),
+        Column("calls_metered", BigInteger, nullable=False),
+        Column("calls_estimated", BigInteger, nullable=False),
+        Column("calls_held", BigInteger, nullable=False),
+        Column("calls_released", BigInteger, nullable=False),
+        Column("input_tokens", BigInteger, nullable=False),
+        Column("cached_input_tokens", BigInteger, nullable=False),
+        Column("cache_write_tokens", BigInteger, nullable=False),
+        Column("output_tokens", BigInteger, nullable=False),
+        Column("charge_nanousd", BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+daily = _sums_by_day("daily")
+pruned = _sums_by_day("pruned")
+
+pruning = Table(  # has its one row only inside of a transaction that prunes (store/pruning.py)
+    "pruning",
     metadata,
-    Column("scope", String(32), primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("nanousd", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("before_us", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one"),
 )
 
 holds = Table(  # a copy of what is open, for others to read; a hold leaves it as its row is booked

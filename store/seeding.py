@@ -12,7 +12,16 @@ from threading import Lock
 from typing import Final
 
 from store.counters.memory import REMEMBERED_US, MemoryCounters
-from store.counters.model import Ended, Limit, NotSeeded, Refused, Standings, Taken
+from store.counters.model import (
+    Ended,
+    Generation,
+    Limit,
+    NotSeeded,
+    Refused,
+    Seed,
+    Standings,
+    Taken,
+)
 from store.errors import StoreUnavailableError
 from store.journal import Journal
 from store.ledger import Ledger
@@ -62,8 +71,14 @@ def drift(counters: MemoryCounters, ledger: Ledger, account_id: str) -> int | No
     generation = counters.generation(account_id)
     if not generation.seeded:
         return None
-    known = ledger.seed(account_id, generation.now_us, generation.open_holds)
+    known = _known(ledger, generation)
     return counters.drift(generation, known)
+
+
+def _known(ledger: Ledger, generation: Generation) -> Seed:
+    return ledger.seed(
+        generation.account_id, generation.now_us, generation.open_holds, generation.windows
+    )
 
 
 class SeededCounters:
@@ -106,8 +121,7 @@ class SeededCounters:
         try:
             generation = self._counters.generation(account_id)
             if not generation.seeded:
-                known = self._ledger.seed(account_id, generation.now_us, generation.open_holds)
-                self._counters.seed(generation, known)
+                self._counters.seed(generation, _known(self._ledger, generation))
         finally:
             lock.release()
 

@@ -1,23 +1,26 @@
-"""A catalog in words and as JSON, as `tensorgate catalog check` shows it. Pure."""
+"""A catalog in words and as JSON, as `tensorgate catalog` shows it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from authz.bound import bound
 from authz.model import Ask
 from authz.settings import DEFAULT_STREAM_SECONDS
-from store.catalog import Catalog, Model, Plan, Price
+from store.catalog import Catalog, Model, Offer, Plan, Price
 from store.catalogfile import EndpointEntry
+from store.publicprices import PACKAGE
 from store.text import usd, usd_json
 
 _IN_REQUEST: Final = frozenset({"body", "path", "form"})
 
 
-def as_json(catalog: Catalog, lost: Mapping[str, int] | None) -> dict[str, object]:
-    """Models by name (the default's is `default`), plans by name.
+def as_json(
+    catalog: Catalog, lost: Mapping[str, int] | None, asked: Sequence[str] = ()
+) -> dict[str, object]:
+    """Models by name (the default's is `default`), plans by name; `resolved` has those asked for.
 
     `lost` is by plan how many accounts are on one that is not named; None: nobody knows.
     """
@@ -33,16 +36,29 @@ def as_json(catalog: Catalog, lost: Mapping[str, int] | None) -> dict[str, objec
             for name, each in catalog.upstreams.items()
         },
         "lost_plans": lost,
+        "public_prices": _public_json(catalog),
+        "resolved": {name: _offer_json(catalog.resolve(name)) for name in asked},
     }
 
 
-def as_text(catalog: Catalog, path: Path, lost: Mapping[str, int] | None) -> str:
-    """A line for each model, plan, endpoint of the catalog's own, and for each lost plan."""
+def as_text(
+    catalog: Catalog, path: Path, lost: Mapping[str, int] | None, asked: Sequence[str] = ()
+) -> str:
+    """A line for each model, plan, endpoint of the catalog's own, and for each lost plan.
+
+    With names, a line for each of them instead: what it costs, and which row says so.
+    """
+    if asked:
+        return "\n".join(f"{name}  {_offer_text(catalog.resolve(name))}" for name in asked)
     lines = [f"{path} can be used: {len(catalog.models)} models, {len(catalog.plans)} plans."]
     models = [(f"model {name}", model) for name, model in catalog.models.items()]
-    if catalog.default is not None:
-        models.append(("every other model", catalog.default))
     rows = [(name, _model_text(model)) for name, model in models]
+    if catalog.public is not None:
+        many, whose = len(catalog.public.names), ", ".join(catalog.public.providers)
+        text = f"by {PACKAGE} {catalog.public.version}, of {whose}, the dearest of each price"
+        rows.append((f"{many} public names", text))
+    if catalog.default is not None:
+        rows.append(("every other model", _model_text(catalog.default)))
     for name, plan in catalog.plans.items():
         mark = " (default)" if name == catalog.default_plan else ""
         rows.append((f"plan {name}{mark}", _plan_text(plan)))
@@ -60,6 +76,63 @@ def as_text(catalog: Catalog, path: Path, lost: Mapping[str, int] | None) -> str
             "`tensorgate users set-plan EMAIL PLAN`."
         )
     return "\n".join(lines)
+
+
+def reloaded_text(done: Mapping[str, Any]) -> str:
+    """What a reload changed, a line each; `done` is authz's answer."""
+    found = [_change_text(each) for each in done["changes"]]
+    many = "nothing changed" if not found else f"{len(found)} changed"
+    head = f"{done['path']} is in force: {many}."
+    return "\n".join([head, *(f"  {line}" for line in found), *done["warnings"]])
+
+
+def reloaded_json(done: Mapping[str, Any]) -> dict[str, object]:
+    """The same, prices in USD."""
+    return {**done, "changes": [_change_json(each) for each in done["changes"]]}
+
+
+def _change_text(change: Mapping[str, Any]) -> str:
+    name = "" if change["name"] == change["what"] else f" {change['name']}"
+    said = f"{change['what'].replace('_', ' ')}{name} {change['change']}"
+    if change["change"] != "repriced":
+        return said
+    before, after = (_price_text(Price(**change[when])) for when in ("before", "after"))
+    return f"{said}: {before} → {after}"
+
+
+def _change_json(change: Mapping[str, Any]) -> dict[str, object]:
+    prices = {when: change[when] for when in ("before", "after") if when in change}
+    return {**change, **{when: _price_json(Price(**price)) for when, price in prices.items()}}
+
+
+def _offer_text(offer: Offer | None) -> str:
+    if offer is None:
+        return "nothing prices it: a key with a budget cannot call it"
+    return f"{_model_text(offer.model)}; {_origin(offer)}"
+
+
+def _origin(offer: Offer) -> str:
+    """Which row prices a name."""
+    return f"priced by {offer.model.origin or f'the row {offer.model.name!r} of the catalog'}"
+
+
+def _offer_json(offer: Offer | None) -> dict[str, object] | None:
+    if offer is None:
+        return None
+    return {"name": offer.name, **_model_json(offer.model), "origin": _origin(offer)}
+
+
+def _public_json(catalog: Catalog) -> dict[str, object] | None:
+    public = catalog.public
+    if public is None:
+        return None
+    return {
+        "package": PACKAGE,
+        "version": public.version,
+        "providers": list(public.providers),
+        "names": len(public.names),
+        "max_output_tokens": catalog.public_output_tokens,
+    }
 
 
 def _model_text(model: Model) -> str:
@@ -123,21 +196,24 @@ def _endpoint_text(row: EndpointEntry) -> str:
 
 
 def _model_json(model: Model) -> dict[str, object]:
-    price = model.price
     return {
-        "price": {
-            "input": usd_json(price.input),
-            "cached_input": usd_json(price.cached_input),
-            "cache_write": usd_json(price.cache_write),
-            "output": usd_json(price.output),
-            "per_request": usd_json(price.per_request),
-            "per_second": usd_json(price.per_second),
-        },
+        "price": _price_json(model.price),
         "context_tokens": model.context_tokens,
         "max_output_tokens": model.max_output_tokens,
         "most_usd": usd_json(dearest_nanousd(model)),
         "aliases": list(model.aliases),
         "upstream": model.upstream,
+    }
+
+
+def _price_json(price: Price) -> dict[str, object]:
+    return {
+        "input": usd_json(price.input),
+        "cached_input": usd_json(price.cached_input),
+        "cache_write": usd_json(price.cache_write),
+        "output": usd_json(price.output),
+        "per_request": usd_json(price.per_request),
+        "per_second": usd_json(price.per_second),
     }
 
 

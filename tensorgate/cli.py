@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FAULT: Final = 1
 INTERRUPTED: Final = 130
 DEBUG: Final = "TENSORGATE_DEBUG"
+RELOAD_SECONDS: Final = 60.0  # a catalog of many thousand models takes a while to read
 
 app = typer.Typer(
     help="API keys in front of any model server.",
@@ -134,6 +135,19 @@ def doctor(as_json: AsJson = False) -> int:
 
 
 @app.command()
+def explain(
+    request_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The x-request-id of a call, or the id of a hold.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say of one call what was decided, held, metered and charged, and why."""
+    from admin import explain as one  # noqa: PLC0415  see the module's head
+
+    one.explain(request_id, as_json=as_json)
+
+
+@app.command()
 def share(
     email: Email,
     *,
@@ -183,8 +197,24 @@ def upgrade(as_json: AsJson = False) -> None:
     output.show(as_json, {"before": before, "revision": schema.HEAD}, text)
 
 
+@catalog_app.command("reload")
+def reload(as_json: AsJson = False) -> None:
+    """Have the running gate read its catalog again; say what changed, or what is wrong, by line."""
+    from store.control import Control  # noqa: PLC0415  see the module's head
+    from store.settings import StoreSettings, load  # noqa: PLC0415  see the module's head
+    from tensorgate import catalogtext  # noqa: PLC0415  see the module's head
+
+    done = Control.of(load(StoreSettings)).ask("catalog_reload", seconds=RELOAD_SECONDS)
+    output.show(as_json, catalogtext.reloaded_json(done), catalogtext.reloaded_text(done))
+
+
 @catalog_app.command("check")
-def check(as_json: AsJson = False) -> None:
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]…", help="Say what these cost, and why.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Read the catalog and say what is in it, or what is wrong, by line."""
     from authz.endpoints import table_of  # noqa: PLC0415  see the module's head
     from store.catalog import Catalog  # noqa: PLC0415  see the module's head
@@ -197,8 +227,8 @@ def check(as_json: AsJson = False) -> None:
     lost = _lost_plans(settings, catalog)
     output.show(
         as_json,
-        catalogtext.as_json(catalog, lost),
-        catalogtext.as_text(catalog, settings.catalog, lost),
+        catalogtext.as_json(catalog, lost, names or ()),
+        catalogtext.as_text(catalog, settings.catalog, lost, names or ()),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from pydantic import field_validator
 
+from authz.change import frame
 from authz.endpoints import table_of
 from authz.settings import AuthzSettings
 from store.catalog import Catalog
@@ -105,6 +106,7 @@ class Setup:
             f"{PREFIX}STATE": str(self.state.path),
             f"{PREFIX}CATALOG": str(self.settings.catalog.absolute()),
             f"{PREFIX}RUNTIME": str(runtime),
+            f"{PREFIX}ENVOY_MARK": frame(self.catalog, table_of(self.catalog)).mark,
             f"{PREFIX}METRICS_LISTEN": str(self.metrics),
             f"{PREFIX}WORKERS": "1",
         }

@@ -7,6 +7,7 @@ for everything that Envoy still has to ask and to log.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -68,6 +69,8 @@ class Stack:
         bounded = time.monotonic()
         while not self._signals.asked:
             due = self._supervisor.tend()
+            if self._signals.take_hangup():
+                self._supervisor.pass_on("authz", signal.SIGHUP)
             if time.monotonic() - bounded >= BOUND_LOGS_EVERY:
                 bounded = time.monotonic()
                 self._bound_logs()

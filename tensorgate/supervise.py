@@ -73,8 +73,9 @@ class Child:
 
 
 class Signals:
-    """SIGINT, SIGTERM and SIGHUP as a wish to stop that the main loop reads, and a wait they end.
+    """SIGINT and SIGTERM as a wish to stop that the main loop reads, and a wait that they end.
 
+    SIGHUP is a wish to reload, unless it says that the terminal which we were started on is gone.
     A handler only notes, so nothing is ever interrupted half-way. Used as a context manager,
     which puts back what was there before.
     """
@@ -84,6 +85,8 @@ class Signals:
     def __init__(self) -> None:
         self.asked = False
         self._interrupts = 0
+        self._hangup = False
+        self._on_terminal = has_terminal()
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before: dict[int, object] = {}
 
@@ -114,8 +117,18 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.asked = self.asked or number != signal.SIGCHLD
+        if number == signal.SIGHUP and self._on_terminal == has_terminal():
+            self._hangup = True
+        elif number != signal.SIGCHLD:
+            self.asked = True
         self._interrupts += number == signal.SIGINT
+
+    def take_hangup(self) -> bool:
+        """Whether somebody wished a reload since this was last asked."""
+        if not self._hangup:
+            return False
+        self._hangup = False  # one that comes just now is the same wish
+        return True
 
     def wait(self, seconds: float) -> None:
         """Sleep, but wake when a signal comes (a child's death is one)."""
@@ -184,6 +197,12 @@ class Supervisor:
             child.process.kill()
             child.process.wait()
 
+    def pass_on(self, name: str, number: int) -> None:
+        """Send a signal to a program, if it is up; one that will start reads all anew anyway."""
+        child = self.children.get(name)
+        if child is not None and child.alive:
+            child.process.send_signal(number)
+
     def kill_all(self) -> None:
         """SIGKILL whatever is left, and reap it."""
         for child in self.children.values():
@@ -191,6 +210,15 @@ class Supervisor:
                 child.process.kill()
             child.process.wait()
         self.children.clear()
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def ended(code: int) -> str:

@@ -2,9 +2,9 @@
 
     python -I -S tether.py PARENT_PID PROGRAM ARGUMENT …
 
-Asks the kernel to kill the program when its parent is gone, however that ended, ignores SIGINT
-(a terminal sends it to everybody; stopping is the parent's to order), and then *becomes* the
-program: same pid, its own command line. A file of its own because doing this between fork and
+Asks the kernel to kill the program when its parent is gone, however that ended, ignores SIGINT and
+SIGHUP (a terminal sends them to everybody; stopping is the parent's to order), and then *becomes*
+the program: same pid, its own command line. A file of its own because doing this between fork and
 exec, in a parent that has threads, can deadlock. Imports nothing but the standard library.
 """
 
@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent:  # it died before the line above: the kernel would never tell us
         sys.exit("the parent is gone")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     try:
         os.execv(program[0], program)  # noqa: S606 -- no shell is what is wanted
     except OSError as fault:

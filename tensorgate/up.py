@@ -3,7 +3,8 @@
     check → state folder → database → authz, demo, Envoy → first user and key → ready → watch → stop
 
 What is printed to be used (the ready line, the key, the curl line) goes to stdout; what tells of
-progress and trouble goes to stderr. SIGINT, SIGTERM and SIGHUP stop it in order with status 0.
+progress and trouble goes to stderr. SIGINT, SIGTERM and a terminal that is closed stop it in order
+with status 0; SIGHUP has authz read its catalog again.
 """
 
 from __future__ import annotations

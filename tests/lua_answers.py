@@ -136,6 +136,25 @@ openai_event = st.fixed_dictionaries(
         "metadata": st.fixed_dictionaries({"usage": openai_usage, "choices": st.just([])}),
     },
 )
+bare_event = st.fixed_dictionaries(
+    {"usage": openai_usage},
+    optional={
+        "choices": st.sampled_from([None, [], {}, [{}], "no"]),
+        "type": st.one_of(written, st.sampled_from(["error", "message_delta"])),
+        "error": st.sampled_from([None, {"message": "no"}, "no", 500]),
+        "delta": st.sampled_from([None, {}, {"stop_reason": "end_turn"}, {"text": "hey"}]),
+        "id": written,
+        "more": unheard_of,
+    },
+)
+SPOILT = (
+    "{oops",
+    '{"choices":[{"delta":{"content":"a"},"score":NaN}]}',
+    '{"choices":[],"usage":{"completion_tokens":-1}}',
+    '{"usage":{"prompt_tokens":"1","completion_tokens":2.5},"score":-Infinity}',
+    '{"usage":{"prompt_tokens":1000000000000},"error":null,"type":"x"}',
+    '{"usage":{"prompt_tokens":-1},"error":{}}',
+)
 foreign_event = st.one_of(
     st.fixed_dictionaries({"token": st.fixed_dictionaries({"id": number, "text": written})}),
     st.fixed_dictionaries({"response": written, "model": written, "done": st.booleans()}),
@@ -268,9 +287,8 @@ def streams(draw: Callable[..., Any], kinds: st.SearchStrategy[Any]) -> bytes:
             draw(st.sampled_from([b"\n", b"\r\n", b"\r"])) if newline == b"mixed" else newline
         )
 
-    for each in draw(
-        st.lists(st.one_of(kinds, kinds, st.sampled_from(["[DONE]", "", "ping"])), max_size=8)
-    ):
+    others = ["[DONE]", "", "ping", *(SPOILT if draw(st.integers(0, 3)) == 0 else ())]
+    for each in draw(st.lists(st.one_of(kinds, kinds, st.sampled_from(others)), max_size=8)):
         if draw(st.integers(0, 3)) == 0:
             stream += line(
                 draw(st.sampled_from([b": data: {}", b"event: x", b"id: 1", b"data2:{", b"dat"]))

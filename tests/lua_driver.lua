@@ -35,11 +35,8 @@ local function read(framing, name, hide, continuous, list)
       meter:feed(piece)
     end
     local seen = meter:report()
-    if hider and meter.broken then
-      hider:stop_looking()
-    end
     out[#out + 1] = hider and hider:rest() or piece
-    if meter.broken then
+    if meter.broken and not hider then
       for k = i + 1, #list do
         out[#out + 1] = list[k]
       end

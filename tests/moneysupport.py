@@ -142,6 +142,7 @@ ENDING: Final = Ending(
     events=0,
     content_bytes=0,
     encoded=False,
+    hides_output=False,
 )
 
 ending: Final = partial(msgspec.structs.replace, ENDING)
@@ -158,6 +159,10 @@ class Settled:
     ends: list[tuple[Hold, Charge]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
+    disbelieved: list[Hold] = field(default_factory=list)
+
+    def exceeded(self, hold: Hold) -> None:
+        self.disbelieved.append(hold)
 
     def end(self, hold: Hold, charge: Charge) -> None:
         self.ends.append((hold, charge))

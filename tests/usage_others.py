@@ -38,11 +38,14 @@ class State:
     content_bytes: int = 0
 
     def count(self, tokens_in: int | None, tokens_out: int | None) -> None:
-        if tokens_in is not None:
-            self.seen["input"] = str(tokens_in)
-        if tokens_out is not None:
-            self.seen["output"] = str(tokens_out)
-            self.covered = True
+        self.keep("input", tokens_in)
+        self.keep("output", tokens_out)
+        self.covered = self.covered or tokens_out is not None
+
+    def keep(self, name: str, count: int | None) -> None:
+        """The largest that was said."""
+        if count is not None:
+            self.seen[name] = str(max(count, int(self.seen.get(name, "0"))))
 
     def generated(self, size: int) -> None:
         if size:
@@ -52,6 +55,8 @@ class State:
 
     def result(self, form: str) -> Seen:
         final = self.covered and self.ended and {"input", "output"} <= self.seen.keys()
+        if form != "json" and self.events:  # an output of nothing after content is no count
+            final = final and self.seen["output"] != "0"
         counted = {"events": str(self.events), "content_bytes": str(self.content_bytes)}
         return (
             self.seen
@@ -110,8 +115,7 @@ def _take_gemini(state: State, usage: dict[str, Any], *, embedded: bool) -> None
     elif embedded and thoughts is None:
         tokens_out = 0
     state.count(tokens_in, tokens_out)
-    if cached is not None:
-        state.seen["cached"] = str(cached)
+    state.keep("cached", cached)
     if "input" in state.seen:
         state.seen["cached_inside"] = "1"
 

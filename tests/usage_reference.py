@@ -84,8 +84,11 @@ class State:
         tokens_in = prompt or count("input_tokens")
         tokens_out = count("completion_tokens") or count("output_tokens")
         total = count("total_tokens")
-        if tokens_in and total and not tokens_out and int(total) >= int(tokens_in):
-            tokens_out = str(int(total) - int(tokens_in))
+        inside = prompt is not None or self.dialect != "anthropic"
+        if tokens_in and total and (inside or not tokens_out):
+            left = int(total) - int(tokens_in)
+            if left >= 0:
+                tokens_out = str(max(left, int(tokens_out or 0)))
         cached = (
             count("prompt_tokens_details", "cached_tokens")
             or count("input_tokens_details", "cached_tokens")
@@ -93,20 +96,23 @@ class State:
         )
         written = count("cache_creation_input_tokens")
         if tokens_in:
-            inside = prompt is not None or self.dialect != "anthropic"
-            self.seen |= {"input": tokens_in, "cached_inside": "1" if inside else "0"}
-        if tokens_out:
-            self.seen["output"] = tokens_out
-            self.covered = True
-        if cached:
-            self.seen["cached"] = cached
-        if written and self.seen.get("cached_inside") != "1":
-            self.seen["cache_write"] = written
+            self.seen["cached_inside"] = "1" if inside else "0"
+        self.covered = self.covered or tokens_out is not None
+        most(self.seen, input=tokens_in, output=tokens_out, cached=cached)
+        if self.seen.get("cached_inside") != "1":
+            most(self.seen, cache_write=written)
 
     def result(self, form: str) -> Seen:
         final = self.covered and self.ended and {"input", "output"} <= self.seen.keys()
-        final = final and self.images < 2
+        final = final and self.images < 2 and not (self.events and self.seen["output"] == "0")
         return self.seen | {"format": form} | ({"final": "1"} if final else {})
+
+
+def most(seen: Seen, **counts: str | None) -> None:
+    """Keep the largest count that was said of each."""
+    for name, count in counts.items():
+        if count is not None:
+            seen[name] = str(max(int(count), int(seen.get(name, "0"))))
 
 
 class Number(str):
@@ -136,11 +142,16 @@ class Array(list[Any]):
     between: int
 
 
+def _no_number(text: str) -> None:
+    raise ValueError(text)
+
+
 class _Decoder(json.JSONDecoder):
     """Python's own, but for what its objects and arrays know of themselves."""
 
-    def __init__(self) -> None:
-        super().__init__(parse_int=Number, parse_float=Number)
+    def __init__(self, *, lax: bool = False) -> None:
+        constant = float if lax else _no_number
+        super().__init__(parse_int=Number, parse_float=Number, parse_constant=constant)
         self.parse_object = self._object  # type: ignore[assignment]
         self.parse_array = self._array  # type: ignore[assignment]
         self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]
@@ -164,9 +175,10 @@ def _size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def parse(text: bytes) -> Object:
+def parse(text: bytes, *, lax: bool = False) -> Object:
+    """One object, and nothing else; `lax`: NaN is a number."""
     try:
-        value = _Decoder().decode(text.decode("utf-8", "surrogatepass").strip(" \t\r\n"))
+        value = _Decoder(lax=lax).decode(text.decode("utf-8", "surrogatepass").strip(" \t\r\n"))
     except (ValueError, RecursionError):
         raise UnreadableError from None
     if not isinstance(value, Object):
@@ -178,9 +190,10 @@ def read_body(body: bytes, dialect: str = "openai") -> Seen:
     state = State(dialect)
     try:
         value = parse(body)
+        ranked = isinstance(value.get("results"), list)
         if isinstance(value.get("usage"), dict):
-            state.take(value["usage"])
-        if isinstance(value.get("results"), list):
+            (State(dialect) if ranked else state).take(value["usage"])
+        if ranked:
             _reranked(state, value)
     except UnreadableError:
         return {"format": "other"}
@@ -231,19 +244,34 @@ def events(stream: bytes) -> Iterator[Event]:
 def read_stream(stream: bytes, dialect: str = "openai") -> tuple[Seen, bytes]:
     """What is seen, and the stream without the events that are a usage alone."""
     state = State(dialect)
-    left = b""
+    left = b"".join(event.raw for event in events(stream) if not _alone(event.data))
     try:
         for event in events(stream):
-            if not _read_event(state, event.data.lstrip(b" \t\n")):
-                left += event.raw
+            _read_event(state, event.data.lstrip(b" \t\n"))
     except UnreadableError:
-        return {"format": "other"}, b""
+        return {"format": "other"}, left
     counted = {"events": str(state.events), "content_bytes": str(state.content_bytes)}
     return state.result("sse") | counted | {"done": "1"}, left
 
 
-def _read_event(state: State, raw_data: bytes) -> bool:
-    """Read one event; whether it was a usage alone."""
+def _alone(data: bytes) -> bool:
+    """Whether an event is a usage and nothing that a client looks for."""
+    try:
+        event = parse(data, lax=True)
+    except UnreadableError:
+        return False
+    choices = event.get("choices")
+    if not isinstance(event.get("usage"), dict) or (isinstance(choices, Array) and choices):
+        return False
+    needed = (
+        event.get("error") is not None
+        or event.get("type") == "error"
+        or isinstance(_member(event, "delta", "stop_reason"), str)
+    )
+    return not needed and not _known(event) and (choices == [] or not _loose(event))
+
+
+def _read_event(state: State, raw_data: bytes) -> None:
     data = raw_data.strip()
     if data == b"[DONE]":
         state.ended = True
@@ -251,7 +279,7 @@ def _read_event(state: State, raw_data: bytes) -> bool:
         length = 0 if data == b"[DONE]" else len(raw_data.replace(b"\n", b""))
         state.content_bytes += length
         state.events += length > 0
-        return False
+        return
     event = parse(data)
     kind, usage = event.get("type"), event.get("usage")
     if generated := _generated(event, state):
@@ -272,7 +300,6 @@ def _read_event(state: State, raw_data: bytes) -> bool:
     if isinstance(usage, dict):
         state.take(usage)
     state.ended = state.ended or ends
-    return kind is None and isinstance(usage, dict) and empty
 
 
 def _member(value: Any, *path: str) -> Any:
@@ -324,16 +351,27 @@ def _choice_delta(value: Any) -> int:
     )
 
 
-def _generated(event: Object, state: State) -> int:
-    """The bytes of content of an event."""
-    choices, kind = event.get("choices"), event.get("type")
-    known = 0
-    if isinstance(choices, Array):
-        known = sum(map(_choice, choices))
+def _known(event: Object) -> int:
+    """The bytes of content in the places where it is looked for."""
+    choices = event.get("choices")
+    known = sum(map(_choice, choices)) if isinstance(choices, Array) else 0
     known += _content(event.get("delta"), "delta")
     known += _content(event.get("content_block"), "block")
     known += weight(_member(event, "message", "content"))
-    known += sum(weight(event.get(name)) for name in _MEDIA)
+    return known + sum(weight(event.get(name)) for name in _MEDIA)
+
+
+def _loose(event: Object) -> int:
+    """The bytes of what is content in an event that nobody knows."""
+    choices = event.get("choices")
+    loose = _content(event, "event") + _content(event.get("message"), "message")
+    loose += _content(event.get("response"), "response")
+    return loose + (0 if isinstance(choices, Array) else weight(choices))
+
+
+def _generated(event: Object, state: State) -> int:
+    """The bytes of content of an event."""
+    kind, known = event.get("type"), _known(event)
     state.item_bytes += known
     kind = kind if isinstance(kind, str) and not isinstance(kind, Number) else ""
     if kind in _REPEATS:
@@ -344,9 +382,5 @@ def _generated(event: Object, state: State) -> int:
     elif kind.startswith("response."):
         known_event = known > 0 or not kind.endswith(".delta")
     else:
-        known_event = isinstance(choices, Array) or kind in _KNOWN
-    if known_event:
-        return known
-    loose = _content(event, "event") + _content(event.get("message"), "message")
-    loose += _content(event.get("response"), "response")
-    return known + loose + (0 if isinstance(choices, Array) else weight(choices))
+        known_event = isinstance(event.get("choices"), Array) or kind in _KNOWN
+    return known if known_event else known + _loose(event)

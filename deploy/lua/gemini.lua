@@ -75,8 +75,7 @@ local function object(state, record)
   local counted = record.usage
   if counted then
     local input = counted.prompt and add(counted.prompt, counted.tools)
-    state:count(input, output(counted, record.embedding))
-    state.seen.cached = counted.cached or state.seen.cached
+    state:count(input, output(counted, record.embedding), counted.cached)
     state.seen.cached_inside = state.seen.input and "1"
   end
   local finished = record.finished and record.finished >= (record.candidates or 0)

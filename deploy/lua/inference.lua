@@ -130,12 +130,12 @@ local function read(handle, said, each, text)
     meter:finish()
   end
   publish(handle, said, meter:report())
-  if not hider then
-    return nil
-  elseif meter.broken then
-    hider:stop_looking()
-  end
-  return hider:rest()
+  return hider and hider:rest()
+end
+
+-- Whether nothing that still comes is of interest. What we asked for is taken out to the end.
+local function over(each)
+  return each.problem or (each.meter.broken and not each.hider)
 end
 
 -- The same, behind a net: a defect of ours makes the answer one of which nothing is known.
@@ -170,7 +170,7 @@ function envoy_on_response(handle)
   publish(handle, said, each.meter:report())
   local chunks = handle:bodyChunks()
   local chunk = chunks()
-  while chunk and not each.meter.broken do
+  while chunk and not over(each) do
     local length = chunk:length()
     if length > 0 then
       local left = read_safely(handle, said, each, chunk:getBytes(0, length))
@@ -179,7 +179,7 @@ function envoy_on_response(handle)
       end
     end
     local last = chunk
-    chunk = not each.meter.broken and chunks()
+    chunk = not over(each) and chunks()
     if chunk == nil then
       local left = read_safely(handle, said, each, "")
       if left and left ~= "" then

@@ -3,6 +3,7 @@
 -- `scanner(node)` reads one object after the shape of `node`; what no node names is passed over by
 -- counting brackets outside of strings. Nothing is kept of a text but what was asked for and the
 -- beginning of a token that a piece breaks off in, so a text may be of any length.
+-- Where the object's own node has `lax`, a number may be anything that is none, NaN for one.
 -- `scanner(node, on_element)` reads an object or an array. Of an array each element has a record of
 -- its own: `on_element(record)` hears of it when it ends, if it was an object.
 --
@@ -17,6 +18,7 @@
 --                                 and a number that is no natural one, is a fault
 --   flag     = "name"             of true and false: record it
 --   text     = "name"             of a string: record it (at most NAME_BYTES long as it is written)
+--   present  = "name"             of any value but null: record true, also of one that comes twice
 --   tally    = "name"             of a string that is not empty: record how many such there were
 --   measured = true               of a string: add its length to `measured`, in bytes of UTF-8,
 --                                 escapes counted as what they stand for; of an object or array
@@ -39,6 +41,7 @@ local closing, measure, plain = strings.closing, strings.measure, strings.plain
 
 local QUOTE, COMMA, COLON, BACKSLASH = 34, 44, 58, 92
 local ARRAY, ARRAY_END, OBJECT, OBJECT_END = 91, 93, 123, 125
+local NULL = 110 -- how it begins
 
 local NAME_BYTES = 256 -- the longest name or text that is read, and the longest number
 local DIGITS = 12 -- of a natural number that is recorded
@@ -256,7 +259,7 @@ local function scalar(self, s, at)
       return fail(self, "no count: " .. node.integer)
     end
     return note(self, node.integer, token) and stop
-  elseif not LITERALS[token] and not natural(token)
+  elseif not LITERALS[token] and not natural(token) and not self.root.lax
     and not match(token, "^%-?%d+%.?%d*[eE]?[-+]?%d*$") then
     return fail(self, "no value")
   elseif node and node.flag and LITERALS[token] and token ~= "null" then
@@ -272,7 +275,11 @@ function value(self, s, at)
   local node = self.node
   if not c then
     return nil
-  elseif node and node.integer and (c == QUOTE or c == OBJECT or c == ARRAY) then
+  end
+  if node and node.present and c ~= NULL then
+    self.records[self.depth][node.present] = true
+  end
+  if node and node.integer and (c == QUOTE or c == OBJECT or c == ARRAY) then
     return fail(self, "no count: " .. node.integer)
   elseif c == QUOTE then
     if node and (node.measured or node.loose) then

@@ -5,8 +5,8 @@
 --   body              the node (see tensorgate.json) of a JSON body
 --   event             the node of an object in a stream
 --   object(state, record)  takes over what such an object says, when it has ended, by
---                     `state:count`; returns whether it ends the answer, and whether it was the
---                     usage and nothing else
+--                     `state:count`; returns whether it ends the answer, and whether it was a
+--                     usage alone
 --   known(state)      where given: whether what is `loose` in an object, as far as it was read, is
 --                     no content
 --   told(record)      where given: whether a body that has not ended has said all of it
@@ -19,6 +19,11 @@
 -- So that no stream is free where it is cut, however its server writes, all that is not known to be
 -- none counts as generated: each string, object and array in a choice, a delta or a block, and in
 -- an event that is none of the known ones. What is not known by its name is measured as it stands.
+--
+-- A usage alone is an event that has one at its top and nothing that a client looks for: no choice,
+-- nothing generated, no error and no reason to stop. `alone(scan)` says so of an event that is read
+-- by itself, with a scanner of the node `lone`, in which no counter is a fault: for a stream in
+-- which something could not be read.
 
 local format, match = string.format, string.match
 
@@ -106,12 +111,19 @@ local EVENT = content(
     audio = CONTENT,
     b64_json = CONTENT,
     partial_image_b64 = CONTENT,
+    error = {present = "error"},
   },
   "id", "object", "created", "created_at", "model", "provider", "system_fingerprint",
-  "service_tier", "error", "timings", "prompt_progress", "prompt_filter_results",
+  "service_tier", "timings", "prompt_progress", "prompt_filter_results",
   "item_id", "logprobs", "obfuscation"
 )
 EVENT.measured, EVENT.others = nil, UNKNOWN
+
+local LONE = {lax = true, others = UNKNOWN, fields = {}}
+for name, node in pairs(EVENT.fields) do
+  LONE.fields[name] = node
+end
+LONE.fields.usage = {present = "usage"}
 
 -- Events in which all that is generated stands where it is looked for. Those of Responses are known
 -- by their names but for a `delta`, and for an item of which no delta came before.
@@ -135,26 +147,34 @@ local ENDS = { -- with the usage beside the type
   ["message_stop"] = true, ["transcript.text.done"] = true, ["speech.audio.done"] = true,
 }
 
+-- The output of a usage that has an input and a total: what the total says beside the input, for a
+-- server that leaves reasoning out of `completion_tokens`; of embeddings, which name no output, 0.
+local function by_total(total, input, output)
+  local rest = tonumber(total) - tonumber(input)
+  if rest >= 0 and (not output or rest > tonumber(output)) then
+    return format("%d", rest)
+  end
+  return output
+end
+
 -- Takes a usage over; what it does not name stays as it was.
 local function take(state, counted, beside)
   local prompt = counted.prompt_tokens
   local input = prompt or counted.input_tokens
   local output = counted.completion_tokens or counted.output_tokens
-  if input and not output and counted.total_tokens then -- embeddings
-    local rest = tonumber(counted.total_tokens) - tonumber(input)
-    output = rest >= 0 and format("%d", rest) or nil
-  end
   local seen = state.seen
-  state:count(input, output)
   if input then
     state.inside = prompt ~= nil or not beside
     seen.cached_inside = state.inside and "1" or "0"
   end
-  seen.cached = counted.prompt_cached_tokens or counted.input_cached_tokens
-    or counted.cache_read_input_tokens or seen.cached
-  if not state.inside then
-    seen.cache_write = counted.cache_creation_input_tokens or seen.cache_write
+  -- Where cached tokens are beside the input, a total may have them too.
+  if input and counted.total_tokens and (state.inside or not output) then
+    output = by_total(counted.total_tokens, input, output)
   end
+  local cached = counted.prompt_cached_tokens or counted.input_cached_tokens
+    or counted.cache_read_input_tokens
+  local written = not state.inside and counted.cache_creation_input_tokens or nil
+  state:count(input, output, cached, written)
 end
 
 -- Of a reranker, which generates nothing: all of its tokens are input, whatever they are called.
@@ -170,6 +190,18 @@ local function reranked(record)
     input, output = counted.input_tokens, counted.output_tokens
   end
   return {prompt_tokens = input, completion_tokens = input and (output or "0")}
+end
+
+-- `measured`: of this event. Beside an empty list of choices, what nobody knows is no content.
+local function only_usage(record, measured, loose)
+  local choices = record.choices
+  return record.usage ~= nil and (choices or 0) == 0
+    and measured == 0 and (choices == 0 or loose == 0)
+    and not record.error and record.type ~= "error" and not record.stop_reason
+end
+
+local function alone(scan)
+  return scan.whole and only_usage(scan.record, scan.measured, scan.loose)
 end
 
 local function object(state, record, beside)
@@ -194,7 +226,8 @@ local function object(state, record, beside)
   if REPEATS[kind] then
     state.item = state.scan.measured
   end
-  return ends, kind == nil and counted ~= nil and record.choices == 0
+  local scan = state.scan
+  return ends, only_usage(record, scan.measured - state.measured, scan.loose)
 end
 
 -- Whether what is loose in an event, as far as it was read, is no content.
@@ -223,6 +256,7 @@ local function anthropic(state, record)
 end
 
 return {
+  lone = LONE, alone = alone,
   openai = {body = BODY, event = EVENT, object = object, known = known, told = told},
   anthropic = {body = BODY, event = EVENT, object = anthropic, known = known, told = told},
 }

@@ -9,6 +9,9 @@
 --
 -- `hider()` takes events out of a stream: see below.
 
+local json = require "tensorgate.json"
+local openai = require "tensorgate.openai"
+local sse = require "tensorgate.sse"
 local strings = require "tensorgate.strings"
 
 local byte, match, sub = string.byte, string.match, string.sub
@@ -69,9 +72,10 @@ end
 -- is none of those and is passed on as it comes.
 --
 -- For each chunk: `begin(chunk)`; `event(stop, drop)` for each event that ends in it, `stop` the
--- position of the first byte after it; `rest()`, which returns what is to stand in the chunk's
--- place, nil where it may stay as it is. After the last one: `begin("")` and the same again, for
--- what was still carried. `stop_looking()`, at any time before `rest`, ends all carrying over.
+-- position of the first byte after it, `drop` nil where nobody knows: then it is read by itself,
+-- and dropped if it is a usage alone, so that what could not be read of a stream lets none through
+-- that comes later. `rest()` returns what is to stand in the chunk's place, nil where it may stay
+-- as it is. After the last one: `begin("")` and the same again, for what was still carried.
 
 local CR, LF = 13, 10
 local LONGEST = 16384
@@ -96,8 +100,23 @@ function Hider:begin(chunk)
   end
 end
 
+-- Whether an event, with all that stands around its data, is a usage alone.
+local function alone(text)
+  local scan = json.scanner(openai.lone)
+  sse.reader({
+    data = function(_, part)
+      scan:feed(part)
+    end,
+    event = function() end,
+  }):feed(text)
+  return openai.alone(scan)
+end
+
 function Hider:event(stop, drop)
   local after = self.before + stop
+  if drop == nil and not self.passing then
+    drop = alone(sub(self.text, self.start, after - 1))
+  end
   self.dropped = drop and not self.passing
   self.passing = false
   if self.dropped then
@@ -105,10 +124,6 @@ function Hider:event(stop, drop)
     self.from = after
   end
   self.start = after
-end
-
-function Hider:stop_looking()
-  self.passing = true
 end
 
 function Hider:rest()

@@ -7,8 +7,8 @@
 -- is nothing to be read. It is fed chunks cut anywhere and keeps nothing of them.
 -- Options:
 --   on_event(stop, only_usage)  of server-sent events, hears of each: where it ended in the chunk
---                  (as tensorgate.sse says), and whether it was a usage with no `choices` in it
---                  and nothing else
+--                  (as tensorgate.sse says), and whether it was a usage alone; nil from the first
+--                  event on that could not be read
 --   continuous     the server counts as it goes, one answer to the call: what its usage covers is
 --                  all that there was, wherever the stream is cut
 --
@@ -18,11 +18,12 @@
 -- measure is none.
 --
 -- `report()` returns the state as strings, for the settlement (authz/usage.py); absent: not seen.
---   input, output         tokens; usages of one stream are cumulative, so the last ones count
+--   input, output         tokens; usages of one stream are cumulative, so the largest ones count
 --   cached, cache_write   tokens read from and written to a prompt cache
 --   cached_inside         "1": `cached` is a part of `input`, as OpenAI counts; "0": beside it
 --   final                 "1": input and output are the whole answer's: its end was seen, or the
---                         server counts as it goes, and nothing was generated after the last usage
+--                         server counts as it goes, and nothing was generated after the last usage;
+--                         and the usage is none of a server that does not count (see `settled`)
 --   events                events of a stream in which something was generated
 --   content_bytes         bytes of what was generated in a stream, counted as it comes
 --   format                json, sse, lines, array (of JSON), other
@@ -47,12 +48,27 @@ local DONE = "^%[DONE%]%s*$"
 
 -- ── What all kinds share ─────────────────────────────────────────────────────────────────────────
 
--- Takes counters over; nil: not said, so it stays as it was.
-local function count(self, input, output)
+-- The larger one of two counts, as digits; either may be nil.
+local function larger(before, now)
+  if before == now or not now then
+    return before
+  elseif before and (#before > #now or (#before == #now and before > now)) then
+    return before
+  end
+  return now
+end
+
+-- Takes counters over; nil: not said, so it stays as it was. None ever goes down: a usage that says
+-- less than one before it has left something out.
+local function count(self, input, output, cached, cache_write)
   local seen = self.seen
-  seen.input = input or seen.input
+  seen.input = larger(seen.input, input)
   if output then
-    seen.output, self.covered = output, true
+    seen.output, self.covered = larger(seen.output, output), true
+  end
+  if cached or cache_write then
+    seen.cached = larger(seen.cached, cached)
+    seen.cache_write = larger(seen.cache_write, cache_write)
   end
 end
 
@@ -66,16 +82,24 @@ local function give_up(self)
   seen.format = "other"
 end
 
--- A server that counts as it goes has counted at least a token an event; one that says less only
--- has a member of that name.
+-- Whether the usage is the whole answer's. An output of 0 is none after events with content in
+-- them: it is what a server says that does not count. One that is only smaller than the number of
+-- events is believed where the answer came to its end, for an event need not be a token: a prompt
+-- may be echoed, one token may end a call of a tool that comes in two events, a proxy may cut
+-- tokens up, and what nobody knows counts as content here. (The content of a JSON body is not
+-- counted, so its usage stands as it is.) A server that counts as it goes, cut anywhere, has to
+-- have counted a token an event; one that says less only has a member of that name.
 local function settled(self)
-  local seen = self.seen
+  local seen, events = self.seen, self.events
   if not (seen.input and seen.output and self.covered) or self.unsure then
     return false
   end
+  local output = tonumber(seen.output)
+  if output == 0 and events > 0 then
+    return false
+  end
   return self.ended
-    or (self.continuous and self.events > 0 and tonumber(seen.output) >= self.events
-      and self:unmeasured() == 0)
+    or (self.continuous and events > 0 and output >= events and self:unmeasured() == 0)
 end
 
 local function report(self)
@@ -245,13 +269,11 @@ function Stream:unmeasured()
   return self.noted > 0 and not match(self.note, DONE) and self.noted or 0
 end
 
-function Stream:event(stop)
-  if self.broken then
-    return
-  end
+-- An event has ended; returns whether it was a usage alone, nothing where it cannot be read.
+local function end_event(self)
   local scan, only_usage = self.scan, false
   if self.kind == "object" and scan.whole then
-    only_usage = object(self, scan.record)
+    only_usage = object(self, scan.record) or false
     scan:reset()
   elseif self.kind == "object" then
     if scan.fault or not self.over then
@@ -268,6 +290,14 @@ function Stream:event(stop)
     self.events = self.events + 1 -- but a `ping` or the like takes no usage back
   end
   self.kind, self.note, self.noted = nil, "", 0
+  return only_usage
+end
+
+function Stream:event(stop)
+  local only_usage
+  if not self.broken then
+    only_usage = end_event(self)
+  end
   if self.on_event then
     self.on_event(stop, only_usage)
   end

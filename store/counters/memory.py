@@ -281,7 +281,9 @@ class MemoryCounters:
             now = self._clock()
             account = self._account(account_id, now)
             opened = tuple(account.open_holds)
-            return Generation(account_id, account.generation, now, opened, account.seeded)
+            return Generation(
+                account_id, account.generation, now, opened, account.seeded, account.windows()
+            )
 
     def seed(self, generation: Generation, seed: Seed) -> bool:
         """Serve the account from here on. False if anything was settled since: read SQL again.

@@ -115,6 +115,7 @@ class Generation(msgspec.Struct, frozen=True):
 
     A seed with a generation counts only if nothing was taken or settled since. `open_holds` are
     ids: their rows, if there are any yet, stay out of the sums, as settling will add them.
+    `windows` are those that are counted, also of keys that were revoked since.
     """
 
     account_id: str
@@ -122,6 +123,7 @@ class Generation(msgspec.Struct, frozen=True):
     now_us: int
     open_holds: tuple[str, ...]
     seeded: bool
+    windows: tuple[Window, ...] = ()
 
 
 class Seed(msgspec.Struct, frozen=True):

@@ -130,6 +130,12 @@ class AccountMoney:
             for window in known.keys() | seed.spent.keys()
         )
 
+    def windows(self) -> tuple[Window, ...]:
+        """Every window that is counted."""
+        return tuple(
+            [sums.window for scope in self._scopes.values() for sums in scope.windows.values()]
+        )
+
     def sums(self, window: Window) -> Sums:
         """The sums of a window, also of one that is over."""
         scope = self._scopes.get(window.scope)

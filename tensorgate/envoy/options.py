@@ -25,6 +25,7 @@ from tensorgate.ports import HIGHEST, Address, parse_address, parse_ip
 
 SYSTEM_CA: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 LONGEST_SOCKET: Final = 107  # bytes of sockaddr_un.sun_path, without its closing NUL
+MOST_CONCURRENCY: Final = 256  # authz has room for so many log streams (authz.meter.LOG_STREAMS)
 _HTTPS_PORT: Final = 443
 
 _ORIGIN: Final = re.compile(
@@ -182,7 +183,7 @@ def _numbers(options: RenderOptions, faults: _Faults) -> None:
     for flag, value, least, most in (
         ("--port", options.port, 1, HIGHEST),
         ("--workers", options.workers, 1, 64),
-        ("--concurrency", options.concurrency, 1, 256),
+        ("--concurrency", options.concurrency, 1, MOST_CONCURRENCY),
         ("--body-limit-mib", options.body_limit_mib, 1, 1024),
         ("--heap-mib", options.heap_mib, 1, 1024 * 1024),
         ("--max-connections", options.max_connections, 1, 1_000_000),

@@ -552,11 +552,12 @@ def test_up_is_given_what_was_said(
 ) -> None:
     seen: dict[str, object] = {}
     monkeypatch.setattr("tensorgate.up.up", lambda **given: seen.update(given) or 0)
-    said = "--upstream h:1 --port 2 --admin-port 3 --state s --workers 4 --listen ::1 "
-    assert run(["up", *said.split(), "--metrics-listen", "127.0.0.1:5"], capfd).status == 0
+    said = "--upstream h:1 --upstream-grpc h:2 --port 2 --admin-port 3 --state s --workers 4 "
+    said += "--listen ::1 --metrics-listen 127.0.0.1:5"
+    assert run(["up", *said.split()], capfd).status == 0
     assert seen == {
-        "upstream": "h:1", "port": 2, "admin_port": 3, "state": Path("s"), "workers": 4,
-        "listen": "::1", "metrics_listen": "127.0.0.1:5",
+        "upstream": "h:1", "upstream_grpc": "h:2", "port": 2, "admin_port": 3, "state": Path("s"),
+        "workers": 4, "listen": "::1", "metrics_listen": "127.0.0.1:5",
     }  # fmt: skip
 
 

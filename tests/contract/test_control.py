@@ -23,12 +23,13 @@ from authz.cache import KeyCache
 from authz.control import AT_ONCE, MAX_ACCOUNTS, Responder, methods, serving
 from authz.feed import Feed
 from authz.metrics import Metrics
+from authz.refusals import Refusals
 from authz.settings import AuthzSettings
 from store import control
 from store.catalog import Catalog
 from store.control import MAX_QUESTION_BYTES, SOCKET_NAME, Control, nudge, state_mark
 from store.counters.model import Taken
-from store.errors import NotRunningError, StoreUnavailableError
+from store.errors import ConfigError, InputError, NotRunningError, StoreUnavailableError
 from store.keys import KeyRepository
 from store.records import Hold
 
@@ -72,7 +73,7 @@ def running(
     with (
         closing_engine(engine),
         KeyRepository(engine) as repository,
-        open_books(settings, Catalog.read(settings.catalog), Metrics()) as books,
+        open_books(settings, lambda: Catalog.read(settings.catalog), Metrics()) as books,
     ):
         clock = ManualClock()
         cache = KeyCache(repository, clock, stale_us=0)
@@ -81,7 +82,8 @@ def running(
         clock.advance(us=1)  # what is read from here on is newer than the feed's position
         path = settings.runtime / SOCKET_NAME
         try:
-            with serving(path, Responder(settings.state, methods(books, feed))):
+            known = methods(books, feed, dict, Refusals(clock, settings.key_form()))
+            with serving(path, Responder(settings.state, known)):
                 yield Running(settings, engine, books, cache, Control.of(settings))
         finally:
             feed.stop()
@@ -169,6 +171,32 @@ def test_feed_makes_a_revocation_hold_at_once(running: Running) -> None:
 def _digests(engine: Engine) -> list[bytes]:
     with engine.connect() as connection:
         return list(connection.execute(text("SELECT digest FROM keys")).scalars())
+
+
+def test_a_reload_is_answered_with_what_changed_or_with_every_fault(
+    tmp_path: Path, settings: AuthzSettings
+) -> None:
+    faults = ("line 2: models.x: it is missing", "line 7: plans: nothing is called so here")
+    answers: list[dict[str, object] | ConfigError] = [
+        {"path": "c", "changes": [], "warnings": []},
+        ConfigError("The catalog c cannot be used:", faults),
+    ]
+
+    def reload() -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, ConfigError):
+            raise answer
+        return answer
+
+    settings.state.mkdir()
+    known = methods(None, None, reload, None)  # type: ignore[arg-type]  # nothing else is asked
+    with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
+        asker = Control.of(settings)
+        assert asker.ask("catalog_reload") == {"path": "c", "changes": [], "warnings": []}
+        with pytest.raises(InputError) as caught:
+            asker.ask("catalog_reload")
+    assert caught.value.code == "config"
+    assert all(fault in str(caught.value) for fault in faults)
 
 
 def test_an_unknown_method_is_a_clear_error(running: Running) -> None:

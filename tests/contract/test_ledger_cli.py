@@ -13,28 +13,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from moneyhelp import ACCOUNT, KEY, OTHER_KEY, charge, draft, fast_engine, hold, limits, mint
-from sqlalchemy import Engine, text
+from ledgerdesk import Desk, Ran
+from moneyhelp import ACCOUNT, KEY, OTHER_KEY, charge, draft, hold, limits
 from statehelp import NOW_US
 
+import store.journal
 from admin import ledgercheck, ledgerexport
 from admin.ledgerexport import defused
 from authz.books import Books, open_books
 from authz.control import Method, Responder, methods, serving
 from authz.metrics import Metrics
+from authz.refusals import Refusals
 from authz.settings import AuthzSettings
 from store.catalog import Catalog
+from store.clock import wall_us
 from store.control import SOCKET_NAME
 from store.counters.model import Taken
-from store.journal import Journal
-from store.ledger import Ledger
-from store.records import SECOND_US, Basis, Charge, Hold
-from tensorgate import cli
+from store.journal import HEADER, Journal
+from store.records import SECOND_US, Basis, Hold
 
 TENSORGATE = Path(sys.executable).parent / "tensorgate"
 DESIGNED = """hold_id, request_id, key_id, user, team, alias, model, endpoint, status, basis,
@@ -42,64 +41,6 @@ input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, charge_nan
 admitted_at, settled_at"""
 FIELDS = [name.strip() for name in DESIGNED.split(",")]
 HEAD = ",".join(f'"{name}"' for name in FIELDS)
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    err: str
-
-
-class Desk:
-    """A state with two keys, its ledger, and the command on it."""
-
-    def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        self.engine: Engine = fast_engine(folder)
-        self.folder, self.state = folder, folder / "state"
-        self.ledger = Ledger(self.engine)
-        self._capfd = capfd
-        mint(self.engine, KEY, OTHER_KEY)
-        self.env = {
-            "TENSORGATE_STATE": str(self.state),
-            "TENSORGATE_CATALOG": str(folder / "catalog.yaml"),
-            "TENSORGATE_RUNTIME": str(folder / "run"),
-        }
-        for name in [name for name in os.environ if name.startswith("TENSORGATE_")]:
-            monkeypatch.delenv(name)
-        for name, value in self.env.items():
-            monkeypatch.setenv(name, value)
-
-    def __call__(self, *arguments: str) -> Ran:
-        status = cli.run(["ledger", *arguments])
-        return Ran(status, *self._capfd.readouterr())
-
-    def lines(self, *arguments: str) -> list[dict[str, Any]]:
-        ran = self("export", *arguments)
-        assert (ran.status, ran.err) == (0, "")
-        return [json.loads(line) for line in ran.out.splitlines()]
-
-    def verified(self) -> dict[str, Any]:
-        ran = self("verify", "--json")
-        assert ran.err == ""
-        found: dict[str, Any] = json.loads(ran.out)
-        assert ran.status == (0 if found["ok"] else 1)
-        assert found["ok"] == (not found["faults"])
-        return found
-
-    def book(self, of: Hold, end: Charge | None = None) -> Hold:
-        self.ledger.book([(of, end or charge(of))])
-        return of
-
-    def execute(self, *statements: str) -> None:
-        """Somebody's hand in the database."""
-        with self.engine.connect() as connection, connection.begin():
-            connection.execute(text("DROP TRIGGER IF EXISTS ledger_refuses_update"))
-            connection.execute(text("DROP TRIGGER IF EXISTS ledger_refuses_delete"))
-            for statement in statements:
-                connection.execute(text(statement))
 
 
 @pytest.fixture
@@ -301,8 +242,9 @@ def counting(
     """An authz's books and its control socket, in this process; `change` breaks its answers."""
     settings = AuthzSettings()
     settings.runtime.mkdir(mode=0o700, exist_ok=True)
-    with open_books(settings, Catalog.read(settings.catalog), Metrics()) as opened:
-        known = change(methods(opened, None))  # type: ignore[arg-type]  nobody asks for the feed
+    with open_books(settings, lambda: Catalog.read(settings.catalog), Metrics()) as opened:
+        refusals = Refusals(wall_us, settings.key_form())
+        known = change(methods(opened, None, dict, refusals))  # type: ignore[arg-type]  nobody asks for the feed
         with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
             yield opened
 
@@ -354,6 +296,8 @@ def test_without_an_authz(books: Desk) -> None:
         "charged_nanousd": 0,
         "open_holds": 0,
         "held_nanousd": 0,
+        "pruned_rows": 0,
+        "pruned_nanousd": 0,
         "authz": None,
         "faults": [],
     }
@@ -386,7 +330,7 @@ def test_rows_that_do_not_add_up_are_named(books: Desk) -> None:
         f"UPDATE ledger SET key_window = 3 {where.format(moved.id)}",
     )
     faults = books.verified()["faults"]
-    assert len(faults) == 7
+    assert len(faults) == 8
     assert faults[4:] == [
         "The rows of window 1 of acc_anna add up to $0.000000241, and not to $0.00000023, "
         "which is kept as spent.",
@@ -394,12 +338,15 @@ def test_rows_that_do_not_add_up_are_named(books: Desk) -> None:
         "which is kept as spent.",
         "The rows of window 3 of key_laptop add up to $0.00000004, and not to $0.00, "
         "which is kept as spent.",
+        "The rows of 2026-11-18 of anna@example.org, team red, key laptop (key_laptop), model "
+        "'llama-3.1-8b' are not what is kept of that day: they have charge_nanousd 241 and "
+        "not 230.",
     ]
     for each in (held, released, estimated, moved):
         assert sum(each.id in fault for fault in faults) == 1
     ran = books("verify")
     assert ran.status == 1
-    assert ran.out.startswith("The ledger is NOT in order: 7 faults.\n")
+    assert ran.out.startswith("The ledger is NOT in order: 8 faults.\n")
     assert [line for line in ran.out.splitlines() if line.startswith("fault: ")] == [
         f"fault: {fault}" for fault in faults
     ]
@@ -487,10 +434,19 @@ def test_counters_that_are_off_are_named(books: Desk, hasty: None) -> None:
 def test_rows_that_are_gone_are_missed_by_their_sums(books: Desk, hasty: None) -> None:
     with counting(books) as opened:
         end(opened, take(opened, 300))
+        today = books.lines()[0]["settled_at"][:10]
         books.execute("DELETE FROM ledger")
         faults = books.verified()["faults"]
     rows = "add up to $0.00, and not to $0.00000004, which is kept as spent."
-    assert faults == [f"The rows of window 0 of key_laptop {rows}"]
+    assert faults == [
+        "Rows are missing: 0 rows are there and 0 were pruned, of 1 that were booked. Missing "
+        "are the numbers 1.",
+        f"The rows of window 0 of key_laptop {rows}",
+        f"The rows of {today} of anna@example.org, team red, key laptop (key_laptop), model "
+        "'llama-3.1-8b' are not what is kept of that day: they have calls_metered 0 and not 1, "
+        "input_tokens 0 and not 11, cached_input_tokens 0 and not 3, output_tokens 0 and not 7, "
+        "charge_nanousd 0 and not 40.",
+    ]
 
 
 def test_accounts_that_move_are_no_fault(books: Desk, hasty: None) -> None:
@@ -505,7 +461,10 @@ def test_accounts_that_move_are_no_fault(books: Desk, hasty: None) -> None:
         assert "1 moved at every look" in books("verify").out
 
 
-def test_open_holds_that_somebody_lost_are_named(books: Desk, hasty: None) -> None:
+def test_open_holds_that_somebody_lost_are_named(
+    books: Desk, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.journal, "LOOK_SECONDS", 3600)  # or it would be healed
     nobodys = hold(33)
     with counting(books) as opened:
         mine = take(opened, 300)
@@ -520,9 +479,24 @@ def test_open_holds_that_somebody_lost_are_named(books: Desk, hasty: None) -> No
         [fault] = books.verified()["faults"]
         assert fault == f"Hold {mine.id} is counted, and not in the database's copy."
         opened.ledger.copy_holds([mine])
-        (books.state / "journal").rename(books.state / "journal.away")
+        journal = books.state / "journal"
+        journal.unlink()
+        [fault] = books.verified()["faults"]
+        assert fault.startswith(f"authz runs, and there is no journal {journal}: a crash")
+        journal.write_bytes(HEADER)
         [fault] = books.verified()["faults"]
         assert fault == f"Hold {mine.id} is counted, and not in the journal."
+
+
+def test_a_journal_that_somebody_removed_is_there_again(
+    books: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.journal, "LOOK_SECONDS", 0.1)
+    with counting(books) as opened:
+        take(opened, 300)
+        (books.state / "journal").unlink()
+        assert books.verified()["ok"]
+        assert (books.state / "journal").exists()
 
 
 def test_an_authz_that_hangs_is_said(books: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ from store.counters.model import Ended, MoneyStanding, NotSeeded, Refused, Seed,
 from store.errors import StoreUnavailableError
 from store.journal import Journal
 from store.keys import KeyRepository
-from store.ledger import Ledger
+from store.ledger import REVOKED_US, Ledger
 from store.ledgerreader import BATCH, EXPORTED, LedgerReader, Wanted, exported
 from store.records import (
     INT64_MAX,
@@ -354,7 +354,7 @@ def test_sums_are_of_the_present_windows_only(books: Ledger) -> None:
     assert books.seed("acc_nobody", NOW_US) == Seed({}, {})
 
 
-def test_sums_are_of_the_account_only_and_leave_out_its_revoked_keys(
+def test_sums_are_of_the_account_only_and_of_revoked_keys_what_may_still_be_counted(
     books: Ledger, engine: Engine
 ) -> None:
     other = replace(ACCOUNT, id="acc_ben", email="ben@example.org")
@@ -365,10 +365,33 @@ def test_sums_are_of_the_account_only_and_leave_out_its_revoked_keys(
     booked(books, 7, key=OTHER_KEY)
     with KeyRepository(engine) as keys, keys.changing("cli:tester", NOW_US) as writer:
         writer.change_key(OTHER_KEY, replace(OTHER_KEY, revoked_us=NOW_US), action="key.revoke")
-    assert books.seed(ACCOUNT.id, NOW_US).spent == {
-        Window(KEY.id, 0): 3,
-        Window(ACCOUNT.id, 1): 10,
-    }
+    late = NOW_US + REVOKED_US
+    known = {Window(KEY.id, 0): 3, Window(ACCOUNT.id, 1): 10}
+    revoked = {Window(OTHER_KEY.id, 0): 7}
+    assert books.seed(ACCOUNT.id, late - 1).spent == known | revoked, "a cache may still know it"
+    assert books.seed(ACCOUNT.id, late).spent == known
+    counted = [Window(OTHER_KEY.id, 0), Window(OTHER_KEY.id, 1)]
+    assert books.seed(ACCOUNT.id, late, (), counted).spent == (
+        known | revoked | {Window(OTHER_KEY.id, 1): 0}
+    )
+
+
+def test_drift_of_a_revoked_key_is_seen(books: Ledger, engine: Engine, clock: FakeClock) -> None:
+    """Its window is known from before, and the counters go on with it."""
+    counters = MemoryCounters(clock, lambda _: None)
+    asked = draft(300)
+    taken = SeededCounters(counters, books).take(asked.request_id, asked, limits())
+    assert isinstance(taken, Taken)
+    assert taken.hold is not None
+    books.book([(taken.hold, charge(taken.hold, 40))])
+    assert counters.settle(taken.hold, 40)
+    with KeyRepository(engine) as keys, keys.changing("cli:tester", NOW_US) as writer:
+        writer.change_key(KEY, replace(KEY, revoked_us=NOW_US), action="key.revoke")
+    clock.now_us += REVOKED_US + 1
+    assert drift(counters, books, ACCOUNT.id) == 0
+    with engine.begin() as connection:
+        connection.execute(update(spent).where(spent.c.scope == KEY.id).values(nanousd=39))
+    assert drift(counters, books, ACCOUNT.id) == 1
 
 
 def test_a_key_made_in_the_future_is_in_its_first_window(books: Ledger, engine: Engine) -> None:

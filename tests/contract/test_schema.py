@@ -24,6 +24,7 @@ from statehelp import NOW_US, new_state, repository_on
 import store
 from store import schema
 from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
+from store.ledgerreader import LedgerReader
 from store.records import INT64_MAX
 from store.settings import StoreSettings
 
@@ -145,6 +146,16 @@ def test_the_sums_of_rows_that_were_there_are_made(
         ("k", 1): 7,
         ("other", 0): 8,
     }
+    with engine.connect() as connection:
+        days = connection.execute(select(schema.daily)).mappings().all()
+    assert {(row["key_id"], row["team"]): row["charge_nanousd"] for row in days} == {
+        ("k", ""): 18,
+        ("other", ""): 8,
+        ("huge", ""): INT64_MAX,
+    }
+    assert [sum(row["calls_metered"] for row in days), len(days)] == [len(rows), 3]
+    faults = LedgerReader(engine).verify().faults
+    assert not any("kept" in fault or "missing" in fault for fault in faults), faults
     engine.dispose()
 
 

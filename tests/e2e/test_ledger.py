@@ -145,6 +145,15 @@ def test_doctor_sees_journal_and_ledger(gate: Stack) -> None:
     assert "ends to be booked; counters agree" in parts["ledger"]["text"]
 
 
+def _without_guard(database: sqlite3.Connection) -> str:
+    """Take away the trigger that refuses changes of rows; the statement that makes it again."""
+    name = "ledger_refuses_update"
+    asked = "SELECT sql FROM sqlite_master WHERE name = ?"
+    (statement,) = database.execute(asked, (name,)).fetchone()
+    database.execute(f"DROP TRIGGER {name}")
+    return str(statement)
+
+
 def test_a_copy_that_was_tampered_with_is_named(gate: Stack, tmp_path: Path) -> None:
     """A copy of the state, `runtime` and all: the authz that runs elsewhere is not asked of it."""
     key = gate.mint(models="recorder")
@@ -180,7 +189,7 @@ def test_a_copy_that_was_tampered_with_is_named(gate: Stack, tmp_path: Path) -> 
     with closing(sqlite3.connect(state / "tensorgate.db")) as copy:
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             copy.execute("UPDATE ledger SET charge_nanousd = 0")
-        copy.execute("DROP TRIGGER ledger_refuses_update")
+        guard = _without_guard(copy)
         copy.execute(
             "UPDATE ledger SET basis = 'released' WHERE hold_id = ?", (found[0]["hold_id"],)
         )
@@ -191,7 +200,13 @@ def test_a_copy_that_was_tampered_with_is_named(gate: Stack, tmp_path: Path) -> 
         copy.commit()
     status, said = looked()
     assert status == 1
-    assert "NOT in order: 2 faults" in said
+    assert "NOT in order: 4 faults" in said
+    assert "they have calls_metered 2 and not 3, calls_released 1 and not 0." in said
+    assert "fault: The trigger ledger_refuses_update is gone" in said
+    with closing(sqlite3.connect(state / "tensorgate.db")) as copy:
+        copy.execute(guard)
+        copy.commit()
+    assert "NOT in order: 3 faults" in looked()[1]
     assert f"fault: Row of hold {found[0]['hold_id']}: released, and yet charged" in said
     assert f"fault: Request {found[1]['request_id']} has 2 rows." in said
 
@@ -203,25 +218,32 @@ def test_a_hand_in_the_live_ledger_is_seen(gate: Stack) -> None:
     [row] = booked(gate, key["id"], 1)
     assert verify(gate)["ok"]
     with closing(sqlite3.connect(gate.state / "tensorgate.db", timeout=10)) as database:
-        database.execute("DROP TRIGGER ledger_refuses_update")
+        guard = _without_guard(database)
         database.execute(
             "UPDATE ledger SET charge_nanousd = charge_nanousd - 1000 WHERE hold_id = ?",
             (row["hold_id"],),
         )
+        database.execute(guard)
         database.commit()
         changed = verify(gate)["faults"]
-        assert len(changed) == 2
-        assert all("which is kept as spent" in fault for fault in changed)
+        assert sum("which is kept as spent" in fault for fault in changed) == 2
+        assert sum("are not what is kept of that day" in fault for fault in changed) == 1
+        assert len(changed) == 3
         assert sum(f"window 0 of {key['id']} add up to" in fault for fault in changed) == 1
         database.execute(
             "UPDATE spent SET nanousd = nanousd - 1000 WHERE scope = ? OR scope = "
             "(SELECT account_id FROM keys WHERE id = ?)",
             (key["id"], key["id"]),
         )
+        database.execute(
+            "UPDATE daily SET charge_nanousd = charge_nanousd - 1000 WHERE key_id = ?",
+            (key["id"],),
+        )
         database.commit()
     done = gate.run("ledger", "verify")
     assert done.returncode == 1
-    assert "which is kept as spent" not in done.stdout
+    assert "kept as spent" not in done.stdout
+    assert "kept of that day" not in done.stdout
     # by 1000 nano-USD in the key's window and in the account's
     assert f"fault: Account {USER}: counters and ledger differ by $0.000002." in done.stdout
     [authz] = gate.children()["authz"]

@@ -303,6 +303,15 @@ def test_when_a_usage_of_gemini_is_the_whole_answers(lua: Gate, framing: str) ->
         ([gemini("a", usageMetadata=early)], {"output": "2", "final": None, "events": "1"}),
         ([gemini("a", usageMetadata=early), gemini("b")], {"output": "2", "final": None}),
         ([end, gemini("b")], {"final": None}),
+        # no counter goes down, and one of nothing after content is none
+        (
+            [gemini("a", usageMetadata=GEMINI_USAGE), gemini_end(**early)],
+            {**GEMINI_PRICED, "final": "1"},
+        ),
+        (
+            [gemini("a"), gemini_end(promptTokenCount=3, totalTokenCount=3)],
+            {"input": "3", "output": "0", "final": None},
+        ),
         (
             [gemini("a"), {"candidates": [{"finishReason": "STOP"}]}],
             {"output": None, "final": None},
@@ -691,6 +700,14 @@ def test_what_was_seen_stays_when_the_client_leaves(
             (100, 7),
         ),
         ({"usage": "none"}, SSE, counting("abcd", 2), Basis.HELD, (0, 0)),
+        ({"hides_output": "1"}, SSE, counting("abcd", 2), Basis.HELD, (0, 0)),
+        (
+            {"hides_output": "1", "continuous_usage": "1"},
+            SSE,
+            counting("abcd", 2000),
+            Basis.METERED,
+            (11, 2000),
+        ),
     ],
 )
 def test_what_a_stream_costs_whose_client_leaves(

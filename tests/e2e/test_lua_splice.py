@@ -202,6 +202,7 @@ def token(text: str, **more: Any) -> bytes:
 
 COUNTS = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 USAGE = event({"id": "x", "choices": [], "usage": COUNTS})
+UNREADABLE = b'data: {"choices":[{"delta":{"content":"a"},"score":NaN}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 
 
@@ -225,11 +226,21 @@ def test_a_client_that_asked_for_it_keeps_it(lua: Gate) -> None:
         token("a", usage=COUNTS),
         event({"choices": []}),
         event({"choices": [], "usage": None}),
-        event({"choices": None, "usage": COUNTS}),
-        event({"usage": COUNTS}),
+        event({"usage": None}),
+        # what a client needs
+        event({"choices": [], "usage": COUNTS, "error": {"message": "no"}}),
+        event({"choices": [], "usage": COUNTS, "error": "n" * 300}),
+        event({"usage": COUNTS, "error": 500}),
+        event({"usage": COUNTS, "type": "error"}),
+        event({"usage": COUNTS, "type": "message_delta", "delta": {"stop_reason": "end_turn"}}),
+        # content, wherever it stands
+        event({"choices": [{}], "usage": COUNTS}),
+        event({"choices": [], "usage": COUNTS, "delta": {"text": "a"}}),
+        event({"choices": None, "usage": COUNTS, "text": "a"}),
+        event({"choices": "a", "usage": COUNTS}),
+        event({"usage": COUNTS, "response": {"output": ["a"]}}),
         event({"choices": [], "prompt_filter_results": [{"usage": COUNTS, "choices": []}]}),
         token('{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'),
-        event({"type": "message_delta", "choices": [], "usage": COUNTS}),
         b": choices usage\n\n",
         b"event: usage\r\rdata: {}\r\r",
         b"data: nothing",
@@ -237,19 +248,93 @@ def test_a_client_that_asked_for_it_keeps_it(lua: Gate) -> None:
         b"",
     ],
 )
-def test_nothing_else_is_taken_out(lua: Gate, kept: bytes) -> None:
-    lua.upstream.answer = Reply(headers=SSE, body=[token("a"), kept])
+@pytest.mark.parametrize("before", [token("a"), UNREADABLE])
+def test_nothing_else_is_taken_out(lua: Gate, before: bytes, kept: bytes) -> None:
+    lua.upstream.answer = Reply(headers=SSE, body=[before, kept])
     lua.decision = HIDE
-    assert lua.call().body == token("a") + kept
+    assert lua.call().body == before + kept
 
 
-def test_a_stream_that_cannot_be_read_passes_as_it_came(lua: Gate) -> None:
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        USAGE,
+        event({"choices": None, "usage": COUNTS}),
+        event({"choices": {}, "usage": COUNTS, "error": None}),
+        event({"usage": COUNTS, "object": "chat.completion.chunk", "model": "m", "id": "1"}),
+        event({"type": "chunk", "choices": [], "usage": COUNTS, "x_groq": {"id": "a"}}),
+        event({"type": "message_delta", "choices": [], "usage": COUNTS}),
+        event({"usage": {}}),
+    ],
+)
+@pytest.mark.parametrize("before", [b"", token("a"), UNREADABLE])
+def test_however_a_server_writes_it_it_is_taken_out(
+    lua: Gate, before: bytes, hidden: bytes
+) -> None:
+    body = before + hidden + token("b") + hidden + DONE
+    left = before + token("b") + DONE
+    cases = [Case(body, [size] * (len(body) // size), hide=True) for size in (1, 5, 64, len(body))]
+    for read in drive(lua, cases):
+        assert read.passed == left
+    lua.upstream.answer = Reply(headers=SSE, body=body)
+    lua.decision = HIDE
+    assert lua.call().body == left
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        b'{"choices":[],"usage":{"completion_tokens":-2}}',
+        b'{"choices":[],"usage":{"completion_tokens":"2"}}',
+        b'{"choices":[],"usage":{"completion_tokens":2},"usage":{"completion_tokens":2}}',
+        b'{"choices":[],"usage":{"prompt_tokens":9999999999999},"took":NaN}',
+    ],
+)
+def test_a_usage_that_cannot_be_read_is_taken_out_too(lua: Gate, hidden: bytes) -> None:
+    parts = [token("a"), b"data: " + hidden + b"\n\n", USAGE, token("b"), DONE]
+    lua.upstream.answer = Reply(headers=SSE, body=list(parts))
+    lua.decision = HIDE
+    answer = lua.call()
+    assert answer.body == token("a") + token("b") + DONE
+    assert lua.usage(answer.request_id)["format"] == "other"
+
+
+def test_what_cannot_be_read_hides_what_we_asked_for_all_the_same(lua: Gate) -> None:
     body: list[Step] = [token("a"), b"data: {nothing}\n", Pause(0.02), b"\n", USAGE, DONE]
     lua.upstream.answer = Reply(headers=SSE, body=body)
     lua.decision = HIDE
     answer = lua.call()
-    assert answer.body == token("a") + b"data: {nothing}\n\n" + USAGE + DONE
+    assert answer.body == token("a") + b"data: {nothing}\n\n" + DONE
     assert lua.usage(answer.request_id)["format"] == "other"
+
+
+def test_an_unreadable_stream_passes_as_it_came_where_nothing_is_ours(lua: Gate) -> None:
+    lua.upstream.answer = Reply(headers=SSE, body=[token("a"), UNREADABLE, USAGE, DONE])
+    assert lua.call().body == token("a") + UNREADABLE + USAGE + DONE
+
+
+def test_what_cannot_be_read_costs_no_more_the_longer_it_is(lua: Gate) -> None:
+    """Each event is read once, by itself."""
+
+    def spent(events: int) -> float:
+        body = UNREADABLE + token("a" * 40) * events
+        case = Case(body, [1500] * (len(body) // 1500), hide=True)
+        read = min(drive(lua, [case] * 3), key=lambda each: each.microseconds)
+        assert read.passed == body
+        return read.microseconds / events
+
+    assert spent(8000) < 4 * spent(1000)
+
+
+def test_an_unfinished_event_of_an_unreadable_stream_waits_and_no_other(lua: Gate) -> None:
+    more = threading.Event()
+    body: list[Step] = [UNREADABLE + token("b") + b'data: {"ch', Until(more), b'oices":[]}\n\n']
+    lua.upstream.answer = Reply(headers=SSE, body=body)
+    lua.decision = HIDE
+    with lua.opened() as response:
+        assert response.read1() == UNREADABLE + token("b")
+        more.set()
+        assert response.read() == b'data: {"choices":[]}\n\n'
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
@@ -268,12 +353,13 @@ def test_it_is_found_wherever_the_chunks_end(lua: Gate, newline: bytes) -> None:
         assert read.seen["final"] == "1"
 
 
+@pytest.mark.parametrize("before", [token("a"), UNREADABLE])
 @pytest.mark.parametrize("pieces", [1, 7, 1000])
-def test_a_long_event_is_passed_on_before_it_ends(lua: Gate, pieces: int) -> None:
+def test_a_long_event_is_passed_on_before_it_ends(lua: Gate, pieces: int, before: bytes) -> None:
     long = event({"padding": "x" * 40_000, "choices": [], "usage": COUNTS})
-    body = token("a") + long + USAGE + token("b") + DONE
+    body = before + long + USAGE + token("b") + DONE
     [read] = drive(lua, [Case(body, [pieces] * (len(body) // pieces), hide=True)])
-    assert read.passed == token("a") + long + token("b") + DONE
+    assert read.passed == before + long + token("b") + DONE
 
 
 def test_a_stream_that_says_its_length(lua: Gate) -> None:

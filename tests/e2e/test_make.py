@@ -42,7 +42,19 @@ def test_make_alone_prints_every_target_that_has_a_comment() -> None:
     printed = make(ROOT).stdout
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(targets) >= {
-        *("run", "test", "check", "quick", "lint", "types", "arrows", "soak", "bench", "proto"),
+        *(
+            "run",
+            "test",
+            "check",
+            "fuzz",
+            "quick",
+            "lint",
+            "types",
+            "arrows",
+            "soak",
+            "bench",
+            "proto",
+        ),
         *("lock", "clean"),
     }
     for target in targets:

@@ -10,20 +10,19 @@ import io
 import json
 import os
 import signal
+import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from load.audit import Audit, admitted_ids, all_booked, rows, until
 from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, SHARED_NANOUSD, Key, draw
-from load.latency import compare
 from load.mixed import drive
 from load.standing import check_budgets
 from moneygate import BODY, booked, hold_of, metric
@@ -106,10 +105,55 @@ COLUMNS: Final = [
 ]
 
 
-def test_streams_are_not_held_back(tmp_path: Path) -> None:
-    """That the figures can be taken; `make soak` takes them at full size and prints them."""
-    figures = compare(tmp_path, streams=4, tokens=10, rounds=1)
-    assert figures.alone.count == figures.gate.count == 4 * 10
+def chunk_of(number: int) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": f"token-{number} "}, "finish_reason": None}
+    return {"object": "chat.completion.chunk", "choices": [choice]}
+
+
+def delta_of(number: int) -> dict[str, Any]:
+    delta = {"type": "text_delta", "text": f"token-{number} "}
+    return {"type": "content_block_delta", "index": 0, "delta": delta}
+
+
+@pytest.mark.parametrize(("path", "event"), [(CHAT, chunk_of), (MESSAGES, delta_of)])
+def test_a_stream_is_not_held_back(
+    gate: Stack,
+    recorder: Recorder,
+    path: str,
+    event: Callable[[int], dict[str, Any]],
+) -> None:
+    """The server goes on only once the client has said, beside the gate, that it has an event.
+
+    Whoever keeps anything back, to read it or to fill a buffer, brings both to a stand.
+    """
+    seen = [threading.Event() for _ in range(20)]
+    steps: list[Any] = []
+    for number, confirmed in enumerate(seen):
+        steps += [event(number), Until(confirmed)]
+    recorder.answer = sse_reply(*steps)
+    body = json.dumps({**json.loads(BODY), "stream": True}).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: {gate.address}\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {gate.mint(budget_usd=5)['key']}\r\nconnection: close\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    try:
+        with socket.create_connection(("127.0.0.1", gate.port), timeout=10) as client:
+            client.sendall(head.encode() + body)
+            answer = b""
+            for number, confirmed in enumerate(seen):
+                while f"token-{number} ".encode() not in answer:
+                    data = client.recv(65536)
+                    assert data, answer
+                    answer += data
+                assert f"token-{number + 1} ".encode() not in answer
+                confirmed.set()
+            while data := client.recv(65536):
+                answer += data
+    finally:
+        for confirmed in seen:
+            confirmed.set()
+    assert answer.partition(b" ")[2].startswith(b"200")
 
 
 # -- prices

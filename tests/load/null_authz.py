@@ -14,7 +14,7 @@ from threading import Event
 import grpc
 
 from authz import server
-from authz.meter import SERVICE
+from authz.meter import LOG_STREAMS, SERVICE
 from authz.pb import health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
 
@@ -53,7 +53,7 @@ def main(runtime: Path) -> None:
     servers = []
     for path, threads in (
         (sockets.check, server.CHECK_THREADS),
-        (sockets.log, server.LOG_STREAMS),
+        (sockets.log, LOG_STREAMS),
         (sockets.health, 2),
     ):
         made = server._server(threads, path.stem)

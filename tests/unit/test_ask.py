@@ -14,7 +14,7 @@ from moneysupport import ask_of, body, edited, fault_of
 from authz.ask import MAX_BOUND
 from authz.body import Body, read_json
 from authz.model import Ask, Edit, Fault, Reason, Shape
-from authz.shapes import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
+from authz.shapes import CHAT, COMPLETIONS, EMBEDDINGS, GENERATE, MESSAGES, RESPONSES
 
 GENERATING = {
     "chat": CHAT,
@@ -837,3 +837,78 @@ def test_whatever_stands_in_it_the_answer_is_an_ask_or_a_fault(
 
 def test_a_body_of_a_model_alone() -> None:
     assert read_json(body(), CHAT) == Body("llama", False, ask_of(CHAT))
+
+
+# -- what is generated, but not streamed
+
+HIDING: list[dict[str, Any]] = [
+    {"include_reasoning": False},
+    {"include_reasoning": "false"},
+    {"include_reasoning": 0},
+    {"stream_reasoning": False},
+    {"reasoning_effort": "none"},
+    {"reasoning_format": "hidden"},
+    {"reasoning": {"exclude": True}},
+    {"reasoning": {"effort": "high", "Exclude": 1}},
+    {"reasoning": {"effort": "none"}},
+    {"thinking": {"type": "enabled", "display": "omitted"}},
+    {"thinking": {"display": "summarized"}},
+    {"best_of": 2},
+    {"best_of": 3, "n": 2},
+    {"best_of": 2, "n": None},
+]
+SHOWING: list[dict[str, Any]] = [
+    {},
+    {"include_reasoning": True, "stream_reasoning": True},
+    {"include_reasoning": None, "stream_reasoning": None},
+    {"reasoning_effort": "low", "reasoning_format": "deepseek"},
+    {"reasoning": {"effort": "high", "exclude": False}, "thinking": {"type": "enabled"}},
+    {"reasoning": {"exclude": None}, "thinking": {"display": None}},
+    {"reasoning": None, "thinking": "on", "think": False},
+    {"reasoning": ["exclude"], "thinking": {"more": {"display": "omitted"}}},
+    {"thinking": {"display": "full"}},
+    {"best_of": 2, "n": 2},
+    {"best_of": 1},
+    {"n": 2},
+    {"best_of": None},
+    {"metadata": {"include_reasoning": False}},
+]
+
+
+@pytest.mark.parametrize("shape", GENERATING.values(), ids=GENERATING)
+@pytest.mark.parametrize("members", HIDING, ids=json.dumps)
+def test_a_request_that_hides_output_is_known(shape: Shape, members: dict[str, Any]) -> None:
+    assert ask_of(shape, **members).hides_output
+
+
+@pytest.mark.parametrize("shape", GENERATING.values(), ids=GENERATING)
+@pytest.mark.parametrize("members", SHOWING, ids=json.dumps)
+def test_a_request_that_shows_everything_is_too(shape: Shape, members: dict[str, Any]) -> None:
+    assert not ask_of(shape, **members).hides_output
+
+
+def test_where_nothing_is_generated_nothing_is_hidden() -> None:
+    assert not ask_of(EMBEDDINGS, input="x", include_reasoning=False).hides_output
+
+
+def test_the_best_of_more_is_found_in_an_object_of_parameters() -> None:
+    assert ask_of(GENERATE, inputs="x", parameters={"best_of": 2}).hides_output
+
+
+@pytest.mark.parametrize("name", ["reasoning", "thinking"])
+def test_what_could_hide_output_is_read_in_one_way(name: str) -> None:
+    many = {str(number): 1 for number in range(65)}
+    assert fault_of(CHAT, **{name: many}) == Fault(
+        Reason.INVALID_PARAMETER, "it may have at most 64 members", param=name
+    )
+    assert fault_of(CHAT, **{name.upper(): {}}).reason is Reason.AMBIGUOUS_BODY
+
+
+@pytest.mark.parametrize("name", [r"x\u0000", r"\u0000", r"x\u0000y"])
+@pytest.mark.parametrize(("value", "text_only"), [('"y"', False), ("1", True), ("[]", False)])
+def test_a_name_that_simdjson_does_not_find(name: str, value: str, *, text_only: bool) -> None:
+    raw = f'{{"model":"m","messages":[{{"role":"user","content":"a","{name}":{value}}}]}}'
+    found = read_json(raw.encode(), CHAT)
+    assert isinstance(found, Body)
+    assert found.ask is not None
+    assert found.ask.text_only is text_only

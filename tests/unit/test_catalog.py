@@ -181,6 +181,7 @@ exact: {{price: {{input: 1}}, context_tokens: 10, aliases: [other, "q*x", "ex*",
 "qwen*": {ROW}
 "qwen*y": {ROW}
 "*coder": {ROW}
+"AG*": {ROW}
 second: {{price: {{input: 1}}, context_tokens: 10, aliases: ["ab*", "*yz"]}}
 "ab*c": {ROW}
 "*": {ROW}
@@ -215,6 +216,8 @@ second: {{price: {{input: 1}}, context_tokens: 10, aliases: ["ab*", "*yz"]}}
         ("library/Exact", "library/Exact", "exact"),
         (f"https://{REGISTRY}/Library/exact:latest@x",) * 2 + ("exact",),
         ("QWEN3", "QWEN3", "qwen*"),
+        ("qCODER", "qCODER", "*coder"),
+        ("ag7", "ag7", "AG*"),
         ("library/qwen3:8b", "library/qwen3:8b", "qwen*"),
         ("other:8b", "other:8b", "*"),
         ("", "", "*"),

@@ -337,6 +337,15 @@ def test_envoy_is_told_which_server_serves_a_model(
     assert upstream_headers(response).get("x-tensorgate-upstream") == upstream
 
 
+def test_an_adapter_cannot_be_the_tag_of_another_model() -> None:
+    """A server without adapters would serve `phi` to a key that has only `phi:8b`."""
+    gate = Gate(key_record(models=["phi:8b", "phi:sql"]), listed=["phi:8b", "phi:latest"])
+    response = gate.call(body={"model": "phi", "lora_path": "8b", "messages": []})
+    assert metadata(response)["reason"] == "ambiguous_body"
+    assert is_allowed(gate.call(body={"model": "phi:8b", "messages": []}))
+    assert is_allowed(gate.call(body={"model": "phi", "lora_path": "sql", "messages": []}))
+
+
 def test_a_repeated_check_takes_once_and_has_the_same_hold(gate: Gate) -> None:
     first, again = (gate.call(request_id="one") for _ in range(2))
     assert metadata(first)["hold_id"] == metadata(again)["hold_id"]

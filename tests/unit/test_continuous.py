@@ -134,3 +134,12 @@ def test_only_where_the_server_can_and_there_is_a_stream(members: dict[str, Any]
     body, said = told(Gate(catalog=CATALOG), **members)
     assert "continuous_usage" not in said
     assert "continuous_usage_stats" not in json.dumps(body)
+
+
+@pytest.mark.parametrize("content", [r"half a pair: \ud83d", 'x","y":18446744073709551616,"z":"'])
+@pytest.mark.parametrize("options", ['"stream_options":{"include_usage":true},', ""])
+def test_a_body_that_only_a_mended_copy_of_could_be_read(content: str, options: str) -> None:
+    """It is admitted, and served: the server is asked for usage at the end, if for any."""
+    raw = f'{{{options}"stream":true,"model":"llama","prompt":"{content}","messages":[]}}'.encode()
+    found = counting(raw, asked(raw))
+    assert found is None if options else found is not None

@@ -30,10 +30,13 @@ class Source:
     rows: list[Change] = field(default_factory=list)
     portion: int = 100
     out: bool = False
+    bug: bool = False
     asked: list[int] = field(default_factory=list)
 
     def changes_since(self, seq: int) -> list[Change]:
         self.asked.append(seq)
+        if self.bug:
+            raise KeyError("a defect of ours")
         if self.out:
             raise StoreUnavailableError("the database does not answer")
         return [row for row in self.rows if row.seq > seq][: self.portion]
@@ -180,6 +183,27 @@ def test_the_thread_polls_survives_an_outage_and_says_once_that_it_was_one(
         "the change feed is interrupted: the database does not answer",
         "the change feed is back",
     ]
+
+
+def test_a_defect_does_not_end_the_feed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(feed_module, "POLL_SECONDS", 0.001)
+    source, cache = Source(), Told()
+    feed = Feed(source, cache)
+    feed.start()
+    try:
+        source.bug = True
+        asked = len(source.asked)
+        until(lambda: len(source.asked) > asked + 5)
+        cache.heard()
+        assert cache.heard() == []  # no beat: nothing is trusted
+        source.rows.append(change(3))
+        source.bug = False
+        until(lambda: change(3) in cache.told)
+    finally:
+        feed.stop()
+    assert [r.getMessage() for r in caplog.records if r.exc_info] == ["the change feed failed"]
 
 
 def test_a_revocation_is_seen_by_the_cache_with_the_next_poll() -> None:

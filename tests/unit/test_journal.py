@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -390,6 +390,90 @@ def test_a_file_that_cannot_be_trusted_any_more_is_written_anew(
         journal.take(third)
         assert path.stat().st_ino != inode
         assert contents(path).holds == (first, second, third)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (Path.unlink, "is gone"),
+        (lambda path: path.rename(path.with_name("away")), "is gone"),
+        (lambda path: path.with_name("other").rename(path), "was replaced by another file"),
+        (lambda path: os.truncate(path, 0), "was changed by somebody else"),
+        (lambda path: os.truncate(path, 100_000), "was changed by somebody else"),
+    ],
+)
+def test_a_file_that_somebody_took_away_is_written_anew(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    harm: Callable[[Path], object],
+    said: str,
+) -> None:
+    monkeypatch.setattr(journals, "LOOK_SECONDS", 0.02)
+    path.with_name("other").write_bytes(HEADER)
+    with Journal(path) as journal:
+
+        def in_order() -> bool:
+            with journal._lock:
+                return not journal._wrong()
+
+        first, second, third = hold(1), hold(2), hold(3)
+        journal.take(first)
+        journal.end(charge(first, 9))
+        time.sleep(0.2)
+        assert caplog.records == []
+        harm(path)
+        journal.take(second)  # nothing is refused meanwhile
+        until(lambda: "written anew" in caplog.text)
+        until(in_order)
+        journal.take(third)
+        assert contents(path).holds == (first, second, third)
+        assert contents(path).ends == (charge(first, 9),)
+        time.sleep(0.2)
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert said in record.getMessage()
+
+
+def test_where_it_cannot_be_nothing_is_taken_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(journals, "HEAL_SECONDS", 0.02)
+    folder = tmp_path / "state"
+    folder.mkdir()
+    path = folder / "journal"
+    with Journal(path) as journal:
+        first, second = hold(1), hold(2)
+        journal.take(first)
+        folder.rename(tmp_path / "away")
+        until(lambda: journal._fault is not None)
+        with pytest.raises(StoreUnavailableError, match="it is gone"):
+            journal.take(second)
+        folder.mkdir()
+        until(lambda: journal._fault is None)
+        journal.take(second)
+        assert contents(path).holds == (first, second)
+
+
+def test_a_defect_does_not_end_the_thread(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Journal(path) as journal:
+        turn, broken = journal._turn, threading.Event()
+
+        def breaks() -> bool:
+            if not broken.is_set():
+                broken.set()
+                raise KeyError("a defect of ours")
+            return turn()
+
+        monkeypatch.setattr(journal, "_turn", breaks)
+        journal.take(hold(1))
+        assert broken.wait(5)
+        journal.take(hold(2))
+        until(lambda: not journal._dirty)
+    assert "and goes on" in caplog.text
 
 
 def test_every_record_is_synced_soon(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,3 +283,29 @@ def test_after_the_interval_all_are_asked_again(
         until(lambda: found() == ["a", "b"])
     finally:
         found.stop()
+
+
+def test_a_defect_does_not_end_the_thread(
+    envoy: Envoy,
+    of: Callable[..., Listings],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(listings, "RETRY_SECONDS", 0.005)
+    envoy.serve("default", listing("a"))
+    found = of()
+    read = found._names_of
+    failures = iter([KeyError("a defect of ours")] * 3)
+
+    def breaks(upstream: str) -> tuple[str, ...] | None:
+        for failure in failures:
+            raise failure
+        return read(upstream)
+
+    monkeypatch.setattr(found, "_names_of", breaks)
+    found.start()
+    try:
+        until(lambda: found() == ["a"])
+    finally:
+        found.stop()
+    assert len([record for record in caplog.records if record.exc_info]) == 3

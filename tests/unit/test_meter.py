@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -18,13 +19,14 @@ from moneyhelp import draft, limits, seeded
 from moneysupport import Settled, entry
 from support import ManualClock
 
-from authz.meter import SERVICE, Meter
+from authz.meter import LOG_STREAMS, SERVICE, Meter
 from authz.metrics import Metrics
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from authz.usage import Ending
 from store.counters.memory import MemoryCounters
 from store.counters.model import Ended, Taken
-from store.records import MINUTE_US, Basis, Hold
+from store.records import MINUTE_US, Basis, Hold, Price
+from tensorgate.envoy.options import MOST_CONCURRENCY
 
 CAPTURED = sorted(Path(__file__).parents[1].glob("contract/data/log-*.binpb"))
 WHOLE = {"input": "11", "output": "7", "cached_inside": "1", "final": "1", "format": "json"}
@@ -34,6 +36,13 @@ def batch(*entries: bytes) -> bytes:
     message = StreamAccessLogsMessage()
     message.http_logs.log_entry.extend(entries)
     return message.SerializeToString()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.002)
 
 
 class Rig:
@@ -55,7 +64,7 @@ class Rig:
 
     def send(self, *messages: bytes) -> None:
         """One stream, without a network between."""
-        answer = self.meter._stream(iter(messages), _context=None)  # type: ignore[arg-type]
+        answer = self.meter._stream(iter(messages), context=None)  # type: ignore[arg-type]
         assert answer == StreamAccessLogsResponse()
 
     def entry(self, *args: Any, **given: Any) -> None:
@@ -93,6 +102,14 @@ def test_an_end_settles_the_hold_that_it_names(rig: Rig) -> None:
     assert ended == hold != other
     assert (charge.basis, charge.input_tokens, charge.output_tokens) == (Basis.METERED, 11, 7)
     assert charge.settled_us == rig.clock.now_us
+
+
+def test_a_usage_that_cannot_be_is_told_of(rig: Rig) -> None:
+    believed, hold = rig.take(), rig.take(price=Price(input=10**15, output=10**15))
+    rig.entry(decided(believed), WHOLE)
+    rig.entry(decided(hold), WHOLE | {"output": "999999999999"})
+    assert rig.settled.bases == [Basis.METERED, Basis.HELD]
+    assert rig.settled.disbelieved == [hold]
 
 
 def test_an_end_of_a_hold_that_has_ended_is_counted(rig: Rig) -> None:
@@ -243,9 +260,9 @@ def test_what_envoy_really_sent(rig: Rig, path: Path) -> None:
 
 
 @contextmanager
-def serving(meter: Meter, folder: Path) -> Iterator[grpc.Channel]:
+def serving(meter: Meter, folder: Path, *, threads: int = 2) -> Iterator[grpc.Channel]:
     """The service on a socket, as Envoy meets it."""
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         server = grpc.server(pool)
         server.add_generic_rpc_handlers((meter.handler(),))
         server.add_insecure_port(f"unix:{folder}/log.sock")
@@ -313,6 +330,78 @@ def test_the_end_of_a_stream_begins_the_count_anew(rig: Rig) -> None:
     assert rig.meter.unbroken_seconds() < 0.04
 
 
+def test_more_streams_than_are_read_are_refused_and_that_is_a_gap(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("authz.meter.LOG_STREAMS", 2)
+    coming = Event()
+
+    def idle() -> Iterator[bytes]:
+        yield batch(END)
+        coming.wait(10)
+
+    with serving(rig.meter, tmp_path, threads=4) as channel:
+        call: Any = channel.stream_unary(f"/{SERVICE}/StreamAccessLogs")
+        read = [call.future(idle()) for _ in range(2)]
+        until(lambda: rig.counted()["end"] == 2)
+        time.sleep(0.05)
+        for _ in range(3):
+            with pytest.raises(grpc.RpcError) as refused:
+                call(iter([batch(END)]), timeout=5)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert rig.counted()["end"] == 2
+        assert rig.meter.unbroken_seconds() < 0.04
+        coming.set()
+        for each in read:
+            each.result(timeout=5)
+        call(iter([batch(END)]), timeout=5)
+    assert rig.counted()["end"] == 3
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]  # said once
+    assert "2 log streams" in caplog.text
+
+
+def test_there_is_room_for_the_streams_of_every_envoy_that_can_be_rendered() -> None:
+    """One a worker thread, and as many that linger from before the network broke."""
+    assert LOG_STREAMS > 2 * MOST_CONCURRENCY
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_cannot_be_read_yet_is_left_in_the_network(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, *, gone: bool
+) -> None:
+    monkeypatch.setattr("authz.meter.MESSAGES", 4)
+    monkeypatch.setattr("authz.meter.DRAIN_POLL_SECONDS", 0.02)
+    fetched, reading, going_on = [], Event(), Event()
+
+    def stop_here(_raw: bytes) -> None:
+        reading.set()
+        assert going_on.wait(5)
+        if gone:
+            raise RuntimeError("a defect of ours")
+
+    def messages() -> Iterator[bytes]:
+        for number in range(100):
+            fetched.append(number)
+            yield batch(END)
+
+    monkeypatch.setattr(rig.meter, "_receive", stop_here)
+
+    def stream() -> None:
+        with suppress(RuntimeError):
+            rig.meter._stream(messages(), context=None)  # type: ignore[arg-type]
+
+    before = {thread for thread in threading.enumerate() if thread.name == "log stream"}
+    reader = Thread(target=stream)
+    reader.start()
+    assert reading.wait(5)
+    time.sleep(0.1)
+    assert len(fetched) == 1 + 4 + 1  # being read, waiting, and the one that finds no room
+    going_on.set()
+    reader.join(5)
+    assert len(fetched) == (6 if gone else 100)
+    until(lambda: {t for t in threading.enumerate() if t.name == "log stream"} <= before)
+
+
 def test_draining_ends_streams_that_say_nothing_more(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +410,7 @@ def test_draining_ends_streams_that_say_nothing_more(
     ended = Event()
 
     def stream() -> None:
-        rig.meter._stream(iter(coming.get, None), _context=None)  # type: ignore[arg-type]
+        rig.meter._stream(iter(coming.get, None), context=None)  # type: ignore[arg-type]
         ended.set()
 
     thread = Thread(target=stream)

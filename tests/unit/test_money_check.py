@@ -87,6 +87,13 @@ def test_nothing_is_edited_that_need_not_be() -> None:
     assert not {"edits", "hide_usage", "stream"} & told.keys()
 
 
+def test_the_settlement_is_told_where_output_is_hidden() -> None:
+    told = metadata(Gate().call(stream=True, max_tokens=5, include_reasoning=False))
+    assert told["hides_output"] == "1"
+    shown = metadata(Gate().call(stream=True, max_tokens=5, include_reasoning=True))
+    assert "hides_output" not in shown
+
+
 def test_anthropics_dialect() -> None:
     told = metadata(Gate().call(MESSAGES, max_tokens=5, stream=True))
     assert told["dialect"] == "anthropic"
@@ -557,6 +564,7 @@ default_plan: free
 native_model: llama
 endpoints:
   - {name: fill, path: /v1/fim, input: prompt, output: [most]}
+  - {name: sort, path: /v1/sort, model: form, lane: listing}
 """.replace("price: {}", "price: {output: 0}")
 
 
@@ -620,6 +628,47 @@ def test_a_control_that_the_models_row_allows() -> None:
     assert error(response)["message"] == (
         "`lora` is not allowed here: name one adapter, as a string, or none."
     )
+
+
+def test_a_name_without_a_tag_goes_on_as_the_catalogs() -> None:
+    gate = Gate(catalog=SERVERS)
+    response = gate.call("/api/chat", model="big")
+    assert upstream_headers(response)["x-tensorgate-model"] == "big:latest"
+    response = gate.call("/v1/chat/completions", model="big")
+    assert upstream_headers(response)["x-tensorgate-model"] == "big"
+
+
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nllama\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="n"\r\n\r\n2\r\n--x--\r\n'
+)
+
+
+def test_what_is_held_where_nothing_bounds_the_output_or_there_is_none() -> None:
+    gate = Gate(catalog=SERVERS)
+    form = bearer(gate.key) | {"content-type": "multipart/form-data; boundary=x"}
+    assert is_allowed(gate.answer(message("/v1/images/edits", form, FORM, request_id="form")))
+    assert (gate.hold.input_bound, gate.hold.output_bound) == (10_000, 20_000)
+    assert is_allowed(gate.call("/v1/images/generations", prompt="a cat", n=3))
+    assert gate.hold.output_bound == 30_000
+    assert is_allowed(gate.call("/v1/rerank", messages=None, query="q", documents=["a", "b"]))
+    assert gate.hold.output_bound == 0
+    assert is_allowed(gate.call("/v2/models/llama/infer", inputs=[]))
+    assert (gate.hold.input_bound, gate.hold.output_bound) == (10_000, 10_000)
+    held = len(gate.journal)
+    assert is_allowed(gate.answer(message("/v1/sort", form, FORM, request_id="sort")))
+    assert len(gate.journal) == held
+
+
+def test_a_listing_costs_nothing_however_dear_its_model() -> None:
+    dear = SERVERS.replace(
+        "{input: 1, output: 2}, context_tokens: 10000,",
+        "{output: 1000000}, context_tokens: 1000000000,",
+    )
+    gate = Gate(catalog=dear)
+    form = bearer(gate.key) | {"content-type": "multipart/form-data; boundary=x"}
+    assert status(gate.answer(message("/v1/images/edits", form, FORM, request_id="form"))) == 400
+    assert is_allowed(gate.answer(message("/v1/sort", form, FORM, request_id="sort")))
 
 
 def test_a_listing_holds_nothing_whatever_its_body_says() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from moneyhelp import hold as made_hold
 from moneysupport import ALLOWED, ending, entry
 
-from authz.pricing import charge, lost, released
+from authz import pricing
+from authz.bound import MAX_NANOUSD
+from authz.pricing import disbelieved, lost, released
 from authz.usage import Ending, Usage, read_ending
-from store.records import INT64_MAX, Basis, Charge, Hold, Price
+from store.records import INT64_MAX, Basis, Charge, Hold, Price, Seen
 
 NOW = 1_795_000_000_000_000
 PRICE = Price(input=3_000_000, cached_input=300_000, cache_write=3_750_000, output=15_000_000)
@@ -22,6 +25,15 @@ def hold(nanousd: int = 100_000, price: Price = PRICE, **changes: Any) -> Hold:
     plain = {"input_bound": 1200, "output_bound": 400, "tokens_per_byte": "1"}
     given: dict[str, Any] = plain | changes
     return made_hold(nanousd, price=price, **given)
+
+
+def charge(of: Hold, end: Ending, now_us: int) -> Charge:
+    """What it costs, without what was seen: that is the same whatever is made of it."""
+    made = pricing.charge(of, end, now_us)
+    assert made.seen == Seen(
+        end.reached, end.answered, end.complete, end.events, end.content_bytes, end.duration_us
+    )
+    return msgspec.structs.replace(made, seen=None)
 
 
 def priced(end: Ending, **of: Any) -> Charge:
@@ -73,8 +85,9 @@ def test_it_is_rounded_up_once_at_its_end(
 
 
 def test_no_float_touches_it() -> None:
-    of = hold(price=Price(input=10**15), nanousd=10**18)
-    assert charge(of, whole(9_007_199, 0, 0, 0), NOW).nanousd == 9_007_199 * 10**9
+    of = hold(price=Price(input=10**15 - 1), nanousd=10**15)
+    assert charge(of, whole(900_719, 0, 0, 0), NOW).nanousd == 900_719 * 10**9
+    assert charge(of, whole(9_007, 0, 0, 0), NOW).nanousd == 9_007 * 10**9
 
 
 def test_a_metered_charge_above_its_hold_is_booked_in_full() -> None:
@@ -82,10 +95,20 @@ def test_a_metered_charge_above_its_hold_is_booked_in_full() -> None:
     assert (end.basis, end.nanousd) == (Basis.METERED, 15_000)
 
 
-def test_what_no_row_can_hold_is_not_believed() -> None:
+def test_what_no_call_may_cost_is_not_believed() -> None:
     huge = 999_999_999_999
     of = hold(price=Price(input=10**15, output=10**15))
-    assert charge(of, whole(huge, huge, huge, huge), NOW) == lost(of, 200, NOW)
+    end = whole(huge, huge, huge, huge)
+    assert charge(of, end, NOW) == lost(of, 200, NOW)
+    assert disbelieved(end, lost(of, 200, NOW))
+    just = whole(MAX_NANOUSD // 10**9, 0, 0, 0)
+    assert charge(of, just, NOW).nanousd == MAX_NANOUSD
+    assert not disbelieved(just, charge(of, just, NOW))
+    dear = hold(price=Price(10**15, 1))
+    over = whole(MAX_NANOUSD // 10**9, 1, 0, 0)
+    assert charge(dear, over, NOW) == lost(dear, 200, NOW)
+    unknown = ending()
+    assert not disbelieved(unknown, charge(of, unknown, NOW))
     most = hold(price=Price(per_second=10**15))
     end = charge(most, ending(duration_us=INT64_MAX), NOW)
     assert (end.basis, end.nanousd) == (Basis.HELD, most.nanousd)
@@ -212,6 +235,10 @@ HELD: dict[str, Ending] = {
     "an encoded answer": ending(encoded=True),
     "an encoded stream": cut(encoded=True, events=5),
     "a redirect": ending(status=302),
+    "a cut stream that was not to show all": cut(hides_output=True, events=2, content_bytes=2),
+    "one of which usage was seen": cut(hides_output=True, events=2, usage=Usage(9, 0, 0, 2)),
+    "one whose output had not begun": cut(hides_output=True, usage=Usage(9, 0, 0, 0)),
+    "one that ended and said no usage": cut(hides_output=True, events=2, complete=True),
 }
 RELEASED: dict[str, Ending] = {
     "never sent": ending(reached=False, answered=False, status=503),
@@ -237,6 +264,19 @@ def test_what_brought_nothing_costs_nothing(case: str) -> None:
     end = charge(of, RELEASED[case], NOW)
     assert end == released(of, RELEASED[case].status, NOW)
     assert (end.basis, end.nanousd) == (Basis.RELEASED, 0)
+
+
+def test_a_stream_that_was_not_to_show_all_is_metered_where_its_usage_covers_it() -> None:
+    assert priced(whole(9, 0, 0, 4001, stream=True, hides_output=True)).output_tokens == 4001
+    left = whole(9, 0, 0, 40, stream=True, hides_output=True, complete=False)
+    assert (priced(left).basis, priced(left).output_tokens) == (Basis.METERED, 40)
+    assert priced(cut(hides_output=True, reached=False)).basis is Basis.RELEASED
+    by_call = Price(per_request=7)
+    left = cut(hides_output=True, events=2)
+    assert (priced(left, price=by_call).basis, priced(left, price=by_call).nanousd) == (
+        Basis.ESTIMATED,
+        7,
+    )
 
 
 def test_an_error_after_tokens_is_not_free() -> None:

@@ -558,6 +558,17 @@ def test_two_adapters_are_none() -> None:
     assert fault.reason is Reason.PARAMETER_NOT_ALLOWED
 
 
+@pytest.mark.parametrize("written", [r"\ud800", r"a\udc00b", "a,18446744073709551616,b"])
+def test_an_adapter_whose_name_readers_dispute(written: str) -> None:
+    raw = f'{{"model":"m","lora_path":"{written}","x":"\\ud800"}}'.encode()
+    fault = read_json(raw, shapes.CHAT)
+    assert isinstance(fault, Fault)
+    assert fault.reason is Reason.AMBIGUOUS_BODY
+    plain = read_json(raw.replace(written.encode(), b"a"), shapes.CHAT)
+    assert isinstance(plain, Body)
+    assert plain.adapter == "a"
+
+
 @pytest.mark.parametrize("name", ["lora_request", "models", "fallbacks", "merged_adapters"])
 def test_what_names_another_model_in_its_own_way_is_refused(name: str) -> None:
     fault = fault_of(shapes.CHAT, None, model="m", **{name: ["other"]})

@@ -339,6 +339,42 @@ def test_what_a_journal_still_knew_is_booked_first(stores: Stores) -> None:
     assert not [done for done in stores.done_to if done[0] == "end"]
 
 
+@pytest.mark.parametrize("where", ["settle", "done", "end", "_count", "_pause"])
+def test_a_defect_anywhere_ends_nothing(
+    stores: Stores, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first time it happens. All ends are booked, and those that come later are settled."""
+    monkeypatch.setattr(settle, "RETRY_SECONDS", (0.01,))
+    broken = []
+
+    def breaks(*given: object) -> object:
+        if not broken:
+            broken.append(given)
+            raise KeyError("a defect of ours")
+        return works(*given)
+
+    with settling(stores) as rig:
+        owner = rig.settler if where.startswith("_") else stores
+        works = getattr(owner, where)
+        monkeypatch.setattr(owner, where, breaks)
+        holds = rig.holds(5)
+        if where == "_pause":
+            stores.out.set()
+        rig.settler.end_all([(hold, made_charge(hold, 5)) for hold in holds])
+        until(lambda: bool(broken))
+        stores.out.clear()
+        until(lambda: rig.settler.waiting == 0)
+        assert "a defect of ours" in caplog.text
+        assert set(stores.rows) == {hold.id for hold in holds}
+        unsettled = {hold.id for hold in holds} - stores.settled.keys()
+        assert unsettled == ({holds[0].id} if where == "settle" else set())
+        done = {hold_id for kind, hold_id in stores.done_to if kind == "done"}
+        assert not done & unsettled
+        [late] = rig.holds(1)
+        rig.settler.end_all([(late, made_charge(late, 5)), (holds[0], made_charge(holds[0], 5))])
+        until(lambda: stores.settled.keys() >= {late.id, *unsettled})
+
+
 # -- the end of the process
 
 
@@ -426,3 +462,16 @@ def test_a_model_that_the_catalog_does_not_name_is_other(rig: Rig) -> None:
     until(lambda: rig.value("settlements_total", basis="held") == 1)
     until(lambda: rig.value("spend_usd_total", model="other") > 0)
     assert rig.value("spend_usd_total", model=hold.model) == 0
+
+
+def test_a_usage_that_cannot_be_is_counted_and_said_once_a_model(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    for hold in rig.holds(3):
+        rig.settler.exceeded(hold)
+    for model in ("anything", "somebody", "asks for"):
+        rig.settler.exceeded(made_hold(model=model))
+    assert rig.value("hold_exceeded_total", model="llama-3.1-8b") == 3
+    assert rig.value("hold_exceeded_total", model="other") == 3
+    assert len(caplog.records) == 2
+    assert "more than $1,000,000" in caplog.text

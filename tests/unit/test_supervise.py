@@ -174,11 +174,83 @@ def test_under_nohup_a_hangup_stays_ignored() -> None:
         with Signals() as signals:
             signal.raise_signal(signal.SIGHUP)
             assert not signals.asked
+            assert not signals.take_hangup()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hangup_is_a_wish_to_reload_and_taken_once() -> None:
     with Signals() as signals:
         signal.raise_signal(signal.SIGHUP)
+        assert signals.take_hangup()
+        assert not signals.take_hangup()
+        assert not signals.asked
+
+
+def test_a_terminal_that_closes_stops_what_was_started_on_it() -> None:
+    script = """if True:
+        from tensorgate.supervise import Signals
+        with Signals() as signals:
+            print('on', flush=True)
+            while not signals.asked:
+                signals.wait(5)
+                print('reload', signals.take_hangup(), flush=True)
+    """
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        ("setsid", "--ctty", sys.executable, "-c", script), stdin=theirs, stdout=subprocess.PIPE
+    ) as child:
+        os.close(theirs)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"on\n"
+        child.send_signal(signal.SIGHUP)
+        assert child.stdout.readline() == b"reload True\n"
+        os.close(ours)
+        assert child.wait(5) == 0
+        assert b"True" not in child.stdout.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_hangup_of_the_terminal_that_we_were_started_on_is_a_wish_to_stop(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = [True, False]
+    monkeypatch.setattr("tensorgate.supervise.has_terminal", lambda: there.pop(0))
+    with Signals() as signals:
+        signal.raise_signal(number)
         assert signals.asked
+        assert not signals.take_hangup()
+
+
+def test_a_signal_is_passed_on_to_a_program_that_is_up(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    script = "import signal, sys; signal.signal(signal.SIGHUP, lambda *_: sys.exit(7)); "
+    started = supervisor.start(
+        program(tmp_path, (*SLEEPER[:4], f"{script}print('on', flush=True); signal.pause()"))
+    )
+    until(lambda: "on" in started.program.log.read_text())
+    supervisor.pass_on("nobody", signal.SIGHUP)
+    supervisor.pass_on(started.program.name, signal.SIGHUP)
+    assert started.process.wait(5) == 7
+    supervisor.pass_on(started.program.name, signal.SIGHUP)
+
+
+def test_what_is_started_outlives_the_hangup_of_a_terminal(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    started = supervisor.start(program(tmp_path, SLEEPER))
+    until(lambda: ignores(started.process.pid, signal.SIGHUP))
+    started.process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert started.alive
+
+
+def ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal, as the kernel has it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigIgn"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def test_the_death_of_a_child_ends_a_wait(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 from moneyhelp import draft, limits, seeded
 from moneysupport import Settled
 from support import ManualClock
 
-from authz.sweep import Sweeper
+from authz import sweep
+from authz.sweep import Pulse, Sweeper
 from store.counters.memory import MemoryCounters
 from store.counters.model import Taken
 from store.records import Basis, Hold
@@ -119,3 +121,69 @@ def test_a_hold_that_somebody_closed_and_nobody_ended_is_swept_too(rig: Rig) -> 
 
 def test_nothing_to_sweep(rig: Rig) -> None:
     assert rig.sweeper.sweep() == 0
+
+
+def test_a_gap_that_is_seen_while_looking_counts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is stopped on its way from the one question to the other."""
+    rig.take()
+    rig.clock.advance(seconds=2 * DEADLINE)
+    looked = rig.counters.overdue
+
+    def overdue(deadline_us: int) -> list[Hold]:
+        rig.unbroken = 0
+        return looked(deadline_us)
+
+    monkeypatch.setattr(rig.counters, "overdue", overdue)
+    assert rig.sweeper.sweep() == 0
+
+
+# -- whether this process runs
+
+
+class Beats:
+    """A pulse whose time is moved by hand, and the gaps that it told of."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, deadline_seconds: float) -> None:
+        self.now = 1_000.0
+        self.gaps = 0
+        monkeypatch.setattr(sweep, "elapsed_seconds", lambda: self.now)
+        self.pulse = Pulse(self._gap, deadline_seconds=deadline_seconds)
+
+    def _gap(self) -> None:
+        self.gaps += 1
+
+    def after(self, seconds: float) -> int:
+        self.now += seconds
+        self.pulse.check()
+        return self.gaps
+
+
+@pytest.mark.parametrize(("deadline", "allowed"), [(60.0, 1.75), (4.0, 1.25)])
+def test_a_beat_that_is_much_too_late_is_a_gap(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    deadline: float,
+    allowed: float,
+) -> None:
+    beats = Beats(monkeypatch, deadline)
+    for _ in range(5):
+        assert beats.after(allowed - 0.01) == 0
+    assert beats.after(allowed + 0.01) == 1
+    assert beats.after(0.25) == 1  # told of once
+    assert beats.after(3600) == 2
+    assert "did not run for 3600.0 s" in caplog.text
+
+
+def test_the_pulse_beats_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "PULSE_SECONDS", 0.01)
+    gaps = list[float]()
+    pulse = Pulse(lambda: gaps.append(time.monotonic()), deadline_seconds=0.8)
+    time.sleep(0.3)
+    pulse.start()  # what was before does not count
+    try:
+        time.sleep(0.3)
+        pulse.check()
+    finally:
+        pulse.stop()
+    assert gaps == []
+    pulse.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,6 +27,8 @@ class World:
     names: list[str] = field(default_factory=list)
     drifts: dict[str, int | None] = field(default_factory=dict)
     compared: list[str] = field(default_factory=list)
+    unreadable: dict[str, Exception] = field(default_factory=dict)
+    followed: int = 0
     swept: int = 0
     out: bool = False
     bug: str = ""
@@ -40,13 +43,20 @@ class World:
         self._fail("copy")
         self.copied.append(list(holds))
 
+    def follow(self) -> None:
+        self._fail("follow", sql=False)
+        self.followed += 1
+
     def sweep(self) -> int:
         self._fail("sweep", sql=False)
+        assert self.followed or self.bug == "follow", "the clock is looked at first"
         self.swept += 1
         return 0
 
     def drift(self, account_id: str) -> int | None:
         self._fail("compare")
+        if account_id in self.unreadable:
+            raise self.unreadable[account_id]
         self.compared.append(account_id)
         return self.drifts.get(account_id, 0)
 
@@ -69,7 +79,15 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def duties(world: World, metrics: Metrics) -> Iterator[Upkeep]:
-    made = Upkeep(world, world.copy_holds, world.sweep, world.drift, metrics, deadline_seconds=0.08)
+    made = Upkeep(
+        world,
+        world.copy_holds,
+        world.sweep,
+        world.drift,
+        metrics,
+        follow=world.follow,
+        deadline_seconds=0.08,
+    )
     yield made
     made.stop()
 
@@ -178,6 +196,36 @@ def test_a_difference_is_said_and_shown_until_it_is_gone(
     assert value(metrics, "drift_nanousd") == 0
 
 
+@pytest.mark.parametrize("fault", [StoreUnavailableError("integer overflow"), KeyError("a bug")])
+def test_an_account_that_cannot_be_compared_hides_none_behind_it(
+    world: World, duties: Upkeep, metrics: Metrics, fault: Exception
+) -> None:
+    world.names = ["a", "bad", "c", "d"]
+    world.drifts = {"a": 1, "d": 2}
+    world.unreadable = {"bad": fault}
+    for _ in range(2):
+        with suppress(KeyError):
+            duties.compare()
+    assert world.compared == ["a", "c", "d"]
+    assert value(metrics, "drift_nanousd") == 3
+
+
+def test_that_it_cannot_be_is_said_once_until_it_can(
+    world: World, duties: Upkeep, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.names = ["a", "bad"]
+    for rounds, said in ((5, 1), (2, 1)):
+        world.unreadable = {"bad": StoreUnavailableError("integer overflow")}
+        caplog.clear()
+        for _ in range(rounds):
+            duties.compare()
+        assert len(caplog.records) == said
+        assert "integer overflow" in caplog.text
+        world.unreadable = {}
+        for _ in range(2):
+            duties.compare()
+
+
 def test_an_account_that_is_counted_no_more_differs_from_nothing(
     world: World, duties: Upkeep, metrics: Metrics
 ) -> None:
@@ -214,10 +262,14 @@ def test_a_store_that_is_out_ends_nothing(
     assert world.copied == []
     world.out = False
     until(lambda: bool(world.copied) and bool(world.compared))
-    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+    said = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
+    assert sorted(said) == [
+        "not all accounts can be compared with the ledger: the database does not answer",
+        "upkeep cannot copy open holds: the database does not answer",
+    ]
 
 
-@pytest.mark.parametrize("duty", ["copy", "sweep", "compare"])
+@pytest.mark.parametrize("duty", ["follow", "copy", "sweep", "compare"])
 @pytest.mark.usefixtures("fast")
 def test_nor_does_a_defect_in_one_of_them(
     world: World, duties: Upkeep, duty: str, caplog: pytest.LogCaptureFixture
@@ -225,12 +277,13 @@ def test_nor_does_a_defect_in_one_of_them(
     world.holds, world.names, world.bug = [made_hold()], ["a"], duty
     duties.start()
     done: dict[str, Callable[[], bool]] = {
+        "follow": lambda: world.followed > 0,
         "copy": lambda: bool(world.copied),
         "sweep": lambda: world.swept > 0,
         "compare": lambda: bool(world.compared),
     }
     until(lambda: all(was_done() for name, was_done in done.items() if name != duty))
-    until(lambda: "upkeep failed" in caplog.text)
+    until(lambda: "upkeep failed to" in caplog.text)
     world.bug = ""
     until(done[duty])
 

@@ -37,6 +37,7 @@ def test_an_answer_that_was_read_whole() -> None:
         events=0,
         content_bytes=0,
         encoded=False,
+        hides_output=False,
     )
 
 
@@ -201,6 +202,13 @@ def test_a_decision_is_read_as_text_only() -> None:
     assert read_ending(made).hold_id is None
     made.common_properties.metadata.filter_metadata[DECISION].update({"hold_id": 5, "outcome": []})
     assert (read_ending(made).hold_id, read_ending(made).outcome) == (None, "")
+
+
+@pytest.mark.parametrize("value", ["", "0", "true", 1, None])
+def test_that_output_is_hidden_is_said_in_one_way(value: Any) -> None:
+    assert read_ending(entry({**ALLOWED, "hides_output": "1"}, WHOLE)).hides_output
+    assert not read_ending(entry({**ALLOWED, "hides_output": value}, WHOLE)).hides_output
+    assert not read_ending(entry(ALLOWED, {**WHOLE, "hides_output": "1"})).hides_output
 
 
 def test_an_encoded_answer() -> None:

@@ -1,0 +1,80 @@
+"""A state with rows made as authz makes them, and the command line on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moneyhelp import KEY, OTHER_KEY, charge, fast_engine, mint
+from sqlalchemy import Engine, text
+
+from store.ledger import Ledger
+from store.records import Charge, Hold
+from tensorgate import cli
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+
+
+class Desk:
+    """A state with two keys, its ledger, and the command on it."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        self.engine: Engine = fast_engine(folder)
+        self.folder, self.state = folder, folder / "state"
+        self.ledger = Ledger(self.engine)
+        self._capfd = capfd
+        mint(self.engine, KEY, OTHER_KEY)
+        self.env = {
+            "TENSORGATE_STATE": str(self.state),
+            "TENSORGATE_CATALOG": str(folder / "catalog.yaml"),
+            "TENSORGATE_RUNTIME": str(folder / "run"),
+        }
+        for name in [name for name in os.environ if name.startswith("TENSORGATE_")]:
+            monkeypatch.delenv(name)
+        for name, value in self.env.items():
+            monkeypatch.setenv(name, value)
+
+    def __call__(self, *arguments: str) -> Ran:
+        return self.run("ledger", *arguments)
+
+    def run(self, *arguments: str) -> Ran:
+        """`tensorgate …`."""
+        status = cli.run(arguments)
+        return Ran(status, *self._capfd.readouterr())
+
+    def lines(self, *arguments: str) -> list[dict[str, Any]]:
+        ran = self("export", *arguments)
+        assert (ran.status, ran.err) == (0, "")
+        return [json.loads(line) for line in ran.out.splitlines()]
+
+    def verified(self) -> dict[str, Any]:
+        ran = self("verify", "--json")
+        assert ran.err == ""
+        found: dict[str, Any] = json.loads(ran.out)
+        assert ran.status == (0 if found["ok"] else 1)
+        assert found["ok"] == (not found["faults"])
+        return found
+
+    def book(self, of: Hold, end: Charge | None = None) -> Hold:
+        self.ledger.book([(of, end or charge(of))])
+        return of
+
+    def execute(self, *statements: str) -> None:
+        """Somebody's hand in the database."""
+        with self.engine.connect() as connection, connection.begin():
+            guards = ("ledger_refuses_update", "ledger_refuses_delete")
+            asked = text("SELECT sql FROM sqlite_master WHERE name = :name")
+            made = [connection.execute(asked, {"name": name}).scalar_one() for name in guards]
+            for statement in (*(f"DROP TRIGGER {name}" for name in guards), *statements, *made):
+                connection.exec_driver_sql(statement)
