@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -16,7 +15,6 @@ from load.calls import Call, Key, draw
 from load.clocked import Leap, set_ahead
 from load.mixed import Outcome
 from load.standing import check_minutes
-from moneyhelp import hold
 from peers.answers import events, usage, whole_body
 from peers.book import Book
 from peers.dialects import framing
@@ -35,8 +33,7 @@ from peers.orders import (
 from peers.recorder import Recorded, Reply
 
 from store import clock
-from store.counters import memory
-from store.records import DAY_US, SECOND_US
+from store.records import DAY_US
 
 KEY = Key("key_1", "laptop", "ann@example.com", "sk-tg_x", None, "test")
 ORDERS = [
@@ -266,20 +263,14 @@ def test_a_minute_that_was_too_full_is_noticed() -> None:
         check_minutes(replace(KEY, rpm=1), [mine[0], {"admitted_at": "2026-11-23T10:00:59.9Z"}])
 
 
-def test_a_leap_of_the_clock_silences_no_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is under way when the soak's clock leaps is not swept; what was silent before it is."""
-    for module, name in ((clock, "wall_us"), (clock, "steady_clock"), (memory, "MemoryCounters")):
-        monkeypatch.setattr(module, name, getattr(module, name))
-    plain, leap = memory.MemoryCounters, Leap(tmp_path / "leap")
+def test_a_clock_follows_a_leap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("time", "APART_SECONDS"):
+        monkeypatch.setattr(clock, name, getattr(clock, name))
+    leap = Leap(tmp_path / "leap")
     set_ahead(leap)
-    before = clock.wall_us()
-    counters = memory.MemoryCounters(clock.steady_clock())
-    counters.restore([hold()])
+    before, following = clock.wall_us(), clock.FollowingClock()
     leap.leap(31 * DAY_US)
     assert clock.wall_us() - before >= 31 * DAY_US
-    assert len(plain.overdue(counters, 4 * SECOND_US)) == 1
-    assert counters.overdue(4 * SECOND_US) == []
-    time.sleep(0.05)
-    assert len(counters.overdue(SECOND_US // 25)) == 1
+    assert following() - before < DAY_US
+    assert following.follow()
+    assert following() - before >= 31 * DAY_US
