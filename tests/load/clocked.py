@@ -1,7 +1,7 @@
-"""`tensorgate`, but for authz's clock, which is ahead by what a file says.
+"""`tensorgate`, but authz's machine has a clock that is ahead by what a file says.
 
 `python clocked.py tensorgate up …` starts the gate as it is, and its authz through this file
-again, under the same name; only that process has another clock. A `Leap` is the file's other end.
+again, under the same name; only that process sees another time. A `Leap` is the file's other end.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 LEAP_FILE: Final = "SOAK_LEAP_FILE"
-_FORM: Final = struct.Struct("<qqd")  # by how many µs it is ahead, how many of them the last
-# leap was, and when that was by CLOCK_MONOTONIC, which all processes of a machine share
+_FORM: Final = struct.Struct("<q")  # µs
 
 
 class Leap:
@@ -25,7 +23,7 @@ class Leap:
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            path.write_bytes(_FORM.pack(0, 0, 0.0))
+            path.write_bytes(_FORM.pack(0))
         with path.open("r+b") as file:
             self._shared = mmap.mmap(file.fileno(), _FORM.size)
         self.path = path
@@ -36,36 +34,31 @@ class Leap:
 
     def leap(self, us: int) -> None:
         """Set the clock ahead at once."""
-        _FORM.pack_into(self._shared, 0, self.ahead_us + us, us, time.monotonic())
+        _FORM.pack_into(self._shared, 0, self.ahead_us + us)
 
-    def within(self, seconds: float) -> int:
-        """How much of the last so many seconds, in µs, was leapt over and not lived through."""
-        _, last_us, at = _FORM.unpack_from(self._shared)
-        return int(last_us) if time.monotonic() - at <= seconds else 0
+
+class Ahead:
+    """The module `time` on a machine whose clock was set ahead; it is `time` in all else."""
+
+    def __init__(self, leap: Leap) -> None:
+        self._leap = leap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def time_ns(self) -> int:
+        return time.time_ns() + self._leap.ahead_us * 1000
 
 
 def set_ahead(leap: Leap) -> None:
-    """Give this process, which has not yet imported what counts, the other clock.
+    """Let the clocks of this process read that time, and follow it at their next look.
 
-    A hold that gave no sign of life since before a leap has been silent for as long as it really
-    was: no machine of which the clock leaps keeps its connections, but the soak's does.
+    What is done then to what is under way is the product's own: see store.clock.FollowingClock.
     """
     from store import clock
-    from store.counters import memory
 
-    wall, steady = clock.wall_us, clock.steady_clock
-
-    def steady_clock() -> Callable[[], int]:
-        now = steady()
-        return lambda: now() + leap.ahead_us
-
-    class Counters(memory.MemoryCounters):
-        def overdue(self, deadline_us: int) -> Any:
-            return super().overdue(deadline_us + leap.within(deadline_us / 10**6))
-
-    clock.wall_us = lambda: wall() + leap.ahead_us
-    clock.steady_clock = steady_clock
-    memory.MemoryCounters = Counters  # type: ignore[misc]  # the same, but for its time
+    clock.time = Ahead(leap)  # type: ignore[assignment]
+    clock.APART_SECONDS = 0.0  # type: ignore[misc]
 
 
 def start_authz_here() -> None:

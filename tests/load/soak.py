@@ -32,7 +32,7 @@ from load.audit import (
 from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw
 from load.clocked import Leap
 from load.mixed import Clients, Outcome, drive
-from load.standing import check_budgets, check_filters, envoy_stats
+from load.standing import check_budgets, check_filters, envoy_stats, present, window_said
 from moneygate import metric
 from peers.book import Book
 from peers.orders import ENDPOINTS
@@ -183,7 +183,7 @@ class Soak:
                 self.gate.address,
                 rest,
                 threads=THREADS,
-                meanwhile=lambda: self._meanwhile(len(rest)),
+                meanwhile=lambda: self._meanwhile(len(rest), keys[0]),
                 seen=self._saw,
             )
             seconds = time.monotonic() - began
@@ -253,16 +253,22 @@ class Soak:
                 until(lambda: _failed_connections(self.gate) > before, 10, "a refusal")
             return [outcome for each in made for outcome in each.result()]
 
-    def _meanwhile(self, count: int) -> None:
+    def _meanwhile(self, count: int, key: Key) -> None:
         """Leaps and blows in turn, spread evenly over the calls."""
         steps = [*(lambda blow=blow: self._strike(*blow) for blow in self.blows)]
         for number in range(LEAPS):
             place = (number + 1) * len(steps) // (LEAPS + 1) + number
-            steps.insert(place, lambda: self.leap.leap(LEAP_US))
+            steps.insert(place, lambda: self._leap(key))
         for number, step in enumerate(steps, 1):
             due = count * number // (len(steps) + 1)
             until(lambda: self._ended >= due, 600, f"{due} calls")  # noqa: B023  waits here
             step()
+
+    def _leap(self, key: Key) -> None:
+        """Set the clock ahead; returns when the gate has followed."""
+        before = present(self.gate, "keys", key.id, self.leap.ahead_us)
+        self.leap.leap(LEAP_US)
+        until(lambda: window_said(self.gate, key) > before, 30, "a window that turns")
 
     def _strike(self, part: str, how: signal.Signals) -> None:
         pid = self.gate.children()[part][0]

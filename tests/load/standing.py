@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
 from fractions import Fraction
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from load.audit import Row, until
@@ -17,7 +17,7 @@ from load.calls import SHARED_NANOUSD, Key
 from peers.client import call as make
 from peers.stack import Stack
 
-from store.records import MINUTE_US, WINDOW_US
+from store.records import MINUTE_US, SECOND_US, WINDOW_US
 
 
 class _Admin(HTTPConnection):
@@ -83,6 +83,19 @@ def windows(gate: Stack, table: str, scope: str, mine: Sequence[Row]) -> Counter
 def present(gate: Stack, table: str, scope: str, leapt_us: int) -> int:
     """The number of the window that runs now, by a clock that leapt so far."""
     return (time.time_ns() // 1000 + leapt_us - _created_us(gate, table, scope)) // WINDOW_US
+
+
+def window_said(gate: Stack, key: Key) -> int:
+    """The number of the window of which a gate speaks to a key; -1 where it does not answer."""
+    try:
+        answer = make(gate, "/v1/key", key=key.secret)
+    except (OSError, HTTPException):
+        return -1
+    if answer.status != 200:
+        return -1
+    reset_us = _us(answer.json()["budget_reset"])
+    # of whole seconds, so that it may say a little less than it is
+    return (reset_us + SECOND_US - _created_us(gate, "keys", key.id)) // WINDOW_US - 1
 
 
 def _created_us(gate: Stack, table: str, scope: str) -> int:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 from load.audit import Audit, Row, Tariff
 from load.calls import Call, Key, draw
+from load.clocked import Leap, set_ahead
 from load.mixed import Outcome
 from load.standing import check_minutes
 from peers.answers import events, usage, whole_body
@@ -29,6 +31,9 @@ from peers.orders import (
     says_usage,
 )
 from peers.recorder import Recorded, Reply
+
+from store import clock
+from store.records import DAY_US
 
 KEY = Key("key_1", "laptop", "ann@example.com", "sk-tg_x", None, "test")
 ORDERS = [
@@ -256,3 +261,16 @@ def test_a_minute_that_was_too_full_is_noticed() -> None:
     check_minutes(replace(KEY, rpm=1), mine)
     with pytest.raises(AssertionError):
         check_minutes(replace(KEY, rpm=1), [mine[0], {"admitted_at": "2026-11-23T10:00:59.9Z"}])
+
+
+def test_a_clock_follows_a_leap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("time", "APART_SECONDS"):
+        monkeypatch.setattr(clock, name, getattr(clock, name))
+    leap = Leap(tmp_path / "leap")
+    set_ahead(leap)
+    before, following = clock.wall_us(), clock.FollowingClock()
+    leap.leap(31 * DAY_US)
+    assert clock.wall_us() - before >= 31 * DAY_US
+    assert following() - before < DAY_US
+    assert following.follow()
+    assert following() - before >= 31 * DAY_US
