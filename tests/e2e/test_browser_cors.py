@@ -179,7 +179,11 @@ def test_a_call_without_a_key_is_readably_refused(page: Page, stack: Stack, path
     assert said["headers"]["www-authenticate"] == 'Bearer realm="tensorgate"'
 
 
-@pytest.mark.parametrize("wrong", [keyformat.mint(), keyformat.mint()[:-1] + "-", "sk-other"])
+@pytest.mark.parametrize(
+    "wrong",
+    [keyformat.mint(), keyformat.mint()[:-1] + "-", "sk-other"],
+    ids=["unknown", "misspelt", "foreign"],
+)
 def test_a_wrong_key_is_readably_refused(page: Page, stack: Stack, wrong: str) -> None:
     said = call(page, stack, key=wrong)
     assert (said["status"], reason(said)) == (401, Reason.INVALID_API_KEY)

@@ -115,7 +115,11 @@ def test_any_value_is_for_the_service_to_judge(gate: Edge, headers: list[tuple[s
     assert len(gate.service.checks) == 1
 
 
-@pytest.mark.parametrize("query", ["key=x", "a=1&key=x", "a;key=x", f"token={GOOD[1][7:]}"])
+@pytest.mark.parametrize(
+    "query",
+    ["key=x", "a=1&key=x", "a;key=x", f"token={GOOD[1][7:]}"],
+    ids=["key", "later", "semicolon", "ours"],
+)
 def test_of_a_key_in_the_url_the_service_says_so(gate: Edge, query: str) -> None:
     gate.service.script = lambda _: deny(400, "{}")
     assert gate.call("GET", f"/v1/models?{query}").status == 400
