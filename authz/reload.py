@@ -8,7 +8,6 @@ with. What the servers list is judged by the new catalog from its next reading o
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -173,5 +172,6 @@ def reloading(reload: Callable[[], Any]) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        os.kill(os.getpid(), signal.SIGHUP)
+        if thread.ident is not None:
+            signal.pthread_kill(thread.ident, signal.SIGHUP)  # to it alone: nobody else may take it
         thread.join()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from moneysupport import Gate
 
 from authz.change import frame
-from authz.reload import InForce, Loaded, note_hangups, reloading
+from authz.reload import InForce, Loaded
 from store.errors import ConfigError, StoreUnavailableError
 from store.records import KeyRecord
 
@@ -170,41 +169,58 @@ def test_a_catalog_of_another_envoy_is_not_begun_with(running: Running) -> None:
 # -- SIGHUP
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGHUP)
-    yield
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-    signal.signal(signal.SIGHUP, before)
+# In a process of its own: a signal may go to any thread of a process that does not block it, and
+# the process of the tests may have some.
+HANGUPS: Final = """
+import logging, os, signal, sys, threading
+from authz.reload import note_hangups, reloading
+from store.errors import ConfigError
 
+def hang_up():
+    os.kill(os.getpid(), signal.SIGHUP)
 
-@pytest.mark.usefixtures("handlers")
-def test_hangups_reload_and_those_that_came_before_are_one() -> None:
-    note_hangups()
-    turned = threading.Semaphore(0)
+note_hangups()
+turned = threading.Semaphore(0)
+"""
+TOGETHER: Final = """
+for _ in range(3):
+    hang_up()
+with reloading(turned.release):
+    assert turned.acquire(timeout=5)
+    assert not turned.acquire(timeout=0.1)
+    hang_up()
+    assert turned.acquire(timeout=5)
+assert [each for each in threading.enumerate() if each.name == "reload"] == []
+"""
+FAILING: Final = """
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+faults = [ConfigError("bad", ()), RuntimeError("worse")]
+
+def fail():
+    turned.release()
+    if faults:
+        raise faults.pop(0)
+
+with reloading(fail):
     for _ in range(3):
-        os.kill(os.getpid(), signal.SIGHUP)
-    with reloading(turned.release):
+        hang_up()
         assert turned.acquire(timeout=5)
-        assert not turned.acquire(timeout=0.1)
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert turned.acquire(timeout=5)
-    assert [each for each in threading.enumerate() if each.name == "reload"] == []
+"""
 
 
-@pytest.mark.usefixtures("handlers")
-def test_a_reload_that_fails_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:
-    note_hangups()
-    tried = threading.Semaphore(0)
-    faults: list[Exception] = [ConfigError("bad", ()), RuntimeError("worse")]
+def hung_up(script: str) -> str:
+    """What a process that is hung up on says; it ends well."""
+    argv = [sys.executable, "-P", "-c", HANGUPS + script]
+    ran = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
 
-    def fail() -> None:
-        tried.release()
-        if faults:
-            raise faults.pop(0)
 
-    with reloading(fail):
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert tried.acquire(timeout=5)
-    assert [record.getMessage() for record in caplog.records] == ["the catalog was not reloaded"]
+def test_hangups_reload_and_those_that_came_before_are_one() -> None:
+    assert hung_up(TOGETHER) == ""
+
+
+def test_a_reload_that_fails_is_not_the_last() -> None:
+    said = hung_up(FAILING)
+    assert said.startswith("the catalog was not reloaded\nTraceback")
+    assert said.count("the catalog was not reloaded") == 1
