@@ -65,7 +65,8 @@ _MAX_TENSORS: Final = 4096
 _MANY: Final = (Content.PROMPTS, Content.DOCUMENTS)
 _MAX_NESTING: Final = 4  # messages, parts, results, their parts
 _WHOLE: Final = re.compile(rb"\[[-0-9,]++\]")
-_MAX_VISITS: Final = 20_000
+_MAX_VISITS: Final = 4_000
+_MEMBERS_A_VISIT: Final = 8
 MAX_INNER_MEMBERS: Final = 64  # simdjson finds a member by looking at all of them
 
 
@@ -100,9 +101,9 @@ class _Visits:
     def __init__(self) -> None:
         self.left = _MAX_VISITS
 
-    def count(self) -> None:
-        """One more. Raises when there were too many: the context is held then."""
-        self.left -= 1
+    def count(self, members: int = 0) -> None:
+        """One more, with so many. Raises when there were too many: the context is held then."""
+        self.left -= 1 + members // _MEMBERS_A_VISIT
         if self.left < 0:
             raise _NotUnderstoodError
 
@@ -188,12 +189,13 @@ def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
     if not isinstance(value, simdjson.Array) or depth > _MAX_NESTING:
         raise _NotUnderstoodError
     for item in value:
-        visits.count()
         if isinstance(item, str):
+            visits.count()
             continue
         if not isinstance(item, simdjson.Object) or len(item) > MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
         names: tuple[str, ...] = tuple(item)
+        visits.count(len(names))
         if names not in _PLAIN:
             _item(item, names)
         if "content" in names and not isinstance(content := item["content"], str):
@@ -325,9 +327,9 @@ def _tools(tools: Any, visits: _Visits) -> None:
     if not isinstance(tools, simdjson.Array):
         raise _NotUnderstoodError
     for tool in tools:
-        visits.count()
         if not isinstance(tool, simdjson.Object) or len(tool) > MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
+        visits.count(len(tool))
         names = names_of(tool, _TOOL_MEMBERS)
         if "type" in names and tool["type"] not in _CLIENT_TOOLS:
             raise _NotUnderstoodError

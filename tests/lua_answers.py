@@ -149,7 +149,7 @@ bare_event = st.fixed_dictionaries(
 )
 SPOILT = (
     "{oops",
-    '{"choices":[{"delta":{"content":"a"},"score":NaN}]}',
+    '{"choices":[{"delta":{"content":"a"}}],"score":NaN}',
     '{"choices":[],"usage":{"completion_tokens":-1}}',
     '{"usage":{"prompt_tokens":"1","completion_tokens":2.5},"score":-Infinity}',
     '{"usage":{"prompt_tokens":1000000000000},"error":null,"type":"x"}',
