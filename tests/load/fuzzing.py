@@ -29,10 +29,10 @@ from authz.model import Fault, Reason
 from authz.pb.auth_pb2 import CheckRequest
 
 MIB: Final = 1 << 20
-SECONDS_A_MIB: Final = 0.010  # as stated; a busy machine gets SLACK
+SECONDS_A_MIB: Final = 0.010  # what is aimed at; the slowest is printed
 SECONDS_AT_LEAST: Final = 0.010  # of any request: a machine may be busy
 ROOM: Final = 768 * MIB  # beyond what the programs and the corpora take: for bodies of some MiB
-SLACK: Final = 1.5
+SLACK: Final = 3  # for a machine that is slower, or busy
 TRIES: Final = 8
 
 Sent = tuple[str, dict[str, str], bytes]
