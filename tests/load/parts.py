@@ -16,7 +16,7 @@ from pathlib import Path
 from moneysupport import Settled, SpentNothing
 from support import DIGESTER, FORM, KeyTable, bearer, key_record, message, minted
 
-from authz import ask
+from authz import shapes
 from authz.body import read_json
 from authz.cache import KeyCache
 from authz.check import Checker, Site
@@ -121,7 +121,7 @@ def report() -> None:
         for many, raw in (("one message", body(size, size)), ("a talk", body(size, MESSAGE))):
             times = 400_000 // size * 5
             model = cost_us(lambda raw=raw: read_json(raw), times)  # type: ignore[misc]
-            whole = cost_us(lambda raw=raw: read_json(raw, ask.CHAT), times)  # type: ignore[misc]
+            whole = cost_us(lambda raw=raw: read_json(raw, shapes.CHAT), times)  # type: ignore[misc]
             name = f"{size // 1000} KB, {many}"
             print(f"{name:>26} {model:13.1f} {whole:12.1f}   (aim: {aim} or less)")
     print(f"a whole check in one thread: {check_us():.0f} µs\n", flush=True)
