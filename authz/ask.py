@@ -211,7 +211,7 @@ def _slot(
         found = read_members(edited, shape)
         return not isinstance(found, Fault) and found.get(name) == _NO_BOUND
 
-    edit = _in_place(raw, pattern.encode(), f"{before}{_NO_BOUND}{after}", there or name, holds)
+    edit = in_place(raw, pattern.encode(), f"{before}{_NO_BOUND}{after}", there or name, holds)
     return Slot(edit.offset, edit.removed, before, after)
 
 
@@ -251,7 +251,7 @@ def _usage_edit(has: Mapping[str, Any], raw: bytes) -> Edit | None:
 
 
 def _options_edit(raw: bytes, pattern: bytes, text: str) -> Edit:
-    return _in_place(raw, pattern, text, "stream_options", _reports_usage)
+    return in_place(raw, pattern, text, "stream_options", _reports_usage)
 
 
 def _reports_usage(document: Any) -> bool:
@@ -261,7 +261,7 @@ def _reports_usage(document: Any) -> bool:
     return options.get("include_usage") is True
 
 
-def _in_place(
+def in_place(
     raw: bytes, pattern: bytes, text: str, name: str, holds: Callable[[Any], bool]
 ) -> Edit:
     """The edit that puts `text` for the pattern's group, where that has the wanted effect.

@@ -12,19 +12,18 @@ charge.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final
 
 import simdjson
 
+from authz.ask import in_place
+from authz.content import FaultError
 from authz.model import Ask, Edit
 
 _MEMBER: Final = "continuous_usage_stats"
 _TRUE: Final = f'true,"{_MEMBER}":true'
-_PLACE: Final = re.compile(rb'"stream_options"[ \t\r\n]*:[ \t\r\n]*\{()')
-_MAX_PLACES: Final = 16
+_PLACE: Final = rb'"stream_options"@:@\{()'
 _ABSENT: Final = object()
 
 
@@ -43,7 +42,8 @@ def counting(raw: bytes, ask: Ask) -> Counting | None:
     if ask.prompts * ask.repeats != 1:
         return None
     try:
-        wanted = _wanted(raw)
+        said = b"stream_options" in raw  # most bodies need not be parsed once more
+        wanted = _wanted(simdjson.Parser().parse(raw)) if said else _ABSENT
         if wanted is not _ABSENT:
             return Counting(ask.usage_edit) if wanted is True else None
         if ask.usage_edit is not None:
@@ -55,24 +55,19 @@ def counting(raw: bytes, ask: Ask) -> Counting | None:
     return None if edit is None else Counting(edit)
 
 
-def _wanted(raw: bytes) -> Any:
-    """What the body says of it."""
-    options: Any = None
-    if b"stream_options" in raw:
-        document: Any = simdjson.Parser().parse(raw)
-        options = document.get("stream_options")
+def _wanted(document: Any) -> Any:
+    """What a body says of it."""
+    options = document.get("stream_options")
     return options.get(_MEMBER, _ABSENT) if isinstance(options, simdjson.Object) else _ABSENT
 
 
 def _beside_the_clients(raw: bytes) -> Edit | None:
-    """Into the options of a client that asked for usage itself; None where they cannot be found.
+    """Into the options of a client that asked for usage itself; None where they cannot be found."""
 
-    Text inside a string cannot look like a member, but one of another object can: so each place
-    is tried.
-    """
-    text = f'"{_MEMBER}":true,'
-    for match in islice(_PLACE.finditer(raw), _MAX_PLACES):
-        at = match.start(1)
-        if _wanted(raw[:at] + text.encode() + raw[at:]) is True:
-            return Edit(at, 0, text)
-    return None
+    def holds(edited: Any) -> bool:
+        return _wanted(edited) is True
+
+    try:
+        return in_place(raw, _PLACE, f'"{_MEMBER}":true,', "stream_options", holds)
+    except FaultError:
+        return None
