@@ -6,9 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,15 +27,6 @@ from store.records import DAY_US, Basis, Charge, Hold, Price, Seen
 
 SUMS = """calls, calls_metered, calls_estimated, calls_held, calls_released, input_tokens,
 cached_input_tokens, cache_write_tokens, output_tokens, charge_nanousd, charge_usd"""
-
-
-@pytest.fixture
-def books(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Desk]:
-    made = Desk(tmp_path, monkeypatch, capfd)
-    yield made
-    made.engine.dispose()
 
 
 # -- export --by

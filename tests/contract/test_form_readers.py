@@ -38,6 +38,7 @@ from form_samples import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from mangling import mangled
 from peers.formreaders import FormReaders, Seen, form_readers
 from peers.golang import ensure_go_program
 from peers.node import ensure_node
@@ -373,15 +374,7 @@ def mutate(random: Random) -> Sample:
     content_type, raw = random.choice(random.choice((PLAIN, PLAIN, PLAIN, ODD)))
     for _ in range(random.choice((1, 1, 2, 3))):
         at, size = random.randrange(len(raw) + 1), random.choice((0, 0, 1, 2, 20))
-        put = random.choice((b"", random.choice(BITS), bytes([random.randrange(256)])))
-        match random.randrange(8):
-            case 0:  # doubled
-                put = raw[at : at + size]
-                size = 0
-            case 1:  # moved
-                moved, raw = raw[at : at + size], raw[:at] + raw[at + size :]
-                at, size, put = random.randrange(len(raw) + 1), 0, moved
-        raw = raw[:at] + put + raw[at + size :]
+        raw = mangled(random, raw, at, size, BITS)
     return content_type, raw
 
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_samples import AGREED, BYTES, CODINGS, DOUBTED, FRAMES, MODEL, TWICE, real, written
+from mangling import mangled
 from moneysupport import edited, model
 from peers.jsonreaders import JsonReaders, Seen, Steps, json_readers
 from support import DIGESTER, FORM, bearer, message, minted
@@ -494,15 +495,7 @@ def mutate(random: Random) -> tuple[Row, bytes]:
         at, size = random.randrange(len(raw) + 1), random.choice((0, 0, 1, 2, 20))
         if random.random() < 0.5:  # at a member's beginning, where it may be whole
             at = raw.find(b'"', at) if raw.find(b'"', at) >= 0 else at
-        put = random.choice((b"", random.choice(BITS), bytes([random.randrange(256)])))
-        match random.randrange(8):
-            case 0:  # doubled
-                put = raw[at : at + size]
-                size = 0
-            case 1:  # moved
-                moved, raw = raw[at : at + size], raw[:at] + raw[at + size :]
-                at, size, put = random.randrange(len(raw) + 1), 0, moved
-        raw = raw[:at] + put + raw[at + size :]
+        raw = mangled(random, raw, at, size, BITS)
     return row, raw
 
 

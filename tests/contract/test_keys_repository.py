@@ -1,8 +1,4 @@
-"""What a key repository must do, the same for every database.
-
-A backend is a line in BACKENDS: a function that yields an engine factory on one fresh, migrated
-database. Each call of the factory is what another process would have.
-"""
+"""What a key repository must do, the same for every database (see conftest.py)."""
 
 from __future__ import annotations
 
@@ -11,42 +7,20 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, delete, event, select, update
 from sqlalchemy.exc import DBAPIError
-from statehelp import NOW_US, new_state
+from statehelp import NOW_US
 
 from store import keywriter
 from store.errors import InputError, StoreUnavailableError
 from store.keys import FEED_BATCH, KeyRepository, everything_changed
 from store.keywriter import FEED_KEPT_US
 from store.records import DAY_US, SECOND_US, Account, Change, KeyRecord, Role
-from store.schema import audit, changes, keys, open_engine, write_options
+from store.schema import audit, changes, keys, write_options
 
 OpenEngine = Callable[[], Engine]
-
-
-def sqlite(tmp_path: Path) -> Iterator[OpenEngine]:
-    url = new_state(tmp_path).sql_url
-    opened: list[Engine] = []
-
-    def another() -> Engine:
-        opened.append(open_engine(url))
-        return opened[-1]
-
-    yield another
-    for engine in opened:
-        engine.dispose()
-
-
-BACKENDS = {"sqlite": sqlite}
-
-
-@pytest.fixture(params=BACKENDS)
-def another_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenEngine]:
-    yield from BACKENDS[request.param](tmp_path)
 
 
 @pytest.fixture

@@ -43,15 +43,6 @@ FIELDS = [name.strip() for name in DESIGNED.split(",")]
 HEAD = ",".join(f'"{name}"' for name in FIELDS)
 
 
-@pytest.fixture
-def books(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Desk]:
-    made = Desk(tmp_path, monkeypatch, capfd)
-    yield made
-    made.engine.dispose()
-
-
 # -- export
 
 

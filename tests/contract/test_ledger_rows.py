@@ -1,7 +1,6 @@
 """What the ledger must do, the same for every database, and what seeding makes of it.
 
-A backend is a line in BACKENDS: a function that yields an engine factory on one fresh, migrated
-database. Each call of the factory is what another process would have.
+The databases are those of conftest.py.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from moneyhelp import (
 from moneysupport import row_of
 from sqlalchemy import Engine, delete, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
-from statehelp import NOW_US, FakeClock, new_state
+from statehelp import NOW_US, FakeClock
 
 from store.counters.memory import REMEMBERED_US, MemoryCounters
 from store.counters.model import Ended, MoneyStanding, NotSeeded, Refused, Seed, Taken
@@ -57,27 +56,6 @@ from store.schema import holds, ledger, open_engine, spent, write_options
 from store.seeding import SeededCounters, drift, recover
 
 OpenEngine = Callable[[], Engine]
-
-
-def sqlite(tmp_path: Path) -> Iterator[OpenEngine]:
-    url = new_state(tmp_path).sql_url
-    opened: list[Engine] = []
-
-    def another() -> Engine:
-        opened.append(open_engine(url))
-        return opened[-1]
-
-    yield another
-    for engine in opened:
-        engine.dispose()
-
-
-BACKENDS = {"sqlite": sqlite}
-
-
-@pytest.fixture(params=BACKENDS)
-def another_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenEngine]:
-    yield from BACKENDS[request.param](tmp_path)
 
 
 @pytest.fixture

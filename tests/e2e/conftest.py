@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from lua_support import Gate as LuaGate
+from lua_support import gate as lua_gate
 from peers.recorder import Recorder
 from peers.stack import Stack, StartStack
 
@@ -59,3 +61,17 @@ def start_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartStack
     finally:
         for running in started:
             running.kill()
+
+
+@pytest.fixture(scope="module")
+def _lua_gate() -> Iterator[LuaGate]:
+    with lua_gate() as made:
+        yield made
+        assert made.errors() == 0
+
+
+@pytest.fixture
+def lua(_lua_gate: LuaGate) -> LuaGate:
+    """Envoy with the filter alone, before a scripted model server, with nothing scripted."""
+    _lua_gate.reset()
+    return _lua_gate

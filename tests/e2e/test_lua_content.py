@@ -3,19 +3,16 @@ those of servers that nobody knows whatever may have been."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from lua_answers import DONE, USAGE, chunk, event
-from lua_support import Case, Gate, drive, gate
+from lua_support import Case, Gate, drive
 
 
 @pytest.fixture(scope="module")
-def lua() -> Iterator[Gate]:
-    with gate() as made:
-        yield made
-        assert made.errors() == 0
+def lua(_lua_gate: Gate) -> Gate:
+    return _lua_gate
 
 
 # What servers write: OpenAI's shape with what each of them adds, Anthropic's, the Responses'.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ from lua_answers import (
     rendered,
     streams,
 )
-from lua_support import MIB, Case, Gate, drive, gate, said
+from lua_support import MIB, Case, Gate, drive, said
 from moneyhelp import hold
 from peers.recorder import Pause, Reply, Step, Until, json_reply
 from usage_others import read_answer
@@ -38,19 +37,6 @@ from authz.usage import read_ending
 from store.records import Basis, Price
 
 NDJSON = (("content-type", "application/x-ndjson"),)
-
-
-@pytest.fixture(scope="module")
-def _gate() -> Iterator[Gate]:
-    with gate() as made:
-        yield made
-        assert made.errors() == 0
-
-
-@pytest.fixture
-def lua(_gate: Gate) -> Gate:
-    _gate.reset()
-    return _gate
 
 
 def compact(value: Any) -> bytes:

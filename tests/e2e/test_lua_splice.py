@@ -9,7 +9,6 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,19 +24,6 @@ SSE = (("content-type", "text/event-stream"),)
 HIDE = {"hide_usage": "1"}
 
 Edits = list[tuple[int, int, str]]
-
-
-@pytest.fixture(scope="module")
-def _gate() -> Iterator[Gate]:
-    with gate() as made:
-        yield made
-        assert made.errors() == 0
-
-
-@pytest.fixture
-def lua(_gate: Gate) -> Gate:
-    _gate.reset()
-    return _gate
 
 
 # ── Into the request ─────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,6 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
 from http.client import HTTPException
 from typing import Any
 
@@ -40,20 +39,6 @@ from peers.recorder import Abort, Hangup, Pause, Reply, Step, Until, json_reply,
 from usage_reference import read_body, read_stream
 
 from tensorgate.envoy import scripts
-
-
-@pytest.fixture(scope="module")
-def _gate() -> Iterator[Gate]:
-    with gate() as made:
-        yield made
-        assert made.errors() == 0
-
-
-@pytest.fixture
-def lua(_gate: Gate) -> Gate:
-    _gate.reset()
-    return _gate
-
 
 # ── Against a second reading, cut anywhere ───────────────────────────────────────────────────────
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
-import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from peers.children import READERS, Children, running
 from peers.golang import ensure_go_program
 from peers.node import ensure_node
 from peers.venvs import ensure_venv
-
-_READERS: Final = Path(__file__).resolve().parent / "readers"
 
 Steps = tuple[str, ...]
 """The names that lead to a member: of the body, of an object in it, …"""
@@ -30,56 +26,29 @@ class Seen:
 
 
 class JsonReaders:
-    """All readers at once: a line of JSON to each child, a line of JSON from each."""
+    """All readers at once."""
 
-    def __init__(self, children: Sequence[subprocess.Popen[str]]) -> None:
+    def __init__(self, children: Children) -> None:
         self._children = children
 
     def read(self, paths: Sequence[Steps], bodies: Sequence[bytes]) -> list[dict[str, Seen]]:
         """What each reader sees of each body."""
         coded = [base64.b64encode(body).decode() for body in bodies]
-        line = json.dumps({"paths": paths, "bodies": coded}) + "\n"
-        for child in self._children:
-            assert child.stdin is not None
-            child.stdin.write(line)
-            child.stdin.flush()
         views: list[dict[str, Seen]] = [{} for _ in bodies]
-        for child in self._children:
-            for name, answers in _answer(child).items():
+        for said in self._children.ask({"paths": paths, "bodies": coded}):
+            for name, answers in said.items():
                 assert len(answers) == len(bodies)
                 for view, answer in zip(views, answers, strict=True):
                     view[name] = Seen(tuple(answer.get("seen") or ()), answer.get("error"))
         return views
 
 
-def _answer(child: subprocess.Popen[str]) -> dict[str, Any]:
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    assert line, f"{child.args!r} ended"
-    answer: dict[str, Any] = json.loads(line)
-    return answer
-
-
 @contextmanager
 def json_readers() -> Iterator[JsonReaders]:
     """The readers of `readers/jsons.*` in Python, Node and Go, while the block runs."""
-    commands = (
-        (ensure_venv("jsons"), _READERS / "jsons.py"),
-        (ensure_node(), _READERS / "jsons.js"),
+    with running(
+        (ensure_venv("jsons"), READERS / "jsons.py"),
+        (ensure_node(), READERS / "jsons.js"),
         (ensure_go_program("jsons"),),
-    )
-    with ExitStack() as stack:
-        children = []
-        for argv in commands:
-            child = subprocess.Popen(
-                [str(word) for word in argv],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                bufsize=1,
-            )
-            # closes both pipes, so the child ends by itself, and waits for it
-            stack.enter_context(child)
-            children.append(child)
+    ) as children:
         yield JsonReaders(children)
