@@ -17,11 +17,12 @@ from typing import Final
 import envoy
 
 from store.errors import TensorgateError
-from tensorgate import logs, ports, vitals
+from authz import logs
+from tensorgate import ports, vitals
 from tensorgate.envoy.render import render
 from tensorgate.ports import Address
 from tensorgate.preflight import Setup
-from tensorgate.supervise import Child, Program, Say, Signals, Supervisor, ended
+from authz.supervise import Child, Program, Say, Signals, Supervisor, ended
 
 START_SECONDS: Final = 60.0
 LOOK_EVERY: Final = 0.05
@@ -91,7 +92,10 @@ class Stack:
     def _program(self, name: str, words: tuple[str, ...]) -> Program:
         # -P: a module that lies in the present folder must not take the place of one of ours
         argv = (sys.executable, "-P", "-m", "tensorgate", *words)
-        return Program(name, argv, self._setup.state.logs / f"{name}.log", self._environ)
+        return Program(name, argv, self._log(name), self._environ)
+
+    def _log(self, name: str) -> Path:
+        return self._setup.state.logs / f"{name}.log"
 
     def _envoy(self) -> Program:
         state = self._setup.state
@@ -106,10 +110,10 @@ class Stack:
             *("--drain-strategy", "immediate"),
             "--disable-hot-restart",  # it would bind a name that all Envoys of a machine share
         )
-        return Program("envoy", argv, state.logs / "envoy.log", self._environ, own_group=True)
+        return Program("envoy", argv, self._log("envoy"), self._environ, own_group=True)
 
     def _begin(self, program: Program) -> Child:
-        logs.bound(program.log)
+        logs.bound(self._log(program.name))
         try:
             return self._supervisor.start(program)
         except OSError as fault:
@@ -132,8 +136,9 @@ class Stack:
             self._signals.wait(LOOK_EVERY)
 
     def _story(self, child: Child, what: str) -> str:
-        last = logs.tail(child.program.log, SHOWN_LINES)
-        shown = [f"The end of {child.program.log}:", *(f"  {line}" for line in last)]
+        log = self._log(child.program.name)
+        last = logs.tail(log, SHOWN_LINES)
+        shown = [f"The end of {log}:", *(f"  {line}" for line in last)]
         return "\n".join([f"{child.program.name} {what}.", *(shown if last else ())])
 
     def _asks_for_keys(self) -> bool:
@@ -165,8 +170,9 @@ class Stack:
         self._signals.wait(LOG_FLUSH_SECONDS)
 
     def _bound_logs(self) -> None:
-        for child in self._supervisor.children.values():
+        for name in self._supervisor.children:
+            log = self._log(name)
             try:
-                logs.bound(child.program.log)
+                logs.bound(log)
             except OSError as fault:  # a full disk must not end the gate
-                self._say(f"{child.program.log} cannot be bounded: {fault.strerror}")
+                self._say(f"{log} cannot be bounded: {fault.strerror}")

@@ -20,7 +20,7 @@ from store import schema
 from tensorgate import preflight, welcome
 from tensorgate.preflight import Asked, Setup
 from tensorgate.stack import QUIET_SECONDS, Stack, StartError, Stopped
-from tensorgate.supervise import Signals
+from authz.supervise import Signals
 from tensorgate.upstream import ProbeThread, probe
 
 
