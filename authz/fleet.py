@@ -11,7 +11,8 @@ stops), then the meter, so that the workers' last calls are heard of. None outli
 ends. It decides nothing and opens no store.
 
 What ends before all were ready for the first time ends the gate: its configuration is wrong, and
-its log says how.
+its log says how. A process that lives and says nothing at its health socket any more, not even that
+it lives, is killed after SILENT_LOOKS seconds of that.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from store.settings import PREFIX
 METRICS_NAME: Final = "metrics"
 LOOK_SECONDS: Final = 1.0
 FIRST_LOOK_SECONDS: Final = 0.1  # until all were ready once
+SILENT_LOOKS: Final = 30  # each of a second; one that starts says something within a few
 STOP_SECONDS: Final = 12.0  # 1.2 s of drain, 2 s for calls, and what waits for the ledger
 
 _log = logging.getLogger(__name__)
@@ -98,6 +100,7 @@ class Fleet:
         )
         self._health = Health()
         self._was_ready = False
+        self._silent = dict.fromkeys((place.name for place in self._places), 0)
         self._reloading = Lock()
 
     @contextmanager
@@ -153,6 +156,7 @@ class Fleet:
         return ""
 
     def _died(self, name: str) -> None:
+        self._silent[name] = 0
         self._numbers.died(name)
         self._restarts.labels(name).inc()
 
@@ -181,10 +185,21 @@ class Fleet:
 
     def _look(self, looking: Event) -> None:
         """Ask each process whether it wants calls; one worker that does is enough for the gate."""
-        runtime, workers = self._settings.runtime, self._workers
+        runtime = self._settings.runtime
         while not looking.wait(LOOK_SECONDS if self._was_ready else FIRST_LOOK_SECONDS):
-            ready = {p.name for p in self._places if is_serving(runtime / p.health)}
-            self._health.serving = not ready.isdisjoint(workers)
-            if not self._was_ready and len(ready) == len(self._places):
+            said = {place.name: is_serving(runtime / place.health) for place in self._places}
+            self._health.serving = any(said[name] for name in self._workers)
+            if not self._was_ready and all(said.values()):
                 self._was_ready = True
-                _log.info("all %d processes are ready", len(ready))
+                _log.info("all %d processes are ready", len(said))
+            elif self._was_ready:
+                for name, answer in said.items():
+                    self._hear(name, silent=answer is None)
+
+    def _hear(self, name: str, *, silent: bool) -> None:
+        """Kill who lives without a word; whoever is dead is started again anyway."""
+        self._silent[name] = self._silent[name] + 1 if silent else 0
+        if self._silent[name] >= SILENT_LOOKS:
+            self._silent[name] = 0
+            _log.error("%s has said nothing for %d looks, and is killed", name, SILENT_LOOKS)
+            self._supervisor.pass_on(name, signal.SIGKILL)
