@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
-from authz.meter import Meter
+from authz.meter import Meter, Nowhere
 from authz.metrics import Metrics
 from authz.retention import Retention
 from authz.settings import AuthzSettings
@@ -76,7 +76,7 @@ def open_books(
         _warn_of_lost_plans(engine, catalog())
         settler.start(_recover(counters, journal, ledger, clock()))
         stack.callback(_flush, settler)
-        meter = Meter(counters, settler, metrics, clock)
+        meter = Meter(counters, settler, metrics, clock, Nowhere(counters, metrics))
         deadline = settings.hold_deadline_seconds
         pulse = Pulse(meter.gap, deadline_seconds=deadline)
 

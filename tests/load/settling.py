@@ -17,7 +17,7 @@ from threading import Thread
 from moneyhelp import KEY, draft, limits, mint, seeded
 from statehelp import new_state
 
-from authz.meter import Meter
+from authz.meter import Meter, Nowhere
 from authz.metrics import Metrics
 from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage
@@ -70,7 +70,7 @@ def settled(folder: Path, rate: int, seconds: float) -> tuple[float, int]:
         metrics = Metrics()
         ledger = Ledger(engine)
         settler = Settler(counters, journal, ledger, metrics, {"llama-3.1-8b"}.__contains__)
-        meter = Meter(counters, settler, metrics, clock)
+        meter = Meter(counters, settler, metrics, clock, Nowhere(counters, metrics))
         upkeep = Upkeep(
             counters,
             ledger.copy_holds,

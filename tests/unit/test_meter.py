@@ -19,7 +19,7 @@ from moneyhelp import draft, limits, seeded
 from moneysupport import Settled, entry
 from support import ManualClock
 
-from authz.meter import LOG_STREAMS, SERVICE, Meter
+from authz.meter import LOG_STREAMS, SERVICE, Meter, Nowhere
 from authz.metrics import Metrics
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from authz.usage import Ending
@@ -53,7 +53,13 @@ class Rig:
         self.counters = seeded(MemoryCounters(self.clock))
         self.settled = Settled()
         self.metrics = Metrics()
-        self.meter = Meter(self.counters, self.settled, self.metrics, self.clock)  # type: ignore[arg-type]
+        self.meter = Meter(
+            self.counters,
+            self.settled,  # type: ignore[arg-type]
+            self.metrics,
+            self.clock,
+            Nowhere(self.counters, self.metrics),
+        )
 
     def take(self, **given: Any) -> Hold:
         asked = draft(**given)
