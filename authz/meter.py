@@ -40,11 +40,11 @@ _log = logging.getLogger(__name__)
 class MeteredHolds(Protocol):
     """The counters, as metering needs them."""
 
-    def hold(self, hold_id: str) -> Hold | None: ...
+    def hold(self, account_id: str, hold_id: str) -> Hold | None: ...
 
     def by_request(self, request_id: str) -> Hold | None: ...
 
-    def beat(self, hold_id: str) -> bool: ...
+    def beat(self, account_id: str, hold_id: str) -> bool: ...
 
     def abandon(self, request_id: str) -> Hold | None: ...
 
@@ -175,10 +175,10 @@ class Meter:
         """One entry: of a request that ended, or of one that still runs. The end of which hold."""
         if ending.running:
             if ending.hold_id is not None:
-                self._counters.beat(ending.hold_id)
+                self._counters.beat(ending.account_id, ending.hold_id)
             return None
         if ending.hold_id is not None:
-            hold = self._counters.hold(ending.hold_id)
+            hold = self._counters.hold(ending.account_id, ending.hold_id)
             if hold is not None:
                 charged = charge(hold, ending, self._clock())
                 if disbelieved(ending, charged):

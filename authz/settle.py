@@ -47,7 +47,7 @@ class Books(Protocol):
 class OpenHolds(Protocol):
     """The counters, as settling needs them."""
 
-    def close(self, hold_id: str) -> bool: ...
+    def close(self, hold: Hold) -> bool: ...
 
     def settle(self, hold: Hold, charge_nanousd: int) -> bool: ...
 
@@ -145,7 +145,7 @@ class Settler:
 
     def _write_down(self, ends: Sequence[tuple[Hold, Charge, float]]) -> None:
         for hold, _, _ in ends:
-            self._counters.close(hold.id)
+            self._counters.close(hold)
         try:
             self._journal.end(*[charge for _, charge, _ in ends])
         except StoreError as fault:
