@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Final
 
-from store.counters.memory import REMEMBERED_US, MemoryCounters
+from store.counters.memory import MemoryCounters
 from store.counters.model import (
+    REMEMBERED_US,
     Ended,
     Generation,
     Limit,
@@ -95,18 +96,22 @@ class SeededCounters:
         self._locks = tuple(Lock() for _ in range(_STRIPES))
 
     def take(
-        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+        self,
+        request_id: str,
+        draft: Hold | None,
+        limits: Sequence[Limit],
+        account_id: str | None = None,
     ) -> Taken | Refused | Ended:
-        """As MemoryCounters.take. Raises StoreUnavailableError where SQL or journal are out."""
+        """As Counters.take. Raises StoreUnavailableError where SQL or journal are out."""
         for _ in range(ATTEMPTS):
-            answer = self._counters.take(request_id, draft, limits)
+            answer = self._counters.take(request_id, draft, limits, account_id)
             if not isinstance(answer, NotSeeded):
                 return answer
             self._seed(answer.account_id)
         raise _unavailable()  # holds of it kept ending while we read
 
-    def peek(self, limits: Sequence[Limit], account_id: str | None = None) -> tuple[int, Standings]:
-        """As MemoryCounters.peek. Raises StoreUnavailableError where SQL is out."""
+    def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings]:
+        """As Counters.peek. Raises StoreUnavailableError where SQL is out."""
         for _ in range(ATTEMPTS):
             answer = self._counters.peek(limits, account_id)
             if not isinstance(answer, NotSeeded):

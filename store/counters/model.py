@@ -8,11 +8,14 @@ and a frozen dataclass takes five to ten times as long.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 
-from store.records import SECOND_US, Hold, Window
+from store.records import MINUTE_US, SECOND_US, Hold, Window
+
+REMEMBERED_US: Final = MINUTE_US
+"""How long a request id is known after its hold ended, or after it took without one."""
 
 HELD_RETRY_US: Final = 2 * SECOND_US
 """When to ask again where only holds in flight stand in the way: they end at any moment."""
@@ -134,3 +137,99 @@ class Seed(msgspec.Struct, frozen=True):
 
     spent: Mapping[Window, int]
     minutes: Mapping[str, Sequence[int]]
+
+
+class Counters(Protocol):
+    """What every backend does, each verb in one atomic step. Whoever asks names the account.
+
+    Counters outside of the process raise StoreUnavailableError where they do not answer in time;
+    then it is not known whether the step was taken.
+    """
+
+    def take(
+        self,
+        request_id: str,
+        draft: Hold | None,
+        limits: Sequence[Limit],
+        account_id: str | None = None,
+    ) -> Taken | Refused | Ended | NotSeeded:
+        """Take one request and the draft's money of every limit, or nothing of any.
+
+        Without a draft the limits are minutes only, and `account_id` says whose they are. A
+        request id that took before takes nothing and is given the same hold again, as long as
+        that is open (without a hold: for 60 s); after that, for 60 s, it is answered Ended. A
+        minute without room answers before money. Raises ValueError for a draft that no row could
+        be made of.
+        """
+        ...
+
+    def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings] | NotSeeded:
+        """The counters' time and how the limits of an account stand. Takes nothing.
+
+        Minutes alone need no seed.
+        """
+        ...
+
+    def give_back(self, hold: Hold) -> bool:
+        """One Check that was given the hold is not alive any more. True if it was the last one.
+
+        The hold is then closed, and the caller ends it as released.
+        """
+        ...
+
+    def close(self, hold: Hold) -> bool:
+        """The request's end is known: no further Check is given the hold.
+
+        True for the first to say so. The hold counts until it is settled.
+        """
+        ...
+
+    def settle(self, hold: Hold, charge_nanousd: int) -> bool:
+        """Turn a hold into the charge of its row in SQL, in the hold's windows.
+
+        Only after that row is there. False if the hold was not open here: it was settled before,
+        or never known, and whoever reads the account from SQL will find the row.
+        """
+        ...
+
+    def beat(self, account_id: str, hold_id: str) -> bool:
+        """The request is still running; False if the account has no such open hold."""
+        ...
+
+    def overdue(self, deadline_us: int) -> list[Hold]:
+        """Open holds that gave no sign of life (a Check, a heartbeat) for so many microseconds.
+
+        Closed ones too: who closed it may not have lived to settle it. Ending a hold twice is
+        harmless, as the row that is there first stands.
+        """
+        ...
+
+    def open_holds(self) -> list[Hold]:
+        """Every open hold, the oldest first."""
+        ...
+
+    def hold(self, account_id: str, hold_id: str) -> Hold | None:
+        """The account's open hold of an id."""
+        ...
+
+    def accounts(self) -> list[str]:
+        """Every account that is seeded: those whose sums can be compared with SQL's."""
+        ...
+
+    def generation(self, account_id: str) -> Generation:
+        """What a seed or a comparison of the account begins with, before SQL is read."""
+        ...
+
+    def seed(self, generation: Generation, seed: Seed) -> bool:
+        """Serve the account from here on. False if anything was settled since: read SQL again.
+
+        An account that is seeded already stays as it is.
+        """
+        ...
+
+    def drift(self, generation: Generation, seed: Seed) -> int | None:
+        """By how many nano-USD the account's sums are off from SQL's; None if it moved meanwhile.
+
+        Anything but 0 is a bug of ours, or somebody's hand in the database.
+        """
+        ...

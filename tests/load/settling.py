@@ -132,6 +132,7 @@ def written(holds: list[Hold]) -> bytes:
     for hold in holds:
         common.stream_id = entry.request.request_id = hold.request_id
         decision.fields["hold_id"].string_value = hold.id
+        decision.fields["account_id"].string_value = hold.account_id
         message.http_logs.log_entry.append(entry.SerializeToString())
     return message.SerializeToString()
 

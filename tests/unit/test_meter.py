@@ -94,7 +94,7 @@ def rig() -> Rig:
 
 
 def decided(hold: Hold) -> dict[str, str]:
-    return {"outcome": "allowed", "hold_id": hold.id}
+    return {"outcome": "allowed", "hold_id": hold.id, "account_id": hold.account_id}
 
 
 # -- ends
@@ -202,7 +202,7 @@ def test_an_entry_of_a_route_that_is_not_ours_ends_nothing(rig: Rig) -> None:
 
 def test_who_said_it_first_ends_it(rig: Rig) -> None:
     hold = rig.take()
-    assert rig.counters.give_back(hold.id)
+    assert rig.counters.give_back(hold)
     rig.entry(None, None, sent=False, request_id=hold.request_id)
     assert rig.settled.ends == []  # it was the Check that ended it
 

@@ -46,8 +46,8 @@ class Stores:
 
     # the counters
 
-    def close(self, hold_id: str) -> bool:
-        self.done_to.append(("close", hold_id))
+    def close(self, hold: Hold) -> bool:
+        self.done_to.append(("close", hold.id))
         return True
 
     def settle(self, hold: Hold, charge_nanousd: int) -> bool:
