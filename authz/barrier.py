@@ -14,7 +14,6 @@ until then accounts without a seed are unavailable.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from threading import Event, Lock, Thread
 from time import monotonic, sleep
 from typing import Final, Protocol

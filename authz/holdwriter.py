@@ -45,7 +45,7 @@ class HoldWriter:
         self._changed = Condition()
         self._waiting: dict[str, tuple[int, Hold]] = {}  # by hold id, the oldest first
         self._kept = 0  # how many were ever kept: the number of the last
-        self._taking: dict[str, int] = {}  # drafts of takes under way, and in which round they began
+        self._taking: dict[str, int] = {}  # takes under way, and the round that they began in
         self._round = 0
         self._hurried = 0  # how many wait for all that is kept to be written
         self._failures = 0
@@ -167,7 +167,7 @@ class HoldWriter:
         except Exception:  # noqa: BLE001  see below
             # A defect of ours in one hold must not keep all that come behind it from SQL.
             if len(group) > 1:
-                return all([self._put([hold]) for hold in group])
+                return all(self._put([hold]) for hold in group)
             _log.exception("hold %s cannot be written down", group[0].id)
             return True
         if self._failures:

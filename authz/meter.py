@@ -67,7 +67,7 @@ class Elsewhere(Protocol):
         ...
 
     def unnamed(self, ending: Ending) -> Hold | None:
-        """A request ended that no server got and that names no hold: the one it has all the same."""
+        """A request ended that no server got, and it names no hold: the one that it has."""
         ...
 
 
@@ -96,7 +96,10 @@ class Nowhere:
 
 
 class Fleetwide:
-    """With counters in Redis: SQL may know them. `seek` looks for ends, `heard` is for signs of life."""
+    """With counters in Redis: SQL may know them.
+
+    `seek` looks for the hold of an end (authz/seek.py), `heard` is told of signs of life.
+    """
 
     def __init__(
         self,

@@ -145,9 +145,7 @@ class Seeker:
             self._metrics.late_settlements.inc(late)
         return again
 
-    def _end_found(
-        self, group: Sequence[_Sought], known: Whereabouts
-    ) -> tuple[list[_Sought], int]:
+    def _end_found(self, group: Sequence[_Sought], known: Whereabouts) -> tuple[list[_Sought], int]:
         """What is to be looked for again, and how many ended before."""
         named: dict[str, dict[str, Hold]] = {}
         for hold in known.opened:
