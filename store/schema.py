@@ -44,7 +44,7 @@ from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0004"
+HEAD: Final = "0006"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 DEFAULT_TIMEOUT_SECONDS: Final = 2.0
@@ -250,6 +250,31 @@ holds = Table(  # a copy of what is open, for others to read; a hold leaves it a
     Column("record", Text, nullable=False),  # all of it: store.holdformat
     Index("ix_holds_request_id", "request_id"),
     Index("ix_holds_account_id", "account_id"),
+)
+
+# FROZEN FORMAT, append only: versions that run beside each other share the rows.
+replicas = Table(  # the processes that live: store/replicas.py
+    "replicas",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("catalog", Text),
+    Column("stale_us", BigInteger, nullable=False),
+    Column("applied_seq", BigInteger, nullable=False),
+    Column("flushed_us", BigInteger, nullable=False),
+    Column("started_us", BigInteger, nullable=False),
+    Column("seen_us", BigInteger, nullable=False),
+)
+
+leases = Table(  # who may count in process, where several could: store/leases.py
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(32), nullable=False),
+    Column("label", String(255), nullable=False),
+    Column("until_us", BigInteger, nullable=False),
 )
 
 
