@@ -113,6 +113,7 @@ class FlushMark:
         self._hint = hint
         self._replica_id = replica_id
         self._flushed_us = 0
+        self._takers = 1
         self._asked = 0
         self._failing = False
         self._stopped = Event()
@@ -122,6 +123,10 @@ class FlushMark:
     def flushed_us(self) -> int:
         """The database's time before which every hold that was taken here is in SQL."""
         return self._flushed_us
+
+    def takers(self) -> int:
+        """How many workers live, as last known."""
+        return self._takers
 
     def start(self) -> None:
         """Begin to look."""
@@ -163,6 +168,7 @@ class FlushMark:
         if self._writer.flush(BARRIER_SECONDS):
             self._flushed_us = moment
             self._fleet.flushed(self._replica_id, moment)
+        self._takers = max(1, sum(each.kind == TAKER for each in self._fleet.live()))
 
 
 def _unavailable() -> StoreUnavailableError:

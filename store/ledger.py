@@ -34,8 +34,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.counters.model import Seed
-from store.errors import StoreUnavailableError
-from store.holdformat import pack_hold, unpack_hold
+from store.holdformat import pack_hold
+from store.openholds import holds_of, read_holds
 from store.records import (
     MINUTE_US,
     WINDOW_US,
@@ -122,8 +122,7 @@ class Ledger:
             .order_by(holds.c.admitted_us, holds.c.hold_id)
         )
         with self._snapshot() as connection:
-            found = connection.execute(asked).all()
-        return [_read_hold(*row) for row in found]
+            return list(read_holds(connection.execute(asked)))
 
     def ended_since(self, since_us: int) -> list[tuple[str, int]]:
         """(request id, settled µs) of holds that ended after a moment."""
@@ -139,6 +138,8 @@ class Ledger:
         now_us: int,
         without: Collection[str] = (),
         counted: Collection[Window] = (),
+        *,
+        with_holds: bool = False,
     ) -> Seed:
         """What an account has spent in the present windows, and its admissions of the last minute.
 
@@ -146,7 +147,7 @@ class Ledger:
         one snapshot, as a row that appeared half-way would be counted twice, or not at all.
         Windows later than the present one count too: another clock may have been ahead. Of a key
         that was revoked there are those that are `counted`; while it may still be known to a cache
-        (REVOKED_US) the present one as well.
+        (REVOKED_US) the present one as well. `with_holds`: and its open holds.
         """
         with self._snapshot() as connection:
             sums = _present_windows(connection, account_id, now_us)
@@ -166,7 +167,8 @@ class Ledger:
             for hold_id, key_id, admitted_us in connection.execute(asked):
                 if hold_id not in left_out:
                     minutes.setdefault(key_id, []).append(admitted_us)
-        return Seed(sums, minutes)
+            opened = holds_of(connection, account_id) if with_holds else ()
+        return Seed(sums, minutes, opened)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -388,13 +390,3 @@ def _hold_columns(hold: Hold) -> Columns:
         "admitted_us": hold.admitted_us,
         "record": pack_hold(hold).decode(),
     }
-
-
-def _read_hold(hold_id: str, record: str) -> Hold:
-    try:
-        return unpack_hold(record)
-    except ValueError as fault:
-        raise StoreUnavailableError(
-            f"The database keeps hold {hold_id} in a form that this Tensorgate cannot read. "
-            "Start the newest version that has been used on it."
-        ) from fault

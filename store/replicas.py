@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, delete, literal_column, select
+from sqlalchemy import Connection, Engine, delete, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.records import MINUTE_US, SECOND_US
@@ -89,6 +89,17 @@ class Replicas:
                 )
                 started_us = int(row.scalar_one())
         return replace(replica, started_us=started_us, seen_us=now_us)
+
+    def flushed(self, replica_id: str, flushed_us: int) -> None:
+        """Say in its row, if it has one, how far what it took is in SQL."""
+        with driver_errors(), self._engine.connect() as held:
+            connection = held.execution_options(**write_options(self._engine))
+            with connection.begin():
+                connection.execute(
+                    update(replicas)
+                    .where(replicas.c.id == replica_id)
+                    .values(flushed_us=flushed_us)
+                )
 
     def live(self) -> list[Replica]:
         """Those that were seen in the last LIVE_US, by name."""

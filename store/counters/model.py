@@ -133,10 +133,12 @@ class Seed(msgspec.Struct, frozen=True):
     """What SQL knows of an account: charges by window, admissions of the last minute by scope.
 
     `spent` names the present window of every scope that the account has, also where it is 0.
+    `holds` are those that SQL has open: for counters that may have forgotten them.
     """
 
     spent: Mapping[Window, int]
     minutes: Mapping[str, Sequence[int]]
+    holds: tuple[Hold, ...] = ()
 
 
 class Counters(Protocol):
