@@ -26,18 +26,9 @@ from sqlalchemy import (
     select,
 )
 
+from store.engines import driver_errors, open_engine, snapshot_options
 from store.records import DAY_US, INT64_MAX, SECOND_US, Basis
-from store.schema import (
-    daily,
-    driver_errors,
-    ledger,
-    open_engine,
-    pruned,
-    pruned_spent,
-    snapshot_options,
-    spent,
-    upgrade,
-)
+from store.schema import daily, ledger, pruned, pruned_spent, spent, upgrade
 from store.text import usd
 
 ADDED_AT_ONCE: Final = 50_000

@@ -33,20 +33,12 @@ from sqlalchemy import (
     select,
 )
 
+from store.engines import driver_errors, read_options, write_options
 from store.errors import StoreUnavailableError
 from store.journal import read
 from store.ledgersums import amount, whole
 from store.records import DAY_US, WINDOW_US
-from store.schema import (
-    accounts,
-    driver_errors,
-    holds,
-    keys,
-    ledger,
-    pruning,
-    read_options,
-    write_options,
-)
+from store.schema import accounts, holds, keys, ledger, pruning
 
 MIN_AGE_US: Final = 2 * DAY_US
 GROUP_ROWS: Final = 500

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 
 from admin.service import AdminService
+from store.engines import open_engine
 from store.keys import KeyRepository
 from store.records import SECOND_US
-from store.schema import open_engine, upgrade
+from store.schema import upgrade
 from store.settings import StoreSettings
 
 NOW_US = 1_795_000_000 * SECOND_US

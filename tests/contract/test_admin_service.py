@@ -16,10 +16,10 @@ from statehelp import CATALOG, FakeClock, new_state, repository_on, service_on
 
 from admin.passwords import password_matches
 from admin.service import AdminService, Minted
+from store.engines import open_engine
 from store.errors import ConfigError, InputError, NotFoundError, PlanLimitError
 from store.keyformat import Digester, Pepper
 from store.records import DAY_US, Role
-from store.schema import open_engine
 from store.settings import StoreSettings
 
 ANNA = "anna@example.org"
@@ -307,7 +307,7 @@ import sys
 from admin.service import AdminService
 from store.errors import PlanLimitError
 from store.keys import KeyRepository
-from store.schema import open_engine
+from store.engines import open_engine
 from store.settings import StoreSettings, load
 
 settings = load(StoreSettings)

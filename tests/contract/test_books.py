@@ -15,6 +15,7 @@ from sqlalchemy import Engine, Table, delete, insert, select, text
 from sqlalchemy.exc import DBAPIError
 from statehelp import NOW_US
 
+from store.engines import write_options
 from store.errors import StoreUnavailableError
 from store.journal import Journal
 from store.ledger import Ledger
@@ -31,7 +32,7 @@ from store.records import (
     window_ends_us,
 )
 from store.rollups import Total, columns, sums
-from store.schema import daily, ledger, pruned, pruned_spent, pruning, spent, write_options
+from store.schema import daily, ledger, pruned, pruned_spent, pruning, spent
 
 TODAY = NOW_US // DAY_US
 MUCH_LATER = NOW_US + 100 * DAY_US

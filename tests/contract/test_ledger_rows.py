@@ -36,6 +36,7 @@ from statehelp import NOW_US, FakeClock
 
 from store.counters.memory import REMEMBERED_US, MemoryCounters
 from store.counters.model import Ended, MoneyStanding, NotSeeded, Refused, Seed, Taken
+from store.engines import open_engine, write_options
 from store.errors import StoreUnavailableError
 from store.journal import Journal
 from store.keys import KeyRepository
@@ -52,7 +53,7 @@ from store.records import (
     LedgerRow,
     Window,
 )
-from store.schema import holds, ledger, open_engine, spent, write_options
+from store.schema import holds, ledger, spent
 from store.seeding import SeededCounters, drift, recover
 
 OpenEngine = Callable[[], Engine]
