@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
     Select,
     and_,
+    cast,
     delete,
     exists,
     func,
@@ -157,4 +159,4 @@ def _take_out(connection: Connection, numbers: list[int]) -> list[int]:
 
 def _ends_us(created_us: ColumnElement[int], window: ColumnElement[int]) -> ColumnElement[int]:
     """As store.records.window_ends_us."""
-    return created_us + (window + 1) * WINDOW_US
+    return created_us + (cast(window, BigInteger) + 1) * WINDOW_US  # an integer has 32 bits there

@@ -68,6 +68,18 @@ def new_state(folder: Path, catalog: str = CATALOG) -> StoreSettings:
     return StoreSettings(state=state, catalog=written, database_url=None)
 
 
+def settings_on(folder: Path, url: str) -> StoreSettings:
+    """Settings on a database that is migrated, with a state folder, which may hold it, and a
+    catalog beside it."""
+    if url.startswith("sqlite"):
+        return StoreSettings(
+            state=folder / "state", catalog=folder / "catalog.yaml", database_url=None
+        )
+    (folder / "state").mkdir(mode=0o700)
+    (folder / "catalog.yaml").write_text(CATALOG)
+    return StoreSettings(state=folder / "state", catalog=folder / "catalog.yaml", database_url=url)
+
+
 @contextmanager
 def repository_on(settings: StoreSettings) -> Iterator[KeyRepository]:
     """A repository with an engine of its own, as another process would have."""
