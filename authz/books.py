@@ -21,13 +21,13 @@ from authz.upkeep import Upkeep
 from store.catalog import Catalog, lost_plan
 from store.clock import FollowingClock, wall_us
 from store.counters.memory import MemoryCounters
+from store.engines import open_engine
 from store.errors import StoreUnavailableError
 from store.journal import JOURNAL_NAME, Journal
 from store.keys import KeyRepository
 from store.ledger import Ledger
 from store.pruning import Pruner, journaled
 from store.records import Charge, Hold
-from store.schema import open_engine
 from store.seeding import SeededCounters, drift, recover
 
 SQL_TIMEOUT_SECONDS: Final = 2.0

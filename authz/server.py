@@ -42,10 +42,11 @@ from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM
 from store.clock import steady_clock, wall_us
 from store.control import SOCKET_NAME
+from store.engines import open_engine
 from store.errors import TensorgateError
 from store.keys import KeyRepository
 from store.records import SECOND_US
-from store.schema import check_current, open_engine
+from store.schema import check_current
 from store.settings import load
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"

@@ -34,6 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.counters.model import Seed
+from store.engines import driver_errors, snapshot_options, write_options
 from store.holdformat import pack_hold
 from store.openholds import holds_of, read_holds
 from store.records import (
@@ -47,16 +48,7 @@ from store.records import (
     Window,
     window_at,
 )
-from store.schema import (
-    accounts,
-    driver_errors,
-    holds,
-    keys,
-    ledger,
-    snapshot_options,
-    spent,
-    write_options,
-)
+from store.schema import accounts, holds, keys, ledger, spent
 
 REVOKED_US: Final = 10 * MINUTE_US
 """For how long a cache may go on with a key at most, twice (`KEY_STALE_SECONDS` is at most 300)."""

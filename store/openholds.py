@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, select
 
+from store.engines import driver_errors, read_options, write_options
 from store.errors import StoreUnavailableError
 from store.holdformat import unpack_hold
 from store.records import Hold
-from store.schema import driver_errors, holds, ledger, read_options, write_options
+from store.schema import holds, ledger
 
 _CHUNK: Final = 500  # ids in one statement; SQLite's limit is in the ten thousands
 _ENDED: Final = exists().where(ledger.c.hold_id == holds.c.hold_id)

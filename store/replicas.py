@@ -13,8 +13,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, delete, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from store.engines import driver_errors, read_options, write_options
 from store.records import MINUTE_US, SECOND_US
-from store.schema import driver_errors, read_options, replicas, write_options
+from store.schema import replicas
 
 BEAT_SECONDS: Final = 1.0
 LIVE_US: Final = 3 * SECOND_US

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from store import schema
+from store import engines, schema
 from tensorgate import preflight, welcome
 from tensorgate.preflight import Asked, Setup
 from tensorgate.stack import QUIET_SECONDS, Stack, StartError, Stopped
@@ -76,7 +76,7 @@ def _run(asked: Asked, signals: Signals) -> None:
 
 def _migrate(setup: Setup) -> None:
     begun = time.monotonic()
-    engine = schema.open_engine(setup.settings.sql_url)
+    engine = engines.open_engine(setup.settings.sql_url)
     try:
         before = schema.upgrade(engine)
     finally:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, update
 
-from store import schema
+from store import engines, schema
 from store.records import SECOND_US
 from store.replicas import FORGET_US, LIVE_US, Replica, Replicas
 
@@ -32,7 +32,7 @@ def unseen_for(engine: Engine, replica_id: str, us: int) -> None:
     table = schema.replicas
     older = table.c.seen_us - us
     with engine.connect() as held:
-        connection = held.execution_options(**schema.write_options(engine))
+        connection = held.execution_options(**engines.write_options(engine))
         with connection.begin():
             changed = update(table).where(table.c.id == replica_id).values(seen_us=older)
             connection.execute(changed)
