@@ -78,7 +78,7 @@ def methods(
             "held_nanousd": sum(hold.nanousd for hold in holds),
             **settling({}),
             "accounts": len(books.counters.accounts()),
-            "drift_nanousd": books.upkeep.drift_nanousd,
+            "drift_nanousd": books.drift_nanousd,
         }
 
     def drift(arguments: Mapping[str, Any]) -> object:

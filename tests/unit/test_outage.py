@@ -78,10 +78,10 @@ class Rig:
             LocalCounters(
                 self.redis,
                 writer,
-                self.clock,
                 replicas=lambda: self.count,
                 rows=lambda ids: {each: self.rows[each] for each in ids if each in self.rows},
                 forget=self.redis.forget,
+                new_clock=lambda: self.clock,
             )
             for writer in self.writers
         ]
