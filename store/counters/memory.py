@@ -41,9 +41,10 @@ from store.counters.model import (
     Standing,
     Standings,
     Taken,
+    check_draft,
 )
 from store.counters.money import AccountMoney, Sums, refusal
-from store.records import INT64_MAX, MINUTE_US, Hold
+from store.records import MINUTE_US, Hold
 
 IDLE_US: Final = 60 * MINUTE_US
 _FIRST_PRUNE: Final = 1024
@@ -305,7 +306,7 @@ class MemoryCounters(Counters):
         if draft is None or account is None:
             self._mark(now, request_id, _PASSED)
         else:
-            _check(request_id, draft, [limit.scope for limit, _ in money])
+            check_draft(request_id, draft, [limit.scope for limit, _ in money])
             windows = [sums for _, sums in money]
             hold = draft.admitted(now, tuple([sums.window for sums in windows]))
             self._journal(hold)  # may raise: nothing was changed yet
@@ -355,13 +356,3 @@ class MemoryCounters(Counters):
     def _forget(self, now: int) -> None:
         while self._leaving and self._leaving[0][0] <= now:
             self._requests.pop(self._leaving.popleft()[1], None)
-
-
-def _check(request_id: str, draft: Hold, scopes: Collection[str]) -> None:
-    """What only a bug of the caller's could bring about, and no row could be made of."""
-    if (
-        draft.request_id != request_id
-        or draft.key_id not in scopes
-        or not 0 <= draft.nanousd <= INT64_MAX
-    ):
-        raise ValueError("a draft of another request, without its key's money, or of no amount")

@@ -7,12 +7,12 @@ and a frozen dataclass takes five to ten times as long.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
 
-from store.records import MINUTE_US, SECOND_US, Hold, Window
+from store.records import INT64_MAX, MINUTE_US, SECOND_US, Hold, Window
 
 REMEMBERED_US: Final = MINUTE_US
 """How long a request id is known after its hold ended, or after it took without one."""
@@ -118,7 +118,8 @@ class Generation(msgspec.Struct, frozen=True):
 
     A seed with a generation counts only if nothing was taken or settled since. `open_holds` are
     ids: their rows, if there are any yet, stay out of the sums, as settling will add them.
-    `windows` are those that are counted, also of keys that were revoked since.
+    `windows` are those that are counted, also of keys that were revoked since. `life` is another
+    each time that counters outside of the process have forgotten the account.
     """
 
     account_id: str
@@ -127,25 +128,41 @@ class Generation(msgspec.Struct, frozen=True):
     open_holds: tuple[str, ...]
     seeded: bool
     windows: tuple[Window, ...] = ()
+    life: str = ""
 
 
 class Seed(msgspec.Struct, frozen=True):
     """What SQL knows of an account: charges by window, admissions of the last minute by scope.
 
     `spent` names the present window of every scope that the account has, also where it is 0.
-    `holds` are those that SQL has open: for counters that may have forgotten them.
+    `holds` are those that SQL has open, `ended` (request id, µs) the requests whose holds ended in
+    the last minute: for counters that may have forgotten them.
     """
 
     spent: Mapping[Window, int]
     minutes: Mapping[str, Sequence[int]]
     holds: tuple[Hold, ...] = ()
+    ended: tuple[tuple[str, int], ...] = ()
+
+
+def check_draft(request_id: str, draft: Hold, scopes: Collection[str]) -> None:
+    """Raise ValueError for what only a bug of the caller's could bring about.
+
+    No row could be made of it. `scopes` are those of the money limits.
+    """
+    if (
+        draft.request_id != request_id
+        or draft.key_id not in scopes
+        or not 0 <= draft.nanousd <= INT64_MAX
+    ):
+        raise ValueError("a draft of another request, without its key's money, or of no amount")
 
 
 class Counters(Protocol):
     """What every backend does, each verb in one atomic step. Whoever asks names the account.
 
-    Counters outside of the process raise StoreUnavailableError where they do not answer in time;
-    then it is not known whether the step was taken.
+    Counters outside of the process raise StoreUnavailableError where nothing was done, and
+    UnansweredError where nobody knows.
     """
 
     def take(
@@ -215,7 +232,10 @@ class Counters(Protocol):
         ...
 
     def accounts(self) -> list[str]:
-        """Every account that is seeded: those whose sums can be compared with SQL's."""
+        """The accounts whose sums can be compared with SQL's: those that are seeded.
+
+        Counters outside of the process may name some that are not any more.
+        """
         ...
 
     def generation(self, account_id: str) -> Generation:
