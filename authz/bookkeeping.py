@@ -72,7 +72,7 @@ def start_settler(settler: Settler, stack: ExitStack, left: str) -> None:
     stack.callback(flush)
 
 
-def start_upkeep(  # noqa: PLR0913  the parts that it joins
+def start_upkeep(
     stack: ExitStack,
     settings: AuthzSettings,
     engine: Engine,

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from sqlalchemy import Engine
-
 from authz.barrier import Barrier, FlushMark
 from authz.bookkeeping import (
     FLUSH_SECONDS,
@@ -46,6 +44,7 @@ from store.counters.redis import RedisCounters
 from store.engines import open_engine
 from store.ledger import Ledger
 from store.openholds import OpenHolds
+from store.records import Hold
 from store.replicas import Replicas
 from store.seeding import SeededCounters
 
@@ -85,11 +84,11 @@ def open_fleet_books(
         start_settler(settler, stack, "some ends are not settled yet; their holds will be swept")
         copies = OpenHolds(engine)
         silent = EverySilentHold(counters, copies, clock)
-        seeker = Seeker(copies, lambda *found: meter.end(*found), settler.end_all, metrics)
+        seeker = Seeker(copies, settler.end_all, metrics)
         meter = Meter(counters, settler, metrics, clock, Fleetwide(seeker.seek, silent.heard))
         upkeep: Upkeep | None = None
         if role is not Role.CHECKS:
-            seeker.start()
+            seeker.start(meter.end)
             stack.callback(seeker.stop)
             upkeep = start_upkeep(
                 stack,
@@ -105,13 +104,27 @@ def open_fleet_books(
                 unpruned=tuple,
                 count=copies.count,
             )
-        taking = _Taking(settings, engine, counters, ledger, settler, metrics, replica_id)
+        writer = HoldWriter(ledger.copy_holds, metrics)
+        taking = _Taking(writer, Replicas(engine), counters, replica_id)
+
+        def release(hold: Hold) -> None:
+            settler.end(hold, released(hold, 0, wall_us()))
+
+        kept: KeptCounters | LocalCounters = KeptCounters(counters, writer, release)
+        if settings.on_counter_outage == "local":
+            kept = LocalCounters(
+                kept,
+                writer,
+                replicas=taking.mark.takers,
+                rows=ledger.rows,
+                forget=counters.forget,
+            )
         if role is not Role.METER:
             stack.enter_context(taking.running())
         yield Books(
             counters,
-            SeededCounters(taking.counters, ledger, taking.barrier),
-            taking.counters.give_back,
+            SeededCounters(kept, ledger, taking.barrier),
+            kept.give_back,
             settler,
             meter,
             ledger,
@@ -121,44 +134,23 @@ def open_fleet_books(
 
 
 class _Taking:
-    """What a worker has beyond what a meter has: its takes, kept until SQL has them."""
+    """What a worker says about its takes, and waits for others to say about theirs."""
 
     def __init__(
-        self,
-        settings: AuthzSettings,
-        engine: Engine,
-        counters: RedisCounters,
-        ledger: Ledger,
-        settler: Settler,
-        metrics: Metrics,
-        replica_id: str,
+        self, writer: HoldWriter, fleet: Replicas, hint: RedisCounters, replica_id: str
     ) -> None:
-        fleet = Replicas(engine)
-        self.writer = HoldWriter(ledger.copy_holds, metrics)
-        self.mark = FlushMark(self.writer, fleet, counters, replica_id)
-        self.barrier = Barrier(self.writer, fleet, counters, replica_id)
-        self.counters: KeptCounters | LocalCounters = KeptCounters(
-            counters,
-            self.writer,
-            lambda hold: settler.end(hold, released(hold, 0, wall_us())),
-        )
-        if settings.on_counter_outage == "local":
-            self.counters = LocalCounters(
-                self.counters,
-                self.writer,
-                replicas=self.mark.takers,
-                rows=ledger.rows,
-                forget=counters.forget,
-            )
+        self._writer = writer
+        self.mark = FlushMark(writer, fleet, hint, replica_id)
+        self.barrier = Barrier(writer, fleet, hint, replica_id)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Write holds until the end, and then what is left."""
-        self.writer.start()
+        self._writer.start()
         self.mark.start()
         try:
             yield
         finally:
             self.mark.stop()
-            if not self.writer.stop(FLUSH_SECONDS):
-                _log.warning("%d holds are in Redis only", self.writer.waiting)
+            if not self._writer.stop(FLUSH_SECONDS):
+                _log.warning("%d holds are in Redis only", self._writer.waiting)

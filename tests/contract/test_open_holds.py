@@ -80,7 +80,7 @@ def test_a_copy_whose_row_is_there_is_not_open_and_is_tidied_away(
     left_behind(engine, ended)
     assert opened.find([ended.id], [ended.request_id]).opened == ()
     assert opened.admitted_before(NOW_US + 1) == [running]
-    assert ledger.seed(KEY.account_id, NOW_US, with_holds=True).holds == (running,)
+    assert ledger.seed(KEY.account_id, NOW_US, lost=True).holds == (running,)
     assert opened.count() == 2
     assert opened.tidy() == 1
     assert opened.count() == 1
@@ -98,7 +98,7 @@ def test_a_seed_has_the_open_holds_of_its_account_where_it_is_asked_for_them(
 ) -> None:
     ours, theirs = hold(), hold(account_id="acc_other")
     ledger.copy_holds([ours, theirs])
-    assert ledger.seed(KEY.account_id, NOW_US, with_holds=True).holds == (ours,)
+    assert ledger.seed(KEY.account_id, NOW_US, lost=True).holds == (ours,)
     assert ledger.seed(KEY.account_id, NOW_US).holds == ()
 
 
