@@ -20,7 +20,8 @@ from typing import Final
 
 import grpc
 
-from authz.books import Books, open_books
+from authz.bookkeeping import Books
+from authz.books import open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.control import Method, Responder, methods, serving
@@ -43,10 +44,11 @@ from authz.watch import watching
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM
 from store.clock import steady_clock, wall_us
+from store.engines import open_engine
 from store.errors import ConfigError, TensorgateError
 from store.keys import KeyRepository
 from store.records import SECOND_US
-from store.schema import check_current, open_engine
+from store.schema import check_current
 from store.settings import PREFIX, load
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
@@ -152,7 +154,7 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
         stack.enter_context(telling(settings.runtime / place.health, health))
         metrics = _metrics(place)
         in_force = InForce(settings.catalog, loaded, metrics)
-        books = stack.enter_context(open_books(settings, in_force.catalog, metrics))
+        books = stack.enter_context(open_books(settings, in_force.catalog, metrics, place.role))
         asked = _questions(settings, place, in_force, metrics=metrics, books=books, stack=stack)
         stack.enter_context(metrics.following())
         stack.enter_context(reloading(in_force.reload))
@@ -290,7 +292,7 @@ def _checker(
         keys=cache,
         catalog=in_force.catalog(),
         counters=books.seeded,
-        give_back=books.counters.give_back,
+        give_back=books.give_back,
         settler=books.settler,
         listed=listings,
         metrics=metrics,

@@ -19,18 +19,11 @@ from typing import Any, Final, Self
 from sqlalchemy import Connection, Engine, Select, and_, bindparam, func, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from store.engines import driver_errors, read_options, unavailable, write_options
 from store.errors import InputError, StoreUnavailableError
 from store.keywriter import Writer, read_account, read_key, select_keys
 from store.records import Account, Change, KeyRecord
-from store.schema import (
-    accounts,
-    changes,
-    driver_errors,
-    keys,
-    read_options,
-    unavailable,
-    write_options,
-)
+from store.schema import accounts, changes, keys
 
 FEED_BATCH: Final = 1000
 

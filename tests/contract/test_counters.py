@@ -24,9 +24,8 @@ from support import ManualClock
 
 from store.counters.memory import MemoryCounters
 from store.counters.model import (
+    Counters,
     Ended,
-    Generation,
-    Limit,
     MinuteLimit,
     MoneyLimit,
     MoneyStanding,
@@ -43,29 +42,17 @@ UNCAPPED = MoneyLimit(KEY.id, KEY.created_us, None)
 HELD = 5  # nano-USD, of each hold
 
 
-class Counters(Protocol):
-    def take(
-        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
-    ) -> Taken | Refused | Ended | NotSeeded: ...
-
-    def peek(
-        self, limits: Sequence[Limit], account_id: str | None = None
-    ) -> tuple[int, Standings] | NotSeeded: ...
+class ContractCounters(Counters, Protocol):
+    """What is asked here of every backend."""
 
     def by_request(self, request_id: str) -> Hold | None: ...
-
-    def settle(self, hold: Hold, charge_nanousd: int) -> bool: ...
-
-    def generation(self, account_id: str) -> Generation: ...
-
-    def seed(self, generation: Generation, seed: Seed) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rig:
     """Fresh counters, and how their clock is moved. `holds`: what takes holds money too."""
 
-    counters: Counters
+    counters: ContractCounters
     advance_us: Callable[[int], None]
     holds: bool
     _numbers: Iterator[int] = field(default_factory=count)
@@ -78,7 +65,7 @@ class Rig:
             wanted = draft(HELD, id=hold_id, request_id=request_id)
             answer = self.counters.take(request_id, wanted, (*limits, UNCAPPED))
         else:
-            answer = self.counters.take(request_id, None, limits)
+            answer = self.counters.take(request_id, None, limits, ACCOUNT.id)
         assert not isinstance(answer, NotSeeded)
         if isinstance(answer, Taken):
             assert (answer.hold is not None) is self.holds
@@ -92,7 +79,7 @@ class Rig:
         return answer
 
     def peek(self, *limits: MinuteLimit) -> tuple[int, list[Standing]]:
-        looked = self.counters.peek(limits)
+        looked = self.counters.peek(limits, ACCOUNT.id)
         assert not isinstance(looked, NotSeeded)
         return looked[0], minutes_of(looked[1])
 

@@ -27,9 +27,10 @@ from moneyhelp import (
 )
 from statehelp import FakeClock
 
-from store.counters.memory import IDLE_US, REMEMBERED_US, MemoryCounters
+from store.counters.memory import IDLE_US, MemoryCounters
 from store.counters.model import (
     HELD_RETRY_US,
+    REMEMBERED_US,
     Ended,
     Limit,
     MinuteLimit,
@@ -105,7 +106,9 @@ def test_a_hold_is_the_draft_with_its_windows_and_its_time(counters: MemoryCount
         MoneyStanding(both[0], 0, 100, 0, KEY.created_us + WINDOW_US),
         MoneyStanding(both[1], 0, 100, 1, ACCOUNT.created_us + 2 * WINDOW_US),
     )
-    assert counters.hold(asked.id) == counters.by_request(asked.request_id) == taken.hold
+    assert (
+        counters.hold(ACCOUNT.id, asked.id) == counters.by_request(asked.request_id) == taken.hold
+    )
     assert counters.open_holds() == [taken.hold]
     assert counters.outstanding == 1
 
@@ -244,7 +247,7 @@ def test_settling_turns_a_hold_into_a_charge(counters: MemoryCounters) -> None:
     assert counters.settle(taken, 250)
     assert spent_and_held(counters) == spent_and_held(counters, account_money()) == (250, 0)
     assert counters.outstanding == 0
-    assert counters.hold(taken.id) is counters.by_request(taken.request_id) is None
+    assert counters.hold(ACCOUNT.id, taken.id) is counters.by_request(taken.request_id) is None
     take(counters, draft(750))
 
 
@@ -309,7 +312,7 @@ def test_only_the_last_check_that_goes_ends_the_hold(counters: MemoryCounters) -
     asked = draft(700)
     for _ in range(3):
         take(counters, asked)
-    assert [counters.give_back(asked.id) for _ in range(4)] == [False, False, True, False]
+    assert [counters.give_back(asked) for _ in range(4)] == [False, False, True, False]
     assert spent_and_held(counters) == (0, 700), "held until its row is there"
     assert isinstance(counters.take(asked.request_id, asked, limits()), Ended)
     assert counters.settle(asked, 0)
@@ -317,17 +320,17 @@ def test_only_the_last_check_that_goes_ends_the_hold(counters: MemoryCounters) -
 
 
 def test_giving_back_what_is_not_open_is_nobodys_last(counters: MemoryCounters) -> None:
-    assert not counters.give_back("nobody's")
+    assert not counters.give_back(draft())
     taken = take(counters, draft(1))
     counters.settle(taken, 1)
-    assert not counters.give_back(taken.id)
+    assert not counters.give_back(taken)
 
 
 def test_whoever_closes_first_is_told_so(counters: MemoryCounters) -> None:
     taken = take(counters, draft(1))
-    assert [counters.close(taken.id) for _ in range(2)] == [True, False]
-    assert not counters.close("nobody's")
-    assert not counters.give_back(taken.id)
+    assert [counters.close(taken) for _ in range(2)] == [True, False]
+    assert not counters.close(draft())
+    assert not counters.give_back(taken)
     assert isinstance(counters.take(taken.request_id, taken, limits()), Ended)
 
 
@@ -349,7 +352,7 @@ def test_an_abandoned_request_gives_up_its_hold_or_never_gets_one(
     taken = take(counters, draft(5))
     assert counters.abandon(taken.request_id) == taken
     assert counters.abandon(taken.request_id) is None
-    assert not counters.give_back(taken.id)
+    assert not counters.give_back(taken)
     late = draft(5)
     assert counters.abandon(late.request_id) is None
     clock.now_us += REMEMBERED_US - 1
@@ -362,15 +365,15 @@ def test_without_a_draft_only_minutes_are_taken_and_no_seed_is_needed(
     unseeded: MemoryCounters, clock: FakeClock
 ) -> None:
     listing = (MinuteLimit(f"{KEY.id}/listings", 1),)
-    assert unseeded.take("a", None, listing) == Taken(
+    assert unseeded.take("a", None, listing, ACCOUNT.id) == Taken(
         NOW_US, None, (Standing(listing[0], 1, MINUTE_US),)
     )
-    assert isinstance(unseeded.take("a", None, listing), Taken)
-    assert isinstance(unseeded.take("b", None, listing), Refused)
+    assert isinstance(unseeded.take("a", None, listing, ACCOUNT.id), Taken)
+    assert isinstance(unseeded.take("b", None, listing, ACCOUNT.id), Refused)
     assert unseeded.abandon("a") is None
-    assert isinstance(unseeded.take("a", None, listing), Taken)
+    assert isinstance(unseeded.take("a", None, listing, ACCOUNT.id), Taken)
     clock.now_us += MINUTE_US
-    assert isinstance(unseeded.take("b", None, listing), Taken)
+    assert isinstance(unseeded.take("b", None, listing, ACCOUNT.id), Taken)
 
 
 # --- whoever calls it wrongly
@@ -388,14 +391,14 @@ def test_drafts_that_no_row_could_be_made_of_take_nothing(counters: MemoryCounte
             draft(INT64_MAX + 1, request_id=asked.request_id),
             (money(budget=None),),
         ),
-        (asked.request_id, None, limits()),
+        (asked.request_id, None, ()),
     ):
         with pytest.raises(ValueError, match="draft"):
             counters.take(request_id, wrong, wanted)
     assert counters.open_holds() == []
     take(counters, asked)
-    with pytest.raises(ValueError, match="account"):
-        counters.peek(limits())
+    with pytest.raises(ValueError, match="draft"):
+        counters.take("listing", None, limits(), ACCOUNT.id)
 
 
 # --- signs of life
@@ -403,16 +406,16 @@ def test_drafts_that_no_row_could_be_made_of_take_nothing(counters: MemoryCounte
 
 def test_overdue_is_what_gave_no_sign_of_life(counters: MemoryCounters, clock: FakeClock) -> None:
     silent, beating, repeated, closed = (take(counters, draft(1)) for _ in range(4))
-    counters.close(closed.id)
+    counters.close(closed)
     clock.now_us += 40 * SECOND_US
-    assert counters.beat(beating.id)
+    assert counters.beat(ACCOUNT.id, beating.id)
     take(counters, repeated)
     clock.now_us += 20 * SECOND_US - 1
     assert counters.overdue(MINUTE_US) == []
     clock.now_us += 1
     assert counters.overdue(MINUTE_US) == [silent, closed]
     counters.settle(silent, 1)
-    assert not counters.beat(silent.id)
+    assert not counters.beat(ACCOUNT.id, silent.id)
     clock.now_us += 40 * SECOND_US
     assert counters.overdue(MINUTE_US) == [beating, repeated, closed]
 
@@ -507,8 +510,8 @@ def test_restored_holds_count_and_are_given_to_repeated_checks(
     assert spent_and_held(unseeded) == (400, 550)
     assert refuse(unseeded, draft(51)).held
     assert take(unseeded, opened) == opened
-    assert not unseeded.give_back(opened.id)
-    assert unseeded.give_back(opened.id), "as if one Check had been given it before"
+    assert not unseeded.give_back(opened)
+    assert unseeded.give_back(opened), "as if one Check had been given it before"
     assert isinstance(unseeded.take(known_end.request_id, known_end, limits()), Ended)
     assert isinstance(unseeded.take("gone", draft(1, request_id="gone"), limits()), Ended)
     take(unseeded, draft(1, request_id="long gone"))
@@ -590,7 +593,7 @@ def test_nothing_is_left_of_what_is_over(counters: MemoryCounters, clock: FakeCl
         take_and_settle(counters, 1)
         counters.settle(straddling, 10)
     clock.now_us += REMEMBERED_US
-    counters.take("last", None, ())
+    counters.take("last", None, (), ACCOUNT.id)
     (account,) = counters._accounts.values()
     assert all(len(scope.windows) <= 2 for scope in account._scopes.values())
     assert not account.open_holds
