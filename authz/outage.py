@@ -31,7 +31,7 @@ from msgspec.structs import replace
 
 from authz.holdwriter import HoldWriter
 from authz.ids import Ids
-from store.clock import Clock
+from store.clock import Clock, steady_clock
 from store.counters.memory import MemoryCounters
 from store.counters.model import (
     Ended,
@@ -93,6 +93,7 @@ class _Outage:
 
     def __init__(self, clock: Clock) -> None:
         self.began = monotonic()
+        self.clock = clock
         self.counters = MemoryCounters(clock)
         self.served: dict[str, None] = {}  # accounts, in the order of their first call
         self.refreshed = self.began
@@ -109,15 +110,15 @@ class LocalCounters:
         self,
         kept: Kept,
         writer: HoldWriter,
-        clock: Clock,
         *,
         replicas: Callable[[], int],
         rows: Callable[[Sequence[str]], dict[str, LedgerRow]],
         forget: Callable[[str], None],
+        new_clock: Callable[[], Clock] = steady_clock,
     ) -> None:
         self._kept = kept
         self._writer = writer
-        self._clock = clock
+        self._new_clock = new_clock
         self._replicas = replicas
         self._rows = rows
         self._forget = forget
@@ -205,15 +206,15 @@ class LocalCounters:
         with self._lock:
             if self._outage is None:
                 _log.warning("known keys are served on a share of their limits: %s", fault)
-                self._outage = _Outage(self._clock)
+                self._outage = _Outage(self._new_clock())
             outage = self._outage
             if draft is None:
-                shared = self._shared(limits, (), fault)
+                shared = self._shared(outage, limits, (), fault)
                 return outage.counters.take(request_id, None, shared, account_id)
             sight = self._known.get(draft.account_id)
             if sight is None or outage.began - sight.at > KNOWN_SECONDS:
                 raise fault
-            shared = self._shared(limits, sight.standings, fault)
+            shared = self._shared(outage, limits, sight.standings, fault)
             if draft.account_id not in outage.served:
                 _seed(outage.counters, draft.account_id, sight.standings)
                 outage.served[draft.account_id] = None
@@ -236,11 +237,15 @@ class LocalCounters:
         return answer
 
     def _shared(
-        self, limits: Sequence[Limit], seen: Standings, fault: StoreUnavailableError
+        self,
+        outage: _Outage,
+        limits: Sequence[Limit],
+        seen: Standings,
+        fault: StoreUnavailableError,
     ) -> tuple[Limit, ...]:
         """This replica's share of the limits. Raises `fault` for one that it has none of."""
         replicas = max(1, self._replicas())
-        now_us = self._clock()
+        now_us = outage.clock()
         money = {each.limit.scope: each for each in seen if not isinstance(each, Standing)}
         shared: list[Limit] = []
         for limit in limits:

@@ -49,17 +49,15 @@ _Sought = tuple[float, int, Ending, tuple[float, ...]]
 
 
 class Seeker:
-    """Thread-safe. `end` makes the end of a hold that was found; `ended` is given all of them."""
+    """Thread-safe. `ended` is given the ends of all holds that are found."""
 
     def __init__(
         self,
         copies: Copies,
-        end: Callable[[Hold, Ending], End],
         ended: Callable[[Sequence[End]], None],
         metrics: Metrics,
     ) -> None:
         self._copies = copies
-        self._end = end
         self._ended = ended
         self._metrics = metrics
         self._changed = Condition()
@@ -67,10 +65,11 @@ class Seeker:
         self._numbers = count()
         self._stopping = False
         self._out = False
-        self._thread = Thread(target=self._run, name="seek", daemon=True)
+        self._thread: Thread | None = None
 
-    def start(self) -> None:
-        """Begin to look."""
+    def start(self, end: Callable[[Hold, Ending], End]) -> None:
+        """Begin to look. `end` makes the end of a hold that was found."""
+        self._thread = Thread(target=self._run, args=(end,), name="seek", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -78,7 +77,7 @@ class Seeker:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
 
     def seek(self, ending: Ending, looks: tuple[float, ...] = LOOKS) -> None:
@@ -94,13 +93,13 @@ class Seeker:
             if self._sought[0] is sought:
                 self._changed.notify()
 
-    def _run(self) -> None:
+    def _run(self, end: Callable[[Hold, Ending], End]) -> None:
         """Nothing ends this thread but `stop`."""
         over = False
         while not over:
             group, over = self._due()
             try:
-                again = self._look(group)
+                again = self._look(group, end)
             except Exception:  # noqa: BLE001  a defect of ours: the others are sought all the same
                 _log.exception("the ends of %d holds cannot be looked for", len(group))
                 continue
@@ -124,7 +123,7 @@ class Seeker:
                 group.append(heappop(self._sought))
             return group, False
 
-    def _look(self, group: list[_Sought]) -> list[_Sought]:
+    def _look(self, group: list[_Sought], end: Callable[[Hold, Ending], End]) -> list[_Sought]:
         """End those that are found. The answer is what is to be looked for again."""
         if not group:
             return []
@@ -140,27 +139,30 @@ class Seeker:
             later = monotonic() + RETRY_SECONDS
             return [(later, number, ending, apart) for _, number, ending, apart in group]
         self._out = False
-        again, late = self._end_found(group, known)
+        again, late, ends = _told(group, known, end)
+        if ends:
+            self._ended(ends)
         if late:
             self._metrics.late_settlements.inc(late)
         return again
 
-    def _end_found(self, group: Sequence[_Sought], known: Whereabouts) -> tuple[list[_Sought], int]:
-        """What is to be looked for again, and how many ended before."""
-        named: dict[str, dict[str, Hold]] = {}
-        for hold in known.opened:
-            named.setdefault(hold.id, {})[hold.id] = hold
-            named.setdefault(hold.request_id, {})[hold.id] = hold
-        again: list[_Sought] = []
-        ends: list[End] = []
-        late = 0
-        for when, number, ending, apart in group:
-            found = named.get(ending.hold_id or ending.request_id, {})
-            ends += [self._end(hold, ending) for hold in found.values()]
-            if not found and apart and ending.hold_id not in known.booked:
-                again.append((when + apart[0], number, ending, apart[1:]))
-            elif not found and ending.hold_id is not None:
-                late += 1
-        if ends:
-            self._ended(ends)
-        return again, late
+
+def _told(
+    group: Sequence[_Sought], known: Whereabouts, end: Callable[[Hold, Ending], End]
+) -> tuple[list[_Sought], int, list[End]]:
+    """What is to be looked for again, how many ended before, and the ends of what was found."""
+    named: dict[str, dict[str, Hold]] = {}
+    for hold in known.opened:
+        named.setdefault(hold.id, {})[hold.id] = hold
+        named.setdefault(hold.request_id, {})[hold.id] = hold
+    again: list[_Sought] = []
+    ends: list[End] = []
+    late = 0
+    for when, number, ending, apart in group:
+        found = named.get(ending.hold_id or ending.request_id, {})
+        ends += [end(hold, ending) for hold in found.values()]
+        if not found and apart and ending.hold_id not in known.booked:
+            again.append((when + apart[0], number, ending, apart[1:]))
+        elif not found and ending.hold_id is not None:
+            late += 1
+    return again, late, ends

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from authz.sockets import MOST_WORKERS
 from store.settings import StoreSettings
 
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -28,8 +29,10 @@ class AuthzSettings(StoreSettings):
     ledger_retention_days: Annotated[int | None, Field(ge=62, le=36_500)] = None
     one_core: bool = False
     envoy_mark: str | None = None  # `up` says so: what of the catalog Envoy was rendered from
-    workers: int = 1
-    redis_url: str | None = Field(default=None, repr=False)
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    worker: Annotated[int | None, Field(ge=0, lt=MOST_WORKERS)] = None  # its supervisor says so
+    redis_url: str | None = Field(default=None, repr=False, validate_default=True)
+    on_counter_outage: Literal["deny", "local"] = "deny"
 
     @field_validator("runtime")
     @classmethod
@@ -47,13 +50,6 @@ class AuthzSettings(StoreSettings):
             raise ValueError("write it as host:port, for example 127.0.0.1:9464")
         return value
 
-    @field_validator("workers")
-    @classmethod
-    def _counts_in_process(cls, value: int) -> int:
-        if value != 1:
-            raise ValueError("counters are in process, so there is exactly 1 worker")
-        return value
-
     @model_validator(mode="after")
     def _hears_before_it_sweeps(self) -> Self:
         if self.heartbeat_seconds > self.hold_deadline_seconds / 4:
@@ -65,9 +61,14 @@ class AuthzSettings(StoreSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _is_not_counted_in(cls, value: str | None) -> None:
-        if value is not None:
-            raise ValueError("this version counts in process and would not use it; unset it")
+    def _is_shared_by_several(cls, value: str | None, info: ValidationInfo) -> str | None:
+        workers = info.data.get("workers", 1)
+        if value is None and (workers > 1 or info.data.get("worker") is not None):
+            raise ValueError(
+                f"{workers} workers count together in Redis or Valkey: name it, as in "
+                "redis://127.0.0.1:6379 (`tensorgate up --workers N` starts one by itself)"
+            )
+        return value
 
     @property
     def metrics_address(self) -> tuple[str, int]:

@@ -85,7 +85,13 @@ def up(
     state: Annotated[
         Path | None, typer.Option(help="The state folder. [default: TENSORGATE_STATE, .tensorgate]")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that decide.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that decide; several need Redis, and without TENSORGATE_REDIS_URL a "
+            "Valkey is started. [default: TENSORGATE_WORKERS, 1]"
+        ),
+    ] = None,
     listen: Annotated[str, typer.Option(metavar="IP", help="The address to bind.")] = "127.0.0.1",
     metrics_listen: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where Prometheus reads.")
@@ -107,9 +113,28 @@ def up(
 
 
 @app.command()
-def authz() -> int:
+def authz(
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="So many processes, and one that meters; several need TENSORGATE_REDIS_URL. "
+            "[default: TENSORGATE_WORKERS, 1]"
+        ),
+    ] = None,
+) -> int:
     """Run the service that decides; Envoy asks it. The environment has its settings."""
     from authz.server import main as serve  # noqa: PLC0415  see the module's head
+    from store.settings import PREFIX  # noqa: PLC0415  see the module's head
+
+    if workers is not None:
+        os.environ[f"{PREFIX}WORKERS"] = str(workers)
+    return serve()
+
+
+@app.command()
+def meter() -> int:
+    """Run only what meters and settles: `authz --workers` starts one. It needs Redis."""
+    from authz.server import main_meter as serve  # noqa: PLC0415  see the module's head
 
     return serve()
 
@@ -183,10 +208,10 @@ def envoy(context: typer.Context) -> object:
 @db_app.command("upgrade")
 def upgrade(as_json: AsJson = False) -> None:
     """Bring the database to the revision that this program needs; make it if there is none."""
-    from store import schema  # noqa: PLC0415  see the module's head
+    from store import engines, schema  # noqa: PLC0415  see the module's head
     from store.settings import StoreSettings, load  # noqa: PLC0415  see the module's head
 
-    engine = schema.open_engine(load(StoreSettings).sql_url)
+    engine = engines.open_engine(load(StoreSettings).sql_url)
     try:
         before = schema.upgrade(engine)
     finally:
@@ -234,11 +259,11 @@ def check(
 
 def _lost_plans(settings: StoreSettings, catalog: Catalog) -> dict[str, int] | None:
     """Plans of accounts that the catalog does not name; None where no database can tell."""
-    from store import schema  # noqa: PLC0415  see the module's head
+    from store import engines, schema  # noqa: PLC0415  see the module's head
     from store.keys import KeyRepository  # noqa: PLC0415  see the module's head
 
     try:
-        engine = schema.open_engine(settings.sql_url)
+        engine = engines.open_engine(settings.sql_url)
         try:
             schema.check_current(engine)
             with KeyRepository(engine) as repository:

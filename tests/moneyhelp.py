@@ -14,6 +14,7 @@ from statehelp import NOW_US, new_state
 
 from store.counters.memory import MemoryCounters
 from store.counters.model import Counters, Limit, MinuteLimit, MoneyLimit, Seed
+from store.engines import open_engine
 from store.keys import KeyRepository
 from store.records import (
     DAY_US,
@@ -27,7 +28,6 @@ from store.records import (
     Window,
     window_at,
 )
-from store.schema import open_engine
 
 ACCOUNT = Account(
     id="acc_anna",

@@ -1,7 +1,7 @@
 """What contract tests of stores share: each database, each kind of counters, and books with a CLI.
 
-A backend is a line in BACKENDS: a function that yields an engine factory on one fresh, migrated
-database. Each call of the factory is what another process would have.
+A backend is a line in BACKENDS: a function that yields the URL of one fresh, migrated database.
+Each call of `another_engine` is what another process would have.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from counterhelp import PATIENT, Kind, emptied
 from ledgerdesk import Desk
+from peers.postgres import Postgres
 from peers.valkey import Cluster, Valkey, valkey_cluster, valkey_node
 from sqlalchemy import Engine
 from statehelp import new_state
@@ -22,30 +23,43 @@ from store.counters.link import Link
 from store.counters.memory import MemoryCounters
 from store.counters.model import Counters
 from store.counters.redis import RedisCounters
-from store.schema import open_engine
+from store.engines import open_engine
 
 OpenEngine = Callable[[], Engine]
 
 
-def sqlite(tmp_path: Path) -> Iterator[OpenEngine]:
-    url = new_state(tmp_path).sql_url
+def sqlite(_: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    yield new_state(tmp_path).sql_url
+
+
+def postgresql(request: pytest.FixtureRequest, _: Path) -> Iterator[str]:
+    server: Postgres = request.getfixturevalue("postgres")
+    with server.database() as url:
+        yield url
+
+
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest, Path], Iterator[str]]] = {
+    "sqlite": sqlite,
+    "postgresql": postgresql,
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    yield from BACKENDS[request.param](request, tmp_path)
+
+
+@pytest.fixture
+def another_engine(database_url: str) -> Iterator[OpenEngine]:
     opened: list[Engine] = []
 
     def another() -> Engine:
-        opened.append(open_engine(url))
+        opened.append(open_engine(database_url))
         return opened[-1]
 
     yield another
     for engine in opened:
         engine.dispose()
-
-
-BACKENDS = {"sqlite": sqlite}
-
-
-@pytest.fixture(params=BACKENDS)
-def another_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenEngine]:
-    yield from BACKENDS[request.param](tmp_path)
 
 
 @pytest.fixture

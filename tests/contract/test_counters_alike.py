@@ -5,16 +5,12 @@ Those in process count in Python's integers, which have no end; a script has dou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import pytest
-from counterhelp import Kind
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from moneyhelp import ACCOUNT, KEY, OTHER_KEY, account_money, draft, hold, reopened
 from statehelp import NOW_US, FakeClock
 
-from store.counters.memory import MemoryCounters
 from store.counters.model import Counters, Limit, MinuteLimit, MoneyLimit, Taken
 from store.records import INT64_MAX, MINUTE_US, WINDOW_US, Hold, Window
 
@@ -38,7 +34,9 @@ class Step:
 
 STEPS = st.builds(
     Step,
-    do=st.sampled_from(["take", "take", "take", "settle", "settle", "give_back", "close", "repeat"]),
+    do=st.sampled_from(
+        ["take", "take", "take", "settle", "settle", "give_back", "close", "repeat"]
+    ),
     gap_us=st.sampled_from([0, 0, 1, 10**6, MINUTE_US, WINDOW_US // 2, WINDOW_US]),
     key=st.integers(0, 1),
     amount=AMOUNTS,
@@ -49,7 +47,9 @@ STEPS = st.builds(
 )
 
 
-def walk(counters: Counters, clock: FakeClock, steps: list[Step], drafts: list[Hold]) -> list[object]:
+def walk(
+    counters: Counters, clock: FakeClock, steps: list[Step], drafts: list[Hold]
+) -> list[object]:
     """All that is answered, and how all stands at the end."""
     clock.now_us = NOW_US
     before = hold(INT64_MAX, at=NOW_US - 1)

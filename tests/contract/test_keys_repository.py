@@ -14,11 +14,12 @@ from sqlalchemy.exc import DBAPIError
 from statehelp import NOW_US
 
 from store import keywriter
+from store.engines import write_options
 from store.errors import InputError, StoreUnavailableError
 from store.keys import FEED_BATCH, KeyRepository, everything_changed
 from store.keywriter import FEED_KEPT_US
 from store.records import DAY_US, SECOND_US, Account, Change, KeyRecord, Role
-from store.schema import audit, changes, keys, write_options
+from store.schema import audit, changes, keys
 
 OpenEngine = Callable[[], Engine]
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, update
 
-from store import schema
+from store import engines, schema
 from store.records import SECOND_US
 from store.replicas import FORGET_US, LIVE_US, Replica, Replicas
 
@@ -32,7 +32,7 @@ def unseen_for(engine: Engine, replica_id: str, us: int) -> None:
     table = schema.replicas
     older = table.c.seen_us - us
     with engine.connect() as held:
-        connection = held.execution_options(**schema.write_options(engine))
+        connection = held.execution_options(**engines.write_options(engine))
         with connection.begin():
             changed = update(table).where(table.c.id == replica_id).values(seen_us=older)
             connection.execute(changed)
@@ -43,10 +43,19 @@ def test_a_beat_makes_the_row_and_then_keeps_it_fresh(replicas: Replicas) -> Non
     first = replicas.beat(ONE)
     assert before <= first.started_us == first.seen_us <= replicas.now_us()
     time.sleep(0.01)
-    later = replicas.beat(replace(ONE, applied_seq=7, flushed_us=9, catalog=None))
+    later = replicas.beat(replace(ONE, applied_seq=7, catalog=None))
     assert later.started_us == first.started_us
     assert later.seen_us > first.seen_us
     assert replicas.live() == [later]
+
+
+def test_what_was_flushed_is_said_apart(replicas: Replicas) -> None:
+    replicas.beat(ONE)
+    replicas.flushed("r1", 9)
+    replicas.flushed("nobody", 9)
+    replicas.beat(replace(ONE, applied_seq=7))
+    [row] = replicas.live()
+    assert (row.flushed_us, row.applied_seq) == (9, 7)
 
 
 def test_the_clock_is_the_time_of_day(replicas: Replicas) -> None:

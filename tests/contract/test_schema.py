@@ -22,7 +22,7 @@ from sqlalchemy import select, text
 from statehelp import NOW_US, new_state, repository_on
 
 import store
-from store import schema
+from store import engines, schema
 from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
 from store.ledgerreader import LedgerReader
 from store.records import INT64_MAX
@@ -40,7 +40,7 @@ def mode(path: Path) -> int:
 
 
 def test_migrations_lead_to_the_tables_that_the_code_speaks_of(tmp_path: Path) -> None:
-    engine = schema.open_engine(new_state(tmp_path).sql_url)
+    engine = engines.open_engine(new_state(tmp_path).sql_url)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
     engine.dispose()
@@ -98,7 +98,7 @@ def test_a_database_that_others_could_read_is_closed(tmp_path: Path) -> None:
 
 
 def test_upgrade_says_where_it_came_from_and_does_nothing_twice(tmp_path: Path) -> None:
-    engine = schema.open_engine(fresh(tmp_path).sql_url)
+    engine = engines.open_engine(fresh(tmp_path).sql_url)
     with pytest.raises(SchemaMismatchError, match="tensorgate db upgrade"):
         schema.check_current(engine)
     assert schema.current_revision(engine) is None
@@ -114,7 +114,7 @@ def test_the_sums_of_rows_that_were_there_are_made(
 ) -> None:
     """From the revision before there were any: the rows of two windows, and some that say more."""
     settings = fresh(tmp_path)
-    engine = schema.open_engine(settings.sql_url)
+    engine = engines.open_engine(settings.sql_url)
     upgrade = command.upgrade
     with monkeypatch.context() as older:
         older.setattr(command, "upgrade", lambda config, _: upgrade(config, "0002"))
@@ -203,7 +203,7 @@ def test_another_revision_is_refused(revision: str, says: str, tmp_path: Path) -
         schema.open_state(settings)
     assert revision in str(caught.value)
     if revision > schema.HEAD:
-        engine = schema.open_engine(settings.sql_url)
+        engine = engines.open_engine(settings.sql_url)
         with pytest.raises(SchemaMismatchError, match=says):
             schema.upgrade(engine)
         engine.dispose()
@@ -214,7 +214,7 @@ def test_a_database_that_was_named_is_not_made_by_looking(tmp_path: Path) -> Non
     with pytest.raises(SchemaMismatchError, match="tensorgate db upgrade"):
         schema.open_state(settings)
     assert not (tmp_path / "typo.db").exists()
-    engine = schema.open_engine(settings.sql_url)
+    engine = engines.open_engine(settings.sql_url)
     schema.upgrade(engine)
     engine.dispose()
     schema.open_state(settings).dispose()
@@ -234,7 +234,7 @@ def test_a_database_that_was_named_is_not_made_by_looking(tmp_path: Path) -> Non
 )
 def test_a_url_that_cannot_be_used_is_told_without_its_password(url: str) -> None:
     with pytest.raises(ConfigError, match="TENSORGATE_DATABASE_URL") as caught:
-        schema.open_engine(url)
+        engines.open_engine(url)
     assert "hunter22" not in str(caught.value)
 
 
@@ -267,7 +267,7 @@ def test_a_reader_is_not_held_up_by_a_writer_and_a_writer_not_for_ever(tmp_path:
         blocker.execute("BEGIN IMMEDIATE")
         assert repository.by_digests([b"x" * 32]) is None
         assert repository.changes_since(0) == []
-        hasty = schema.open_engine(settings.sql_url, timeout_seconds=0.05)
+        hasty = engines.open_engine(settings.sql_url, timeout_seconds=0.05)
         begun = time.monotonic()
         with (
             pytest.raises(StoreUnavailableError, match="locked"),

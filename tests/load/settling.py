@@ -27,10 +27,10 @@ from authz.usage import DECISION, RESPONSE
 from store.clock import steady_clock
 from store.counters.memory import MemoryCounters
 from store.counters.model import Taken
+from store.engines import open_engine
 from store.journal import JOURNAL_NAME, Journal
 from store.ledger import Ledger
 from store.records import Hold
-from store.schema import open_engine
 from store.seeding import drift
 
 HERE = Path(__file__).resolve().parent

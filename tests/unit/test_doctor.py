@@ -15,7 +15,7 @@ from store.control import SOCKET_NAME
 from store.journal import Journal
 from store.records import DAY_US, MINUTE_US
 from store.settings import StoreSettings, load
-from tensorgate import doctor, vitals
+from tensorgate import doctor
 from tensorgate.doctor import Finding, Status
 from tensorgate.ports import free_port
 from tensorgate.statefolder import StateFolder
@@ -192,7 +192,7 @@ def test_the_ledger_as_authz_counts_it(
     status: Status,
     says: str,
 ) -> None:
-    monkeypatch.setattr(vitals, "authz_serving", lambda _: True)
+    monkeypatch.setattr(doctor, "is_serving", lambda _: True)
     (tmp_path / "run").mkdir()
     responder = Responder(state, {"counters": lambda _: COUNTED | changes})
     with serving(tmp_path / "run" / SOCKET_NAME, responder):
@@ -205,7 +205,7 @@ def test_the_ledger_as_authz_counts_it(
 def test_an_authz_whose_control_socket_is_silent_is_told(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vitals, "authz_serving", lambda _: True)
+    monkeypatch.setattr(doctor, "is_serving", lambda _: True)
     finding = found()["ledger"]
     assert finding.status is Status.FAIL
     assert "No authz serves the state" in finding.text

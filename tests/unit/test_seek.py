@@ -48,13 +48,8 @@ class Rig:
         self.copies = Copies()
         self.settled = Settled()
         self.metrics = Metrics()
-        self.seeker = Seeker(
-            self.copies,
-            lambda hold, ended: (hold, released(hold, ended.status, 1)),
-            self.settled.end_all,
-            self.metrics,
-        )
-        self.seeker.start()
+        self.seeker = Seeker(self.copies, self.settled.end_all, self.metrics)
+        self.seeker.start(lambda hold, ended: (hold, released(hold, ended.status, 1)))
 
     @property
     def late(self) -> float:
