@@ -105,7 +105,6 @@ def _in_process(
         meter,
         ledger,
         upkeep,
-        flushed_us=lambda: 0,
     )
 
 
