@@ -19,7 +19,6 @@ from authz.bookkeeping import (
     start_upkeep,
     warn_of_lost_plans,
 )
-from authz.fleetbooks import open_fleet_books
 from authz.meter import Meter, Nowhere
 from authz.metrics import Metrics
 from authz.settings import AuthzSettings
@@ -59,6 +58,8 @@ def open_books(
     """
     with ExitStack() as stack:
         if settings.redis_url is not None:
+            from authz.fleetbooks import open_fleet_books  # noqa: PLC0415  its Redis costs memory
+
             yield stack.enter_context(
                 open_fleet_books(settings, catalog, metrics, role, replica_id)
             )
@@ -104,7 +105,6 @@ def _in_process(
         meter,
         ledger,
         upkeep,
-        flushed_us=lambda: 0,
     )
 
 

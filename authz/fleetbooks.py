@@ -104,53 +104,44 @@ def open_fleet_books(
                 unpruned=tuple,
                 count=copies.count,
             )
-        writer = HoldWriter(ledger.copy_holds, metrics)
-        taking = _Taking(writer, Replicas(engine), counters, replica_id)
 
         def release(hold: Hold) -> None:
             settler.end(hold, released(hold, 0, wall_us()))
 
+        fleet = Replicas(engine)
+        writer = HoldWriter(ledger.copy_holds, metrics)
         kept: KeptCounters | LocalCounters = KeptCounters(counters, writer, release)
+        mark = FlushMark(writer, fleet, counters, replica_id)
+        barrier = Barrier(writer, fleet, counters, replica_id)
         if settings.on_counter_outage == "local":
             kept = LocalCounters(
-                kept,
-                writer,
-                replicas=taking.mark.takers,
-                rows=ledger.rows,
-                forget=counters.forget,
+                kept, writer, replicas=mark.takers, rows=ledger.rows, forget=counters.forget
             )
         if role is not Role.METER:
-            stack.enter_context(taking.running())
+            stack.enter_context(_taking(writer, mark, barrier, kept.recover))
         yield Books(
             counters,
-            SeededCounters(kept, ledger, taking.barrier),
+            SeededCounters(kept, ledger, barrier),
             kept.give_back,
             settler,
             meter,
             ledger,
             upkeep,
-            lambda: taking.mark.flushed_us,
         )
 
 
-class _Taking:
-    """What a worker says about its takes, and waits for others to say about theirs."""
-
-    def __init__(
-        self, writer: HoldWriter, fleet: Replicas, hint: RedisCounters, replica_id: str
-    ) -> None:
-        self._writer = writer
-        self.mark = FlushMark(writer, fleet, hint, replica_id)
-        self.barrier = Barrier(writer, fleet, hint, replica_id)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Write holds until the end, and then what is left."""
-        self._writer.start()
-        self.mark.start()
-        try:
-            yield
-        finally:
-            self.mark.stop()
-            if not self._writer.stop(FLUSH_SECONDS):
-                _log.warning("%d holds are in Redis only", self._writer.waiting)
+@contextmanager
+def _taking(
+    writer: HoldWriter, mark: FlushMark, barrier: Barrier, recover: Callable[[], None]
+) -> Iterator[None]:
+    """What a worker does beside its takes, until the end; and then it writes what is left."""
+    writer.start()
+    mark.start(recover)
+    barrier.start()
+    try:
+        yield
+    finally:
+        barrier.stop()
+        mark.stop()
+        if not writer.stop(FLUSH_SECONDS):
+            _log.warning("%d holds are in Redis only", writer.waiting)

@@ -73,6 +73,8 @@ class Kept(Protocol):
 
     def give_back(self, hold: Hold) -> bool: ...
 
+    def recover(self) -> None: ...
+
     def generation(self, account_id: str) -> Generation: ...
 
     def seed(self, generation: Generation, seed: Seed) -> bool: ...
@@ -169,6 +171,13 @@ class LocalCounters:
     def seed(self, generation: Generation, seed: Seed) -> bool:
         """As Counters.seed."""
         return self._kept.seed(generation, seed)
+
+    def recover(self) -> None:
+        """Do what Redis could not be asked to do. Raises StoreUnavailableError: it is out still."""
+        self._kept.recover()
+        if (outage := self._outage) is not None:
+            self._forget_served(outage)
+            self._end(outage)
 
     def _see(self, account_id: str, standings: Standings) -> None:
         sight = _Sight(monotonic(), standings)

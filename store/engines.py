@@ -66,18 +66,21 @@ def driver_errors() -> Iterator[None]:
         raise unavailable(fault) from fault
 
 
-def unavailable(fault: SQLAlchemyError) -> StoreUnavailableError:
-    """The one sentence for a driver's error; statement, values, address and user are not in it."""
+def unavailable(fault: Exception) -> StoreUnavailableError:
+    """The one sentence for an error of SQLAlchemy or of a driver.
+
+    Statement, values, address and user are not in it.
+    """
     return StoreUnavailableError(
         f"The database does not answer ({_why(fault)}). "
         "Try again; `tensorgate doctor` looks at each part."
     )
 
 
-def _why(fault: SQLAlchemyError) -> str:
+def _why(fault: Exception) -> str:
     if isinstance(fault, PoolTimeoutError):
         return "all connections to it are in use"
-    cause = fault.orig if isinstance(fault, DBAPIError) else None
+    cause = fault.orig if isinstance(fault, DBAPIError) else fault
     if isinstance(cause, sqlite3.Error):
         return str(cause)  # SQLite's messages name files' states and columns, never values
     state = getattr(cause, "sqlstate", None)

@@ -12,7 +12,7 @@ commit, and a reader that has seen 8 would never see the 7 that is committed aft
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Self
 
@@ -29,7 +29,7 @@ FEED_BATCH: Final = 1000
 
 _LAST_CHANGE: Final = select(func.coalesce(func.max(changes.c.seq), 0))
 _FEED: Final = (
-    select(changes.c.seq, changes.c.digest, changes.c.account_id)
+    select(changes.c.seq, changes.c.digest, changes.c.account_id, changes.c.at_us)
     .where(changes.c.seq >= bindparam("seq"))
     .order_by(changes.c.seq)
     .limit(FEED_BATCH + 1)
@@ -48,8 +48,12 @@ class KeyRepository:
     `close` gives them back.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, publish: Callable[[Sequence[Change]], None] | None = None
+    ) -> None:
+        """`publish` is told of changes that are committed, and raises nothing."""
         self._engine = engine
+        self._publish = publish
         self._idle: deque[Connection] = deque()
         self._lookups: dict[int, Select[Any]] = {}
 
@@ -131,7 +135,11 @@ class KeyRepository:
             if not known:
                 newest = int(connection.execute(_LAST_CHANGE).scalar_one())
                 return [Change(newest, None, None)]
-        return [Change(*row) for row in rows if row.seq > seq][:FEED_BATCH]
+        return [
+            Change(row.seq, None if row.digest is None else bytes(row.digest), *row[2:])
+            for row in rows
+            if row.seq > seq
+        ][:FEED_BATCH]
 
     def last_change(self) -> int:
         """The newest number of the feed, 0 if nothing ever changed."""
@@ -189,7 +197,8 @@ class KeyRepository:
             with driver_errors(), self._engine.connect() as held:
                 connection = held.execution_options(**write_options(self._engine))
                 with connection.begin():
-                    yield Writer(connection, actor, now_us)
+                    writer = Writer(connection, actor, now_us)
+                    yield writer
         except StoreUnavailableError as fault:
             if isinstance(fault.__cause__, IntegrityError):
                 raise InputError(
@@ -197,3 +206,5 @@ class KeyRepository:
                     code="conflict",
                 ) from fault
             raise
+        if self._publish is not None and writer.announced:
+            self._publish(writer.announced)

@@ -129,6 +129,14 @@ def _parameters(
     )
 
 
+def connection_like(engine: Engine, *, seconds: float) -> BoundedConnection:
+    """A connection to an engine's database, in autocommit, that is none of its pool's."""
+    positional, named = engine.dialect.create_connect_args(engine.url)
+    return connect(
+        *positional, timeout_seconds=seconds, statement_seconds=seconds, autocommit=True, **named
+    )
+
+
 def prepare(engine: Engine, timeout_seconds: float, statement_seconds: float) -> None:
     """Have an engine make such connections, and never use one of the process it was forked from."""
 

@@ -51,6 +51,7 @@ class Replica:
     seen_us: int = 0
 
 
+_KEPT: Final = frozenset({"id", "started_us", "flushed_us"})
 _COLUMNS: Final = tuple(replicas.c[name] for name in Replica.__slots__)
 
 
@@ -74,14 +75,17 @@ class Replicas:
             return self._now(connection)
 
     def beat(self, replica: Replica) -> Replica:
-        """Write its row: seen now. The answer has the row's times."""
+        """Write its row: seen now. The answer has its times.
+
+        What `flushed` wrote stays as it is.
+        """
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**write_options(self._engine))
             with connection.begin():
                 now_us = self._now(connection)
                 values = {name: getattr(replica, name) for name in Replica.__slots__}
                 made = values | {"started_us": now_us, "seen_us": now_us}
-                seen = {name: made[name] for name in made if name not in {"id", "started_us"}}
+                seen = {name: made[name] for name in made if name not in _KEPT}
                 row = connection.execute(
                     self._insert(replicas)
                     .values(made)
@@ -92,7 +96,7 @@ class Replicas:
         return replace(replica, started_us=started_us, seen_us=now_us)
 
     def flushed(self, replica_id: str, flushed_us: int) -> None:
-        """Say in its row, if it has one, how far what it took is in SQL."""
+        """Every hold that it took before this time of the database is in SQL."""
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**write_options(self._engine))
             with connection.begin():
@@ -102,11 +106,11 @@ class Replicas:
                     .values(flushed_us=flushed_us)
                 )
 
-    def live(self) -> list[Replica]:
-        """Those that were seen in the last LIVE_US, by name."""
+    def live(self, within_us: int = LIVE_US) -> list[Replica]:
+        """Those that were seen within a time, by name."""
         asked = (
             select(*_COLUMNS)
-            .where(replicas.c.seen_us > self._clock - LIVE_US)
+            .where(replicas.c.seen_us > self._clock - within_us)
             .order_by(replicas.c.name, replicas.c.id)
         )
         with driver_errors(), self._engine.connect() as held:

@@ -7,8 +7,11 @@ few milliseconds, however many rows it has. Continuously: `drift`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
+from time import monotonic
 from typing import Final, Protocol
 
 from store.counters.memory import MemoryCounters
@@ -31,6 +34,8 @@ from store.records import Charge, Hold
 
 ATTEMPTS: Final = 5
 WAIT_SECONDS: Final = 1.0
+LOST_WAIT_SECONDS: Final = 0.25  # where all accounts may be lost at once, and threads are few
+MAX_FOUND: Final = 10_000
 _STRIPES: Final = 64
 
 
@@ -111,15 +116,18 @@ class SeededCounters:
     are seeded wait for nothing. (Accounts that share a stripe of the lock wait for each other.)
 
     Counters outside of the process may have lost what was in them: they are given SQL's open holds
-    as well, and `barrier` returns once SQL has all that anybody took before; it may raise.
+    as well, and `barrier` returns once SQL has all that anybody took before a moment (of the
+    monotonic clock). It may raise; who comes later for the same account has waited since before.
     """
 
     def __init__(
-        self, counters: Seedable, ledger: Ledger, barrier: Callable[[], None] | None = None
+        self, counters: Seedable, ledger: Ledger, barrier: Callable[[float], None] | None = None
     ) -> None:
         self._counters = counters
         self._ledger = ledger
         self._barrier = barrier
+        self._wait_seconds = WAIT_SECONDS if barrier is None else LOST_WAIT_SECONDS
+        self._found: OrderedDict[str, float] = OrderedDict()  # lives of accounts, and since when
         self._locks = tuple(Lock() for _ in range(_STRIPES))
 
     def take(
@@ -148,7 +156,7 @@ class SeededCounters:
 
     def _seed(self, account_id: str) -> None:
         lock = self._locks[hash(account_id) % _STRIPES]
-        if not lock.acquire(timeout=WAIT_SECONDS):
+        if not lock.acquire(timeout=self._wait_seconds):
             raise _unavailable()
         try:
             generation = self._counters.generation(account_id)
@@ -162,7 +170,7 @@ class SeededCounters:
         if self._barrier is None:
             self._counters.seed(found, _known(self._ledger, found))
             return
-        self._barrier()
+        self._barrier(self._since(found.life))
         generation = self._counters.generation(found.account_id)
         if generation.life == found.life and not generation.seeded:  # not lost again meanwhile
             known = self._ledger.seed(
@@ -173,6 +181,14 @@ class SeededCounters:
                 lost=True,
             )
             self._counters.seed(generation, known)
+
+    def _since(self, life: str) -> float:
+        """When an account that has no seed in this life of it was first found like that."""
+        since = self._found.setdefault(life, monotonic())
+        if len(self._found) > MAX_FOUND:
+            with suppress(KeyError):
+                self._found.popitem(last=False)
+        return since
 
 
 def _unavailable() -> StoreUnavailableError:

@@ -36,11 +36,11 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
--- The account is in use; at most each REFRESH that is written down.
+-- The account is in use; at most each REFRESH that is written down. It never goes back.
 local function use(used, now)
   used = tonumber(used)
+  if not used or now - used >= REFRESH then redis.call('HSET', KEYS[1], 'used', int(now)) end
   if not used or now - used >= REFRESH or now < used then
-    redis.call('HSET', KEYS[1], 'used', int(now))
     redis.call('PEXPIRE', KEYS[1], ACCOUNT_MS)
   end
 end

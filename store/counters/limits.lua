@@ -23,14 +23,17 @@ local function read_limits(from, lists)
   return limits, scopes
 end
 
--- What stands in Redis of each limit; `packed` is the account's fields behind the first `skip`.
-local function look(limits, packed, skip, now)
+-- What stands in Redis of each limit; `found` is epoch, seeded, used, and the scopes' fields. A clock
+-- that was set back does not bring a window back that was over: its sums may be gone. (`used` is
+-- written when a window begins.)
+local function look(limits, found, now)
+  local time = math.max(now, tonumber(found[3] or 0))
   for _, limit in ipairs(limits) do
     if limit.kind == 'm' then
       limit.used, limit.first = trim(limit.key, now)
     else
-      limit.windows = read_windows(packed[skip + limit.at])
-      limit.window = present(limit.windows, limit.created, now)
+      limit.windows = read_windows(found[3 + limit.at])
+      limit.window, limit.turned = present(limit.windows, limit.created, time)
       limit.ends = limit.created + (limit.window.number + 1) * WINDOW
     end
   end

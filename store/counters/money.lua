@@ -65,11 +65,10 @@ local function window_of(windows, number)
   return windows[at]
 end
 
--- The present window. A clock that was set back does not bring an older one back.
-local function present(windows, created, now)
-  local age = now - created
+-- The window of a time, and whether it is a new one.
+local function present(windows, created, time)
+  local age = time - created
   local number = age > 0 and (age - age % WINDOW) / WINDOW or 0
-  local last = windows[#windows]
-  if last and last.number > number then number = last.number end
-  return window_of(windows, number)
+  local before = #windows
+  return window_of(windows, number), #windows > before
 end

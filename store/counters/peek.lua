@@ -8,10 +8,8 @@ local now = clock()
 local limits, fields = read_limits(3, 4)
 local found = {}
 if #fields > 0 then
-  table.insert(fields, 1, 'seeded')
-  table.insert(fields, 1, 'epoch')
-  found = redis.call('HMGET', KEYS[1], unpack(fields))
+  found = redis.call('HMGET', KEYS[1], 'epoch', 'seeded', 'used', unpack(fields))
   if found[1] ~= epoch_of_connection or found[2] ~= '1' then return '0' end
 end
-look(limits, found, 2, now)
+look(limits, found, now)
 return '2 ' .. int(now) .. ' ' .. standings(limits, now)

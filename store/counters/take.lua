@@ -22,14 +22,11 @@ if marks[2] or (mark and string.sub(mark, 1, 1) == 'E') then return '1 ' .. int(
 local limits, fields = read_limits(8, 6)
 local found = {}
 if hold_id ~= '' then
-  table.insert(fields, 1, 'used')
-  table.insert(fields, 1, 'seeded')
-  table.insert(fields, 1, 'epoch')
-  found = redis.call('HMGET', KEYS[1], unpack(fields))
+  found = redis.call('HMGET', KEYS[1], 'epoch', 'seeded', 'used', unpack(fields))
   if found[1] ~= epoch_of_connection or found[2] ~= '1' then return '0' end
   use(found[3], now)
 end
-look(limits, found, 3, now)
+look(limits, found, now)
 
 if mark then return '2 ' .. int(now) .. ' ' .. standings(limits, now) end
 if hold_id ~= '' then
@@ -103,6 +100,7 @@ for _, limit in ipairs(limits) do
     local window = limit.window
     window.held, window.holds = plus(window.held, asked), window.holds + 1
     named[#named + 1] = int(window.number) .. ':' .. limit.scope
+    if limit.turned then redis.call('HSET', KEYS[1], 'used', int(math.max(now, found[3]))) end
     written[#written + 1] = limit.field
     written[#written + 1] = pack_windows(limit.windows)
   end

@@ -43,10 +43,19 @@ def test_a_beat_makes_the_row_and_then_keeps_it_fresh(replicas: Replicas) -> Non
     first = replicas.beat(ONE)
     assert before <= first.started_us == first.seen_us <= replicas.now_us()
     time.sleep(0.01)
-    later = replicas.beat(replace(ONE, applied_seq=7, flushed_us=9, catalog=None))
+    later = replicas.beat(replace(ONE, applied_seq=7, catalog=None))
     assert later.started_us == first.started_us
     assert later.seen_us > first.seen_us
     assert replicas.live() == [later]
+
+
+def test_what_was_flushed_is_said_apart(replicas: Replicas) -> None:
+    replicas.beat(ONE)
+    replicas.flushed("r1", 9)
+    replicas.flushed("nobody", 9)
+    replicas.beat(replace(ONE, applied_seq=7))
+    [row] = replicas.live()
+    assert (row.flushed_us, row.applied_seq) == (9, 7)
 
 
 def test_the_clock_is_the_time_of_day(replicas: Replicas) -> None:

@@ -176,6 +176,8 @@ class _Sentinel(Valkey):
             log=self.folder / "log",
         )
         self._child.wait_until(self._answers, seconds=READY_SECONDS, what="an answer")
+        hurry = {"info-period": 200, "publish-period": 200, "ask-period": 200, "ping-period": 200}
+        self.ask("SENTINEL", "DEBUG", *(word for pair in hurry.items() for word in pair))
 
 
 def _knows(sentinel: Valkey) -> bool:
