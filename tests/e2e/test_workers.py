@@ -48,7 +48,9 @@ def server() -> Iterator[Recorder]:
 
 @pytest.fixture(scope="module")
 def gate(start_stack: StartStack, server: Recorder) -> Stack:
-    return start_stack(server.address, workers=2, env=QUICK_DEADLINES)
+    # a machine that runs other tests as well may keep Valkey waiting for longer than the default
+    patient = {"TENSORGATE_REDIS_TIMEOUT_MS": "2000"}
+    return start_stack(server.address, workers=2, env=QUICK_DEADLINES | patient)
 
 
 class Calls:
@@ -79,14 +81,13 @@ class Calls:
             try:
                 connection.request("POST", CHAT, body=BODY, headers=headers)
                 answer = connection.getresponse()
-                body=answer.read()
+                answer.read()
             except (OSError, HTTPException) as fault:
                 self.statuses[repr(fault)] += 1
                 connection.close()
                 continue
             self.longest = max(self.longest, time.monotonic() - begun)
             self.statuses[str(answer.status)] += 1
-            if answer.status!=200: print(time.time(), time.monotonic()-begun, body, answer.getheaders())
             if answer.status == 200:
                 self.passed.add(str(answer.getheader("x-request-id")))
         connection.close()
