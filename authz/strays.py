@@ -29,8 +29,6 @@ class CopiedHolds(Protocol):
 
     def admitted_before(self, before_us: int) -> list[Hold]: ...
 
-    def tidy(self) -> int: ...
-
 
 class EverySilentHold:
     """The holds that gave no sign of life, of Redis and of SQL. Thread-safe."""
@@ -51,7 +49,6 @@ class EverySilentHold:
     def overdue(self, deadline_us: int) -> list[Hold]:
         """Those without a sign of life for so long. Raises StoreUnavailableError."""
         silent = self._counters.overdue(deadline_us)
-        self._copies.tidy()
         old = self._copies.admitted_before(self._clock() - deadline_us)
         strays = [hold for hold in old if self._counters.hold(hold.account_id, hold.id) is None]
         now = elapsed_seconds()
