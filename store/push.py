@@ -78,7 +78,7 @@ def change_in(text: str) -> Change | None:
                 None if account == _NONE else account,
                 int(at_us),
             )
-        case [str(word), *_] if word != _CHANGE:
+        case [str(word), *_] if word not in {"", _CHANGE}:
             return None
     raise ValueError("no line of the feed")
 
@@ -107,4 +107,4 @@ def open_publisher(settings: StoreSettings) -> Publisher | None:
         return None
     from store.pushredis import RedisChannel  # noqa: PLC0415  its driver is not always needed
 
-    return Publisher(RedisChannel(settings.redis_url, seconds=PUSH_SECONDS))
+    return Publisher(RedisChannel.at(settings.redis_url, seconds=PUSH_SECONDS))
