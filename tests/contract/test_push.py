@@ -71,6 +71,10 @@ def database(postgres: Postgres) -> Iterator[str]:
         yield url
 
 
+def name_in(url: str) -> str:
+    return url.split("?", maxsplit=1)[0].rpartition("/")[2]
+
+
 def redis_channel(server: Valkey) -> RedisChannel:
     return RedisChannel.at(server.url, seconds=SOON)
 
@@ -303,18 +307,17 @@ def test_a_push_that_was_lost_is_found_by_looking(told: tuple[Gate, KeyRepositor
     engine = admin._engine
     with KeyRepository(engine) as silent:
         assert not made.refuses()
-        if made.repository._engine.dialect.name == "postgresql":
-            with engine.begin() as connection:
-                now = wall_us()
-                connection.exec_driver_sql(f"UPDATE keys SET revoked_us = {now}")
-                connection.exec_driver_sql(
-                    f"INSERT INTO changes SELECT max(seq) + 1, %s, NULL, {now} FROM changes",
-                    (DIGEST,),
-                )
+        with engine.begin() as connection:
+            now = wall_us()
+            connection.exec_driver_sql(f"UPDATE keys SET revoked_us = {now}")
+            connection.exec_driver_sql(
+                f"INSERT INTO changes SELECT max(seq) + 1, %s, NULL, {now} FROM changes",
+                (DIGEST,),
+            )
         assert made.feed._pushed
         took = made.obeys_within(1)
         assert took <= SLOW_POLL_SECONDS + SOON
-        assert silent.last_change() == made.applied[-1]
+        took_until(lambda: silent.last_change() == made.applied[-1], 1)
     assert made.missed == []
 
 
@@ -334,24 +337,15 @@ def test_a_valkey_that_stands_still_is_noticed_and_the_feed_goes_on_by_polling(
                 assert not made.refuses()
                 revoke(admin)
                 assert made.obeys_within(1) < 2 * SOON
-                assert made.applied[-1] == admin.last_change()
+                took_until(lambda: made.applied[-1] == admin.last_change(), 1)
             took_until(lambda: made.feed._pushed, 5)
     engine.dispose()
 
 
-def test_a_wire_that_drops_packets_is_noticed(
-    server: Valkey, database: str, tmp_path: Path
-) -> None:
-    child = Child(
-        (str(valkey.binary()), "--port", "0", "--unixsocket", str(tmp_path / "b.sock")),
-        log=tmp_path / "b.log",
-    )
-    child.end()
-    engine = open_engine(database)
-    with running() as other, other.database() as far, wire_to("127.0.0.1", other.port) as wire:
-        name = far.split("?")[0].rpartition("/")[2]
-        through = open_engine(other.tcp_url(name).replace(str(other.port), str(wire.port)))
-        direct = open_engine(far)
+def test_a_wire_that_drops_packets_is_noticed(postgres: Postgres, database: str) -> None:
+    with wire_to("127.0.0.1", postgres.port) as wire:
+        by_wire = postgres.tcp_url(name_in(database)).replace(str(postgres.port), str(wire.port))
+        through, direct = open_engine(by_wire), open_engine(database)
         with KeyRepository(direct) as admin:
             with_a_key(admin)
             with gate(direct, PostgresChannel(through, seconds=SOON)) as made:
@@ -363,7 +357,6 @@ def test_a_wire_that_drops_packets_is_noticed(
                 took_until(lambda: made.feed._pushed, 5)
         through.dispose()
         direct.dispose()
-    engine.dispose()
 
 
 def test_what_is_said_while_nobody_listens_is_found(database: str, postgres: Postgres) -> None:
@@ -375,9 +368,9 @@ def test_what_is_said_while_nobody_listens_is_found(database: str, postgres: Pos
             for _ in range(3):
                 assert not made.refuses()
                 ended = postgres.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE "
-                    f"'%{CHANNEL}%' OR query LIKE '%pg_notify%' AND pid <> pg_backend_pid()",
-                    database.split("?", maxsplit=1)[0].rpartition("/")[2],
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+                    f"'{name_in(database)}' AND pid <> pg_backend_pid() "
+                    f"AND (query LIKE 'LISTEN {CHANNEL}%' OR query LIKE 'SELECT pg_notify%')"
                 )
                 assert ended
                 revoke(admin)
@@ -402,15 +395,21 @@ def test_everything_stands_still_and_then_goes_on() -> None:
                     time.sleep(1)
                     assert not made.refuses()
                     began = time.monotonic()
-                    with pytest.raises(StoreUnavailableError):
-                        while time.monotonic() < began + 2 + SILENT_SECONDS:
-                            made.refuses()
-                            time.sleep(0.02)
+                    took_until(lambda: not knows(made), 2 + SILENT_SECONDS)
+                    assert time.monotonic() - began > 0.3
                 with KeyRepository(engine) as again:
                     took_until(lambda: _answers(again), 3)
                     revoke(again)
                     made.obeys_within(1)
         engine.dispose()
+
+
+def knows(made: Gate) -> bool:
+    try:
+        made.refuses()
+    except StoreUnavailableError:
+        return False
+    return True
 
 
 def _answers(repository: KeyRepository) -> bool:
@@ -435,11 +434,11 @@ def test_a_number_that_does_not_follow_makes_all_suspect(server: Valkey, databas
 def test_of_many_who_listen_few_speak(server: Valkey, database: str) -> None:
     engine = open_engine(database)
     with ExitStack() as stack, server.client() as client:
-        for _ in range(6):
+        for _ in range(4):
             stack.enter_context(gate(engine, redis_channel(server)))
         before = int(client.get(NUMBER_KEY) or 0)
         time.sleep(4 * BEAT_SECONDS)
-        assert 3 <= int(client.get(NUMBER_KEY) or 0) - before <= 12
+        assert 3 <= int(client.get(NUMBER_KEY) or 0) - before <= 8
     engine.dispose()
 
 
