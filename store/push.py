@@ -100,6 +100,10 @@ class Publisher:
         except StoreError as fault:
             _log.warning("a change could not be told of, and is found within a second: %s", fault)
 
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
 
 def open_publisher(settings: StoreSettings) -> Publisher | None:
     """Who tells of changes beside the database; None where that does it, or nobody can."""
