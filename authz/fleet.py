@@ -11,8 +11,8 @@ stops), then the meter, so that the workers' last calls are heard of. None outli
 ends. It decides nothing and opens no store.
 
 What ends before all were ready for the first time ends the gate: its configuration is wrong, and
-its log says how. A process that lives and says nothing at its health socket any more, not even that
-it lives, is killed after SILENT_LOOKS seconds of that.
+its log says how. A process that says nothing at its health socket any more, not even that it lives,
+is killed after SILENT_LOOKS seconds of that.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from store.settings import PREFIX
 METRICS_NAME: Final = "metrics"
 LOOK_SECONDS: Final = 1.0
 FIRST_LOOK_SECONDS: Final = 0.1  # until all were ready once
-SILENT_LOOKS: Final = 30  # each of a second; one that starts says something within a few
+SILENT_LOOKS: Final = 30  # of a second each
 STOP_SECONDS: Final = 12.0  # 1.2 s of drain, 2 s for calls, and what waits for the ledger
 
 _log = logging.getLogger(__name__)
@@ -100,15 +100,16 @@ class Fleet:
         )
         self._health = Health()
         self._was_ready = False
-        self._silent = dict.fromkeys((place.name for place in self._places), 0)
+        self._silent: dict[str, int] = {}  # looks, of who has said something since it was started
         self._reloading = Lock()
+        self._ending = Event()
 
     @contextmanager
     def answering(self) -> Iterator[None]:
         """Health, control socket and `/metrics`, for all processes."""
-        settings, looking = self._settings, Event()
+        settings = self._settings
         responder = Responder(settings.state, self._joined.methods())
-        looker = Thread(target=self._look, args=(looking,), name="look", daemon=True)
+        looker = Thread(target=self._look, name="look", daemon=True)
         with (
             telling(settings.runtime / HEALTH, self._health),
             serving(settings.runtime / CONTROL, responder),
@@ -118,7 +119,7 @@ class Fleet:
             try:
                 yield
             finally:
-                looking.set()
+                self._ending.set()
                 looker.join()
 
     def start(self) -> None:
@@ -140,6 +141,7 @@ class Fleet:
 
     def stop(self) -> None:
         """Drain the workers, then the meter."""
+        self._ending.set()
         self._health.drain()
         self._supervisor.stop(*self._workers)
         self._supervisor.stop(Place(Role.METER).name)
@@ -156,7 +158,7 @@ class Fleet:
         return ""
 
     def _died(self, name: str) -> None:
-        self._silent[name] = 0
+        self._silent.pop(name, None)
         self._numbers.died(name)
         self._restarts.labels(name).inc()
 
@@ -183,10 +185,10 @@ class Fleet:
             except Exception:  # noqa: BLE001  a defect of ours; the next hangup may do
                 _log.exception("the catalog was not reloaded")
 
-    def _look(self, looking: Event) -> None:
+    def _look(self) -> None:
         """Ask each process whether it wants calls; one worker that does is enough for the gate."""
         runtime = self._settings.runtime
-        while not looking.wait(LOOK_SECONDS if self._was_ready else FIRST_LOOK_SECONDS):
+        while not self._ending.wait(LOOK_SECONDS if self._was_ready else FIRST_LOOK_SECONDS):
             said = {place.name: is_serving(runtime / place.health) for place in self._places}
             self._health.serving = any(said[name] for name in self._workers)
             if not self._was_ready and all(said.values()):
@@ -197,9 +199,11 @@ class Fleet:
                     self._hear(name, silent=answer is None)
 
     def _hear(self, name: str, *, silent: bool) -> None:
-        """Kill who lives without a word; whoever is dead is started again anyway."""
-        self._silent[name] = self._silent[name] + 1 if silent else 0
-        if self._silent[name] >= SILENT_LOOKS:
+        """Kill who has spoken and lives on without a word; the dead are started again anyway."""
+        if not silent:
             self._silent[name] = 0
-            _log.error("%s has said nothing for %d looks, and is killed", name, SILENT_LOOKS)
-            self._supervisor.pass_on(name, signal.SIGKILL)
+        elif name in self._silent:
+            self._silent[name] = looks = self._silent.get(name, 0) + 1
+            if looks == SILENT_LOOKS:
+                _log.error("%s has said nothing for %d looks, and is killed", name, looks)
+                self._supervisor.pass_on(name, signal.SIGKILL)

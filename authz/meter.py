@@ -7,7 +7,7 @@ decoded one by one, in here, so that one that cannot be read costs itself and no
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from typing import Final, Protocol
@@ -19,9 +19,11 @@ from authz.metrics import Metrics
 from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from authz.pricing import charge, disbelieved, released
+from authz.seek import LOOKS, ONE_LOOK
 from authz.settle import End, Settler
 from authz.usage import Ending, read_ending
 from store.clock import Clock, elapsed_seconds
+from store.errors import StoreError
 from store.records import Hold
 
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
@@ -38,30 +40,107 @@ _log = logging.getLogger(__name__)
 
 
 class MeteredHolds(Protocol):
-    """The counters, as metering needs them."""
+    """The counters, as metering needs them. Those outside of the process raise StoreError."""
 
-    def hold(self, hold_id: str) -> Hold | None: ...
+    def hold(self, account_id: str, hold_id: str) -> Hold | None: ...
+
+    def beat(self, account_id: str, hold_id: str) -> bool: ...
+
+
+class RequestHolds(Protocol):
+    """Counters in process: they know a request whosever it is."""
 
     def by_request(self, request_id: str) -> Hold | None: ...
 
-    def beat(self, hold_id: str) -> bool: ...
-
     def abandon(self, request_id: str) -> Hold | None: ...
+
+
+class Elsewhere(Protocol):
+    """What is done about holds that the counters do not know."""
+
+    def heard(self, hold_id: str) -> None:
+        """Such a one gave a sign of life."""
+        ...
+
+    def ended(self, ending: Ending) -> None:
+        """Such a one has ended."""
+        ...
+
+    def unnamed(self, ending: Ending) -> Hold | None:
+        """A request ended that no server got, and it names no hold: the one that it has."""
+        ...
+
+
+class Nowhere:
+    """With counters in process: what they do not know has ended before."""
+
+    def __init__(self, counters: RequestHolds, metrics: Metrics) -> None:
+        self._counters = counters
+        self._late = metrics.late_settlements
+
+    def heard(self, hold_id: str) -> None:
+        """Nothing."""
+
+    def ended(self, ending: Ending) -> None:  # noqa: ARG002  as Elsewhere
+        """Counted, and nothing else."""
+        self._late.inc()
+
+    def unnamed(self, ending: Ending) -> Hold | None:
+        """Without a decision, one may be on its way that Envoy does not wait for any more.
+
+        With one, an earlier Check of the request may have taken a hold, and its answer was lost.
+        """
+        if ending.outcome and self._counters.by_request(ending.request_id) is None:
+            return None
+        return self._counters.abandon(ending.request_id)
+
+
+class Fleetwide:
+    """With counters in Redis: SQL may know them.
+
+    `seek` looks for the hold of an end (authz/seek.py), `heard` is told of signs of life.
+    """
+
+    def __init__(
+        self,
+        seek: Callable[[Ending, tuple[float, ...]], None],
+        heard: Callable[[str], None],
+    ) -> None:
+        self._seek = seek
+        self._heard = heard
+
+    def heard(self, hold_id: str) -> None:
+        """Remembered for the sweeper."""
+        self._heard(hold_id)
+
+    def ended(self, ending: Ending) -> None:
+        """Looked for."""
+        self._seek(ending, LOOKS)
+
+    def unnamed(self, ending: Ending) -> Hold | None:
+        """Looked for; once is enough where there was a decision, as any hold is older than that."""
+        self._seek(ending, ONE_LOOK if ending.outcome else LOOKS)
+        return None
 
 
 class Meter:
     """Receives entries and ends the holds that they speak of. Thread-safe."""
 
     def __init__(
-        self, counters: MeteredHolds, settler: Settler, metrics: Metrics, clock: Clock
+        self,
+        counters: MeteredHolds,
+        settler: Settler,
+        metrics: Metrics,
+        clock: Clock,
+        elsewhere: Elsewhere,
     ) -> None:
         self._counters = counters
+        self._elsewhere = elsewhere
         self._settler = settler
         self._clock = clock
         self._ended = metrics.log_entries.labels("end")
         self._running = metrics.log_entries.labels("running")
         self._unreadable = metrics.log_entries.labels("unreadable")
-        self._late = metrics.late_settlements
         self._lock = Lock()
         self._unbroken_since = elapsed_seconds()
         self._streams = 0
@@ -175,29 +254,39 @@ class Meter:
         """One entry: of a request that ended, or of one that still runs. The end of which hold."""
         if ending.running:
             if ending.hold_id is not None:
-                self._counters.beat(ending.hold_id)
+                self._beat(ending.account_id, ending.hold_id)
             return None
         if ending.hold_id is not None:
-            hold = self._counters.hold(ending.hold_id)
-            if hold is not None:
-                charged = charge(hold, ending, self._clock())
-                if disbelieved(ending, charged):
-                    self._settler.exceeded(hold)
-                return hold, charged
-            self._late.inc()
-        elif not ending.reached and self._may_hold(ending):
-            hold = self._counters.abandon(ending.request_id)
-            if hold is not None:
-                return hold, released(hold, ending.status, self._clock())
-        return None
+            hold = self._hold(ending.account_id, ending.hold_id)
+            if hold is None:
+                self._elsewhere.ended(ending)
+        else:
+            hold = None if ending.reached else self._elsewhere.unnamed(ending)
+        return None if hold is None else self.end(hold, ending)
 
-    def _may_hold(self, ending: Ending) -> bool:
-        """Whether a request that no server got may have a hold, or may still get one.
+    def end(self, hold: Hold, ending: Ending) -> End:
+        """What a hold costs whose request ended like this."""
+        if ending.hold_id is None:
+            return hold, released(hold, ending.status, self._clock())
+        charged = charge(hold, ending, self._clock())
+        if disbelieved(ending, charged):
+            self._settler.exceeded(hold)
+        return hold, charged
 
-        Without a decision, one may be on its way that Envoy does not wait for any more. With one,
-        an earlier Check of the request may have taken a hold, and its answer was lost.
-        """
-        return not ending.outcome or self._counters.by_request(ending.request_id) is not None
+    def _beat(self, account_id: str, hold_id: str) -> None:
+        try:
+            known = self._counters.beat(account_id, hold_id)
+        except StoreError:
+            self.gap()  # the hold will look as if it had been silent
+            known = False
+        if not known:
+            self._elsewhere.heard(hold_id)
+
+    def _hold(self, account_id: str, hold_id: str) -> Hold | None:
+        try:
+            return self._counters.hold(account_id, hold_id)
+        except StoreError:
+            return None
 
 
 def _pump(messages: Iterator[bytes], received: Queue[bytes | None], over: Event) -> None:

@@ -20,7 +20,8 @@ from typing import Final
 
 import grpc
 
-from authz.books import Books, open_books
+from authz.bookkeeping import Books
+from authz.books import open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.control import Method, Responder, methods, serving
@@ -147,7 +148,7 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
         stack.enter_context(telling(settings.runtime / place.health, health))
         metrics = _metrics(place)
         in_force = InForce(settings.catalog, loaded, metrics)
-        books = stack.enter_context(open_books(settings, in_force.catalog, metrics))
+        books = stack.enter_context(open_books(settings, in_force.catalog, metrics, place.role))
         asked = _questions(settings, place, in_force, metrics=metrics, books=books, stack=stack)
         stack.enter_context(metrics.following())
         stack.enter_context(reloading(in_force.reload))
@@ -264,7 +265,7 @@ def _checker(
         keys=cache,
         catalog=in_force.catalog(),
         counters=books.seeded,
-        give_back=books.counters.give_back,
+        give_back=books.give_back,
         settler=books.settler,
         listed=listings,
         metrics=metrics,

@@ -1,4 +1,4 @@
-"""What contract tests of stores share: each database, and books with the command line on them.
+"""What contract tests of stores share: each database, each kind of counters, and books with a CLI.
 
 A backend is a line in BACKENDS: a function that yields the URL of one fresh, migrated database.
 Each call of `another_engine` is what another process would have.
@@ -10,11 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from counterhelp import PATIENT, Kind, emptied
 from ledgerdesk import Desk
 from peers.postgres import Postgres
+from peers.valkey import Cluster, Valkey, valkey_cluster, valkey_node
 from sqlalchemy import Engine
 from statehelp import new_state
 
+from store.clock import Clock
+from store.counters.address import parse
+from store.counters.link import Link
+from store.counters.memory import MemoryCounters
+from store.counters.model import Counters
+from store.counters.redis import RedisCounters
 from store.engines import open_engine
 
 OpenEngine = Callable[[], Engine]
@@ -61,3 +69,36 @@ def books(
     made = Desk(tmp_path, monkeypatch, capfd)
     yield made
     made.engine.dispose()
+
+
+# ── Counters ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A real server. Whoever uses it empties it first."""
+    with valkey_node(tmp_path_factory.mktemp("valkey")) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three real masters. Whoever uses it empties it first."""
+    with valkey_cluster(tmp_path_factory.mktemp("cluster")) as masters:
+        yield masters
+
+
+@pytest.fixture(scope="session", params=("memory", "valkey", "cluster"))
+def new_counters(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    """Makes fresh counters of one backend, on a clock; those made before are empty then."""
+    if request.param == "memory":
+        yield Kind("memory", MemoryCounters)
+        return
+    servers: Valkey | Cluster = request.getfixturevalue(request.param)
+    with Link(parse(servers.url), PATIENT) as link, emptied(servers) as empty:
+
+        def fresh(clock: Clock) -> Counters:
+            empty()
+            return RedisCounters(link, clock)
+
+        yield Kind(request.param, fresh)

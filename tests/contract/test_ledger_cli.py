@@ -266,7 +266,7 @@ def end(opened: Books, of: Hold) -> None:
     """End a hold, and wait until it is booked and settled."""
     opened.settler.end(of, charge(of, 40))
     for _ in range(500):
-        if opened.counters.hold(of.id) is None:
+        if opened.counters.hold(of.account_id, of.id) is None:
             return
         time.sleep(0.01)
     raise AssertionError("not booked")
