@@ -35,6 +35,7 @@ from authz.meter import LOG_STREAMS, Meter
 from authz.metrics import Metrics, share_as, shared_folder
 from authz.onecore import core_of, keep_to_one_core
 from authz.pb.auth_pb2 import CheckRequest
+from authz.presence import new_id
 from authz.refusals import Refusals
 from authz.reload import InForce, Loaded, note_hangups, reloading
 from authz.settings import AuthzSettings
@@ -148,8 +149,19 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
         stack.enter_context(telling(settings.runtime / place.health, health))
         metrics = _metrics(place)
         in_force = InForce(settings.catalog, loaded, metrics)
-        books = stack.enter_context(open_books(settings, in_force.catalog, metrics, place.role))
-        asked = _questions(settings, place, in_force, metrics=metrics, books=books, stack=stack)
+        replica_id = new_id()
+        books = stack.enter_context(
+            open_books(settings, in_force.catalog, metrics, place.role, replica_id)
+        )
+        asked = _questions(
+            settings,
+            place,
+            in_force,
+            metrics=metrics,
+            books=books,
+            replica_id=replica_id,
+            stack=stack,
+        )
         stack.enter_context(metrics.following())
         stack.enter_context(reloading(in_force.reload))
         responder = Responder(settings.state, asked)
@@ -210,13 +222,14 @@ def _questions(
     *,
     metrics: Metrics,
     books: Books,
+    replica_id: str,
     stack: ExitStack,
 ) -> dict[str, Method]:
     """What the control socket answers. Before that, whoever answers checks is made able to."""
     if place.role is Role.METER:
-        stack.enter_context(present(settings, place.name, in_force.mark))
+        stack.enter_context(present(settings, place.name, in_force.mark, replica_id))
         return methods(books, reload=in_force.reload, try_out=in_force.try_out)
-    keys = stack.enter_context(open_keys(settings, metrics, place.name, in_force.mark))
+    keys = stack.enter_context(open_keys(settings, metrics, place.name, in_force.mark, replica_id))
     refusals = Refusals(wall_us, settings.key_form())
     checker = _checker(
         settings, in_force, metrics, books, cache=keys.cache, refusals=refusals, stack=stack
