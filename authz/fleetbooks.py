@@ -42,6 +42,7 @@ from store.catalog import Catalog
 from store.clock import FollowingClock, wall_us
 from store.counters.address import parse
 from store.counters.link import Link
+from store.counters.node import Timeouts
 from store.counters.redis import RedisCounters
 from store.engines import open_engine
 from store.ledger import Ledger
@@ -67,7 +68,7 @@ def open_fleet_books(
     """As authz.books.open_books, which says what is raised."""
     clock = FollowingClock()
     with ExitStack() as stack:
-        link = stack.enter_context(Link(parse(settings.redis_url or "")))
+        link = stack.enter_context(Link(parse(settings.redis_url or ""), _timeouts(settings)))
         link.verify(START_SECONDS)
         engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
         stack.callback(engine.dispose)
@@ -147,3 +148,10 @@ def _taking(writer: HoldWriter, mark: FlushMark, recover: Callable[[], None]) ->
         mark.stop()
         if not writer.stop(FLUSH_SECONDS):
             _log.warning("%d holds are in Redis only", writer.waiting)
+
+
+def _timeouts(settings: AuthzSettings) -> Timeouts:
+    if settings.redis_timeout_ms is None:
+        return Timeouts()
+    seconds = settings.redis_timeout_ms / 1000
+    return Timeouts(seconds, seconds)

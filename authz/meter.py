@@ -33,6 +33,7 @@ LOG_STREAMS: Final = 576
 have, twice, as those of a broken network may linger; and some. More are refused."""
 
 DRAIN_POLL_SECONDS: Final = 0.2
+IDLE_POLLS: Final = 3  # without a message a stream is idle: Envoy sends what it has every 0.2 s
 MESSAGES: Final = 256  # of a stream that wait in here; more wait in Envoy, which has a bound
 TOGETHER: Final = 256  # ends at a time; a message after a gap may have tens of thousands
 
@@ -199,7 +200,7 @@ class Meter:
 
     def _read(self, messages: Iterator[bytes]) -> None:
         received: Queue[bytes | None] = Queue(MESSAGES)
-        over = Event()
+        over, idle = Event(), 0
         pump = Thread(target=_pump, args=(messages, received, over), name="log stream", daemon=True)
         pump.start()
         try:
@@ -207,12 +208,18 @@ class Meter:
                 try:
                     raw = received.get(timeout=DRAIN_POLL_SECONDS)
                 except Empty:
-                    if self._draining.is_set():
+                    idle += 1
+                    if self._draining.is_set() and idle >= IDLE_POLLS:
                         break  # a proper end: Envoy goes on with another stream
                     continue
                 if raw is None:
                     break
+                idle = 0
                 self._receive(raw)
+                # Just after a message, as the next is a while away: what Envoy sends while the
+                # end is on its way to it would be lost.
+                if self._draining.is_set() and received.empty():
+                    break
         finally:
             over.set()
 

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Event
 from typing import Final
@@ -26,16 +26,16 @@ from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.control import Method, Responder, methods, serving
 from authz.exposition import exposing
-from authz.feed import Feed
 from authz.fleet import supervise
 from authz.health import STOP_SECONDS, Health, listen, make_server, telling
+from authz.keysource import open_keys, present
 from authz.lease import Lease, sockets_of
 from authz.listings import Listings
 from authz.meter import LOG_STREAMS, Meter
 from authz.metrics import Metrics, share_as, shared_folder
-from authz.observe import ObservedKeys
 from authz.onecore import core_of, keep_to_one_core
 from authz.pb.auth_pb2 import CheckRequest
+from authz.presence import new_id
 from authz.refusals import Refusals
 from authz.reload import InForce, Loaded, note_hangups, reloading
 from authz.settings import AuthzSettings
@@ -43,12 +43,8 @@ from authz.sockets import LOG, Place, Role
 from authz.watch import watching
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM
-from store.clock import steady_clock, wall_us
-from store.engines import open_engine
+from store.clock import wall_us
 from store.errors import ConfigError, TensorgateError
-from store.keys import KeyRepository
-from store.records import SECOND_US
-from store.schema import check_current
 from store.settings import PREFIX, load
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
@@ -57,7 +53,6 @@ CHECK_THREADS: Final = 8
 SPARE_STREAMS: Final = 64  # beyond those that are read: threads to refuse more with
 DRAIN_SECONDS: Final = 1.2
 LEASE_RETRY_SECONDS: Final = 0.5
-SQL_TIMEOUT_SECONDS: Final = 0.25
 _ENVELOPE_BYTES: Final = 1 << 20  # headers and attributes around a body
 _WHOLE: Final = Place()
 
@@ -154,8 +149,19 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
         stack.enter_context(telling(settings.runtime / place.health, health))
         metrics = _metrics(place)
         in_force = InForce(settings.catalog, loaded, metrics)
-        books = stack.enter_context(open_books(settings, in_force.catalog, metrics, place.role))
-        asked = _questions(settings, place, in_force, metrics=metrics, books=books, stack=stack)
+        replica_id = new_id()
+        books = stack.enter_context(
+            open_books(settings, in_force.catalog, metrics, place.role, replica_id)
+        )
+        asked = _questions(
+            settings,
+            place,
+            in_force,
+            metrics=metrics,
+            books=books,
+            replica_id=replica_id,
+            stack=stack,
+        )
         stack.enter_context(metrics.following())
         stack.enter_context(reloading(in_force.reload))
         responder = Responder(settings.state, asked)
@@ -216,19 +222,21 @@ def _questions(
     *,
     metrics: Metrics,
     books: Books,
+    replica_id: str,
     stack: ExitStack,
 ) -> dict[str, Method]:
     """What the control socket answers. Before that, whoever answers checks is made able to."""
     if place.role is Role.METER:
+        stack.enter_context(present(settings, place.name, in_force.mark, replica_id))
         return methods(books, reload=in_force.reload, try_out=in_force.try_out)
-    cache, feed, plans = _keys(settings, metrics, stack)
+    keys = stack.enter_context(open_keys(settings, metrics, place.name, in_force.mark, replica_id))
     refusals = Refusals(wall_us, settings.key_form())
     checker = _checker(
-        settings, in_force, metrics, books, cache=cache, refusals=refusals, stack=stack
+        settings, in_force, metrics, books, cache=keys.cache, refusals=refusals, stack=stack
     )
-    in_force.begin(checker, plans)
+    in_force.begin(checker, keys.plans)
     return methods(
-        books, reload=in_force.reload, try_out=in_force.try_out, feed=feed, refusals=refusals
+        books, reload=in_force.reload, try_out=in_force.try_out, feed=keys.feed, refusals=refusals
     )
 
 
@@ -246,28 +254,6 @@ def _acquire(lease: Lease, stopping: Event) -> bool:
         if stopping.wait(LEASE_RETRY_SECONDS):
             return False
     return True
-
-
-def _keys(
-    settings: AuthzSettings, metrics: Metrics, stack: ExitStack
-) -> tuple[KeyCache, Feed, Callable[[], Mapping[str, int]]]:
-    """The cache of keys, the feed that keeps it fresh, and which plans accounts are on."""
-    engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
-    stack.callback(engine.dispose)
-    check_current(engine)
-    keys = stack.enter_context(KeyRepository(engine))
-    repository = ObservedKeys(keys, metrics)
-    cache = KeyCache(
-        repository,
-        steady_clock(),
-        stale_us=int(settings.key_stale_seconds * SECOND_US),
-        capacity=settings.key_cache_size,
-        observe=metrics.cache_request,
-    )
-    feed = Feed(repository, cache)
-    stack.callback(feed.stop)
-    feed.start()
-    return cache, feed, keys.plans
 
 
 def _checker(

@@ -32,6 +32,7 @@ class AuthzSettings(StoreSettings):
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
     worker: Annotated[int | None, Field(ge=0, lt=MOST_WORKERS)] = None  # its supervisor says so
     redis_url: str | None = Field(default=None, repr=False, validate_default=True)
+    redis_timeout_ms: Annotated[int | None, Field(ge=5, le=5000)] = None  # store.counters.node's
     on_counter_outage: Literal["deny", "local"] = "deny"
 
     @field_validator("runtime")

@@ -78,7 +78,7 @@ def change_in(text: str) -> Change | None:
                 None if account == _NONE else account,
                 int(at_us),
             )
-        case [str(word), *_] if word != _CHANGE:
+        case [str(word), *_] if word not in {"", _CHANGE}:
             return None
     raise ValueError("no line of the feed")
 
@@ -100,6 +100,10 @@ class Publisher:
         except StoreError as fault:
             _log.warning("a change could not be told of, and is found within a second: %s", fault)
 
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
 
 def open_publisher(settings: StoreSettings) -> Publisher | None:
     """Who tells of changes beside the database; None where that does it, or nobody can."""
@@ -107,4 +111,4 @@ def open_publisher(settings: StoreSettings) -> Publisher | None:
         return None
     from store.pushredis import RedisChannel  # noqa: PLC0415  its driver is not always needed
 
-    return Publisher(RedisChannel(settings.redis_url, seconds=PUSH_SECONDS))
+    return Publisher(RedisChannel.at(settings.redis_url, seconds=PUSH_SECONDS))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -26,19 +26,24 @@ _SCRIPT: Final = (Path(__file__).parent / "feed.lua").read_text()
 class RedisChannel:
     """See store.push.Channel. `send` alone may be called by any thread, and without `open`."""
 
-    def __init__(self, url: str, *, seconds: float) -> None:
-        """Every answer takes `seconds` at most. Raises ValueError for a URL that is none."""
-        self._client: redis.Redis = redis.Redis.from_url(
+    def __init__(self, client: redis.Redis, *, seconds: float) -> None:
+        """The client is ours from now on; its every answer takes `seconds` at most."""
+        self._client = client
+        self._seconds = seconds
+        self._script = self._client.register_script(_SCRIPT)
+        self._listening: Any = None
+
+    @classmethod
+    def at(cls, url: str, *, seconds: float) -> Self:
+        """A channel through the Redis of a URL. Raises ValueError for one that is none."""
+        client = redis.Redis.from_url(
             url,
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
-            socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
             client_name="tensorgate-feed",
         )
-        self._script = self._client.register_script(_SCRIPT)
-        self._listening: Any = None
+        return cls(client, seconds=seconds)
 
     def open(self) -> None:
         """Listen, once Redis says that it has us."""
@@ -46,7 +51,7 @@ class RedisChannel:
         with _errors():
             self._listening = self._client.pubsub()  # type: ignore[no-untyped-call]  # redis-py has no type for it
             self._listening.subscribe(CHANNEL)
-            self._listening.get_message(timeout=self._patience())
+            self._listening.get_message(timeout=self._seconds)
 
     def receive(self, seconds: float) -> Sequence[Message]:
         """What came within so long, all of it at once."""
@@ -71,14 +76,11 @@ class RedisChannel:
                 listening.close()
             self._client.connection_pool.disconnect()
 
-    def _patience(self) -> float:
-        return float(self._client.connection_pool.connection_kwargs["socket_timeout"])
 
-
-def _read(line: str) -> Message:
+def _read(line: bytes) -> Message:
     """A line with its number. What is none of ours shows as a gap: number 0 follows no other."""
-    number, _, text = line.partition(" ")
     try:
+        number, _, text = line.decode().partition(" ")
         return Message(int(number), change_in(text))
     except ValueError:
         return Message(0, None)
