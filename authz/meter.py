@@ -59,8 +59,8 @@ class RequestHolds(Protocol):
 class Elsewhere(Protocol):
     """What is done about holds that the counters do not know."""
 
-    def heard(self, hold_id: str) -> None:
-        """Such a one gave a sign of life."""
+    def heard(self, account_id: str) -> None:
+        """Such a one, of this account, gave a sign of life."""
         ...
 
     def ended(self, ending: Ending) -> None:
@@ -79,7 +79,7 @@ class Nowhere:
         self._counters = counters
         self._late = metrics.late_settlements
 
-    def heard(self, hold_id: str) -> None:
+    def heard(self, account_id: str) -> None:
         """Nothing."""
 
     def ended(self, ending: Ending) -> None:  # noqa: ARG002  as Elsewhere
@@ -99,20 +99,21 @@ class Nowhere:
 class Fleetwide:
     """With counters in Redis: SQL may know them.
 
-    `seek` looks for the hold of an end (authz/seek.py), `heard` is told of signs of life.
+    `seek` looks for the hold of an end (authz/seek.py), `revive` brings an account back to Redis
+    (authz/revive.py).
     """
 
     def __init__(
         self,
         seek: Callable[[Ending, tuple[float, ...]], None],
-        heard: Callable[[str], None],
+        revive: Callable[[str], None],
     ) -> None:
         self._seek = seek
-        self._heard = heard
+        self._revive = revive
 
-    def heard(self, hold_id: str) -> None:
-        """Remembered for the sweeper."""
-        self._heard(hold_id)
+    def heard(self, account_id: str) -> None:
+        """Redis may have lost the account."""
+        self._revive(account_id)
 
     def ended(self, ending: Ending) -> None:
         """Looked for."""
@@ -285,9 +286,9 @@ class Meter:
             known = self._counters.beat(account_id, hold_id)
         except StoreError:
             self.gap()  # the hold will look as if it had been silent
-            known = False
-        if not known:
-            self._elsewhere.heard(hold_id)
+        else:
+            if not known:
+                self._elsewhere.heard(account_id)
 
     def _hold(self, account_id: str, hold_id: str) -> Hold | None:
         try:

@@ -49,19 +49,6 @@ def test_one_that_only_sql_has_ends_a_deadline_after_that_was_seen(rig: Rig) -> 
     assert rig.overdue() == [stray.id]
 
 
-def test_a_heartbeat_of_it_starts_the_deadline_anew(rig: Rig) -> None:
-    stray = hold(at=rig.clock())
-    rig.copies.holds.append(stray)
-    rig.silent.heard(stray.id)  # before anybody knew that it is one: it counts from then
-    rig.clock.advance(seconds=61)
-    for _ in range(6):
-        assert rig.overdue() == []
-        rig.clock.advance(seconds=15)
-        rig.silent.heard(stray.id)
-    rig.clock.advance(seconds=60)
-    assert rig.overdue() == [stray.id]
-
-
 def test_one_that_the_counters_know_again_is_theirs(rig: Rig) -> None:
     asked = draft()
     rig.counters.take(asked.request_id, asked, limits())
