@@ -16,6 +16,7 @@ from authz.endpoints import table_of
 from authz.settings import AuthzSettings
 from authz.sockets import MOST_WORKERS
 from store.catalog import Catalog
+from store.counters.address import parse
 from store.errors import ConfigError
 from store.settings import PREFIX, Names, load, split_names
 from tensorgate import ports, valkey
@@ -170,6 +171,8 @@ def check(asked: Asked) -> Setup:
     )
     workers = asked.workers if asked.workers is not None else settings.workers if settings else 1
     what = f"--workers (make: WORKERS) {workers}"
+    if settings is not None and settings.redis_url is not None:
+        faults.get(f"{PREFIX}REDIS_URL", partial(parse, settings.redis_url))
     needs_valkey = workers > 1 and settings is not None and settings.redis_url is None
     if faults.get(what, partial(_workers, workers, needs_valkey=needs_valkey)) and settings:
         settings = settings.model_copy(update={"workers": workers})
