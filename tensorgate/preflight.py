@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import field_validator, model_validator
 
 from authz.change import frame
 from authz.endpoints import table_of
@@ -40,10 +40,9 @@ class UpSettings(AuthzSettings):
 
     _split_origins = field_validator("cors_origins", mode="before")(split_names)
 
-    @field_validator("redis_url")
-    @classmethod
-    def _is_shared_by_several(cls, value: str | None, _info: ValidationInfo) -> str | None:
-        return value  # several workers without one get a Valkey of ours
+    @model_validator(mode="after")
+    def _counts_where_all_can(self) -> Self:
+        return self  # several workers without a Redis get a Valkey of ours
 
 
 @dataclass(frozen=True, slots=True)
