@@ -29,6 +29,7 @@ from authz.holdwriter import HoldWriter
 from authz.keeping import KeptCounters
 from authz.meter import Fleetwide, Meter
 from authz.metrics import Metrics
+from authz.observedcounters import ObservedCounters
 from authz.outage import LocalCounters
 from authz.pricing import released
 from authz.revive import Reviver
@@ -43,7 +44,6 @@ from store.clock import FollowingClock, wall_us
 from store.counters.address import parse
 from store.counters.link import Link
 from store.counters.node import Timeouts
-from store.counters.redis import RedisCounters
 from store.engines import open_engine
 from store.ledger import Ledger
 from store.openholds import OpenHolds
@@ -77,15 +77,21 @@ def open_fleet_books(
         )
         stack.callback(engine.dispose)
         warn_of_lost_plans(engine, catalog())
-        counters = RedisCounters(link)
+        counters = ObservedCounters(link, metrics)
         ledger = Ledger(engine)
+
+        def missed(hold: Hold) -> None:
+            """SQL has a row of a hold that Redis did not know: it has to read SQL anew."""
+            if counters.generation(hold.account_id).seeded:
+                counters.forget(hold.account_id)
+
         settler = Settler(
             counters,
             Unjournaled(),
             ledger,
             metrics,
             lambda model: model in catalog().models,
-            missed=lambda hold: counters.forget(hold.account_id),
+            missed=missed,
         )
         settler.start()
         start_settler(settler, stack, "some ends are not settled yet; their holds will be swept")
