@@ -223,7 +223,8 @@ class Fleet:
             self._health.serving = any(said[name] for name in self._workers)
             if not self._was_ready and all(said.values()):
                 self._was_ready = True
-                _log.info("all %d processes are ready", len(said))
+                listen = self._settings.metrics_listen
+                _log.info("all %d processes are ready, metrics on %s", len(said), listen)
             elif self._was_ready:
                 for name, answer in said.items():
                     self._hear(name, silent=answer is None)
