@@ -123,7 +123,7 @@ def open_fleet_books(
             stack.enter_context(taking.running())
         yield Books(
             counters,
-            SeededCounters(kept, ledger, taking.barrier),
+            SeededCounters(kept, ledger, taking.barrier, counters),
             kept.give_back,
             settler,
             meter,

@@ -8,7 +8,9 @@ few milliseconds, however many rows it has. Continuously: `drift`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
+from time import monotonic, sleep
 from typing import Final, Protocol
 
 from store.counters.memory import MemoryCounters
@@ -31,6 +33,7 @@ from store.records import Charge, Hold
 
 ATTEMPTS: Final = 5
 WAIT_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 0.01
 _STRIPES: Final = 64
 
 
@@ -103,6 +106,14 @@ class Seedable(Protocol):
     def seed(self, generation: Generation, seed: Seed) -> bool: ...
 
 
+class Claims(Protocol):
+    """Who reads an account, where several could."""
+
+    def claim(self, account_id: str) -> bool: ...
+
+    def unclaim(self, account_id: str) -> None: ...
+
+
 class SeededCounters:
     """Counters whose takes and looks seed the account first where that is needed. Thread-safe.
 
@@ -111,15 +122,21 @@ class SeededCounters:
     are seeded wait for nothing. (Accounts that share a stripe of the lock wait for each other.)
 
     Counters outside of the process may have lost what was in them: they are given SQL's open holds
-    as well, and `barrier` returns once SQL has all that anybody took before; it may raise.
+    as well, and `barrier` returns once SQL has all that anybody took before; it may raise. With
+    `claims` one worker reads an account while the others wait for it, for a second at most.
     """
 
     def __init__(
-        self, counters: Seedable, ledger: Ledger, barrier: Callable[[], None] | None = None
+        self,
+        counters: Seedable,
+        ledger: Ledger,
+        barrier: Callable[[], None] | None = None,
+        claims: Claims | None = None,
     ) -> None:
         self._counters = counters
         self._ledger = ledger
         self._barrier = barrier
+        self._claims = claims
         self._locks = tuple(Lock() for _ in range(_STRIPES))
 
     def take(
@@ -162,8 +179,34 @@ class SeededCounters:
         if self._barrier is None:
             self._counters.seed(found, _known(self._ledger, found))
             return
-        self._barrier()
-        generation = self._counters.generation(found.account_id)
+        if self._claims is None:
+            self._read_lost(found.account_id, self._barrier)
+            return
+        if not self._claimed(found.account_id, self._claims):
+            return
+        try:
+            self._read_lost(found.account_id, self._barrier)
+        finally:
+            with suppress(StoreUnavailableError):  # it lapses by itself
+                self._claims.unclaim(found.account_id)
+
+    def _claimed(self, account_id: str, claims: Claims) -> bool:
+        """Whether to read it; False once another worker has."""
+        until = monotonic() + WAIT_SECONDS
+        while not claims.claim(account_id):
+            if monotonic() >= until:
+                raise _unavailable()
+            sleep(POLL_SECONDS)
+            if self._counters.generation(account_id).seeded:
+                return False
+        return True
+
+    def _read_lost(self, account_id: str, barrier: Callable[[], None]) -> None:
+        found = self._counters.generation(account_id)
+        if found.seeded:
+            return
+        barrier()
+        generation = self._counters.generation(account_id)
         if generation.life == found.life and not generation.seeded:  # not lost again meanwhile
             known = self._ledger.seed(
                 generation.account_id,
