@@ -8,7 +8,8 @@ It starts them, starts again with back-off whoever ends, answers for all of them
 control socket and one `/metrics`, and has the catalog read again on SIGHUP by all or by none. On
 SIGTERM it says NOT_SERVING, has the workers drain (each says NOT_SERVING, serves on for 1.2 s, then
 stops), then the meter, so that the workers' last calls are heard of. None outlives it, however it
-ends. It decides nothing and opens no store.
+ends. It decides nothing, and of the stores it opens SQL alone: whoever waits for the word of a
+process that died need not, once its row is taken away (store/replicas.py).
 
 What ends before all were ready for the first time ends the gate: its configuration is wrong, and
 its log says how. A process that says nothing at its health socket any more, not even that it lives,
@@ -35,11 +36,14 @@ from authz.health import serving as is_serving
 from authz.joined import Joined
 from authz.lease import sockets_of
 from authz.metrics import FOLDER
+from authz.presence import name_of
 from authz.reload import Loaded
 from authz.settings import AuthzSettings
 from authz.sockets import CONTROL, HEALTH, Place, Role
 from authz.supervise import Program, Signals, Supervisor, ended
+from store.engines import open_engine
 from store.errors import InputError, StoreError
+from store.replicas import Replicas
 from store.settings import PREFIX
 
 METRICS_NAME: Final = "metrics"
@@ -158,9 +162,21 @@ class Fleet:
         return ""
 
     def _died(self, name: str) -> None:
+        pid = self._supervisor.children[name].process.pid
+        Thread(target=self._bury, args=(name_of(name, pid),), name="bury", daemon=True).start()
         self._silent.pop(name, None)
         self._numbers.died(name)
         self._restarts.labels(name).inc()
+
+    def _bury(self, name: str) -> None:
+        """Take away the row of a process; where SQL is out it is old in three seconds anyway."""
+        engine = open_engine(self._settings.sql_url)
+        try:
+            Replicas(engine).died(name)
+        except StoreError as fault:
+            _log.warning("the row of %s cannot be taken away: %s", name, fault)
+        finally:
+            engine.dispose()
 
     def _program(self, place: Place) -> Program:
         # -P: a module that lies in the present folder must not take the place of one of ours

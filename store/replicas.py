@@ -131,6 +131,10 @@ class Replicas:
         """Take its row away: it ends now, and nobody need wait for it."""
         self._delete(replicas.c.id == replica_id)
 
+    def died(self, name: str) -> None:
+        """Take away the row of a process of this name, which somebody saw end."""
+        self._delete(replicas.c.name == name)
+
     def forget(self) -> None:
         """Take away the rows of those that ended without a word, FORGET_US ago."""
         self._delete(replicas.c.seen_us < self._clock - FORGET_US)

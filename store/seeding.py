@@ -142,7 +142,7 @@ class SeededCounters:
             answer = self._counters.take(request_id, draft, limits, account_id)
             if not isinstance(answer, NotSeeded):
                 return answer
-            self._seed(answer.account_id)
+            self.seed(answer.account_id)
         raise _unavailable()  # holds of it kept ending while we read
 
     def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings]:
@@ -151,10 +151,14 @@ class SeededCounters:
             answer = self._counters.peek(limits, account_id)
             if not isinstance(answer, NotSeeded):
                 return answer
-            self._seed(answer.account_id)
+            self.seed(answer.account_id)
         raise _unavailable()
 
-    def _seed(self, account_id: str) -> None:
+    def seed(self, account_id: str) -> None:
+        """Have the account seeded if it is not; another's way to do that may have come between.
+
+        Raises StoreUnavailableError.
+        """
         lock = self._locks[hash(account_id) % _STRIPES]
         if not lock.acquire(timeout=self._wait_seconds):
             raise _unavailable()
