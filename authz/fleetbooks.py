@@ -70,7 +70,11 @@ def open_fleet_books(
     with ExitStack() as stack:
         link = stack.enter_context(Link(parse(settings.redis_url or ""), _timeouts(settings)))
         link.verify(START_SECONDS)
-        engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
+        engine = open_engine(
+            settings.sql_url,
+            timeout_seconds=SQL_TIMEOUT_SECONDS,
+            statement_seconds=SQL_TIMEOUT_SECONDS,
+        )
         stack.callback(engine.dispose)
         warn_of_lost_plans(engine, catalog())
         counters = ObservedCounters(link, metrics)

@@ -15,7 +15,7 @@ from authz.feed import Feed
 from authz.listen import Listener
 from authz.metrics import Metrics
 from authz.observe import ObservedKeys
-from authz.presence import Presence, name_of, new_id
+from authz.presence import Presence, name_of
 from authz.settings import AuthzSettings
 from store.clock import steady_clock
 from store.engines import open_engine
@@ -41,17 +41,22 @@ class Keys:
     plans: Callable[[], Mapping[str, int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """As what others know this process (store/replicas.py).
+
+    `name` is its among those of its gate, `catalog` gives the mark of the one in force.
+    """
+
+    name: str
+    catalog: Callable[[], str | None]
+    replica_id: str
+
+
 @contextmanager
-def open_keys(
-    settings: AuthzSettings,
-    metrics: Metrics,
-    name: str,
-    catalog: Callable[[], str | None],
-    replica_id: str | None = None,
-) -> Iterator[Keys]:
+def open_keys(settings: AuthzSettings, metrics: Metrics, known: Known) -> Iterator[Keys]:
     """Follow the changes, and be known as a process that does, until the end of the block.
 
-    `name` is the process's among those of its gate, `catalog` gives the mark of the one in force.
     Raises StoreError where the database cannot be used.
     """
     with ExitStack() as stack:
@@ -73,9 +78,7 @@ def open_keys(
             capacity=settings.key_cache_size,
             observe=metrics.cache_request,
         )
-        presence = _presence(
-            settings, _replica(replica_id, name, "authz", stale_us), catalog, stack
-        )
+        presence = _presence(settings, known, "authz", stale_us, stack)
         feed = Feed(
             repository,
             cache,
@@ -95,32 +98,21 @@ def open_keys(
 
 
 @contextmanager
-def present(
-    settings: AuthzSettings,
-    name: str,
-    catalog: Callable[[], str | None],
-    replica_id: str | None = None,
-) -> Iterator[None]:
+def present(settings: AuthzSettings, known: Known) -> Iterator[None]:
     """Be known as a meter, which has no keys, until the end of the block."""
     with ExitStack() as stack:
-        presence = _presence(settings, _replica(replica_id, name, "meter", 0), catalog, stack)
+        presence = _presence(settings, known, "meter", 0, stack)
         stack.callback(presence.stop)
         presence.start()
         yield
 
 
-def _replica(replica_id: str | None, name: str, kind: str, stale_us: int) -> Replica:
-    return Replica(
-        replica_id or new_id(), name_of(name), kind, version("tensorgate"), stale_us=stale_us
-    )
-
-
 def _presence(
-    settings: AuthzSettings,
-    replica: Replica,
-    catalog: Callable[[], str | None],
-    stack: ExitStack,
+    settings: AuthzSettings, known: Known, kind: str, stale_us: int, stack: ExitStack
 ) -> Presence:
+    replica = Replica(
+        known.replica_id, name_of(known.name), kind, version("tensorgate"), stale_us=stale_us
+    )
     engine = open_engine(
         settings.sql_url,
         timeout_seconds=PRESENCE_SECONDS,
@@ -128,7 +120,7 @@ def _presence(
         connections=2,
     )
     stack.callback(engine.dispose)
-    return Presence(Replicas(engine), replica, catalog)
+    return Presence(Replicas(engine), replica, known.catalog)
 
 
 def _channel(settings: AuthzSettings, engine: Engine) -> tuple[Channel, str] | None:
@@ -136,7 +128,7 @@ def _channel(settings: AuthzSettings, engine: Engine) -> tuple[Channel, str] | N
     if settings.redis_url is not None:
         from store.pushredis import RedisChannel  # noqa: PLC0415  a driver that one worker needs not
 
-        return RedisChannel.at(settings.redis_url, seconds=_CHANNEL_SECONDS), "Redis"
+        return RedisChannel(settings.redis_url, seconds=_CHANNEL_SECONDS), "Redis"
     if engine.dialect.name == "postgresql":
         from store.pushpostgres import PostgresChannel  # noqa: PLC0415  likewise
 

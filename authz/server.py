@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from threading import Event
 from typing import Final
 
@@ -28,7 +29,7 @@ from authz.control import Method, Responder, methods, serving
 from authz.exposition import exposing
 from authz.fleet import supervise
 from authz.health import STOP_SECONDS, Health, listen, make_server, telling
-from authz.keysource import open_keys, present
+from authz.keysource import Known, open_keys, present
 from authz.lease import Lease, sockets_of
 from authz.listings import Listings
 from authz.meter import LOG_STREAMS, Meter
@@ -38,9 +39,10 @@ from authz.pb.auth_pb2 import CheckRequest
 from authz.presence import new_id
 from authz.refusals import Refusals
 from authz.reload import InForce, Loaded, note_hangups, reloading
+from authz.rowlease import LeasedCounters, RowLease, row_lease
 from authz.settings import AuthzSettings
 from authz.sockets import LOG, Place, Role
-from authz.watch import watching
+from authz.watch import Watch, watching
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM
 from store.clock import wall_us
@@ -142,7 +144,8 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
     loaded.check_mark(settings.envoy_mark)
     with ExitStack() as stack:
         watch = stack.enter_context(watching(stopping.set))
-        if not _alone(settings, place, stopping, stack):
+        alone = _alone(settings, place, watch, stopping, stack)
+        if alone is None:
             return True
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
         health = Health()
@@ -153,14 +156,10 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
         books = stack.enter_context(
             open_books(settings, in_force.catalog, metrics, place.role, replica_id)
         )
+        books = alone(books)
+        known = Known(place.name, in_force.mark, replica_id)
         asked = _questions(
-            settings,
-            place,
-            in_force,
-            metrics=metrics,
-            books=books,
-            replica_id=replica_id,
-            stack=stack,
+            settings, place, in_force, metrics=metrics, books=books, known=known, stack=stack
         )
         stack.enter_context(metrics.following())
         stack.enter_context(reloading(in_force.reload))
@@ -191,20 +190,29 @@ def _keep_to_core(settings: AuthzSettings, place: Place) -> None:
         keep_to_one_core()
 
 
-def _alone(settings: AuthzSettings, place: Place, stopping: Event, stack: ExitStack) -> bool:
-    """Have what nobody else may have, until the end. False: asked to stop while waiting for it.
+def _alone(
+    settings: AuthzSettings, place: Place, watch: Watch, stopping: Event, stack: ExitStack
+) -> Callable[[Books], Books] | None:
+    """Have what nobody else may have, until the end. None: asked to stop while waiting for it.
 
-    Who counts in process has the state; who counts with others, the sockets of its runtime folder
-    (of workers, their supervisor has them).
+    Who counts in process has the state, and the row of a database that other machines may share;
+    who counts with others, the sockets of its runtime folder (of workers, their supervisor has
+    them). What is returned makes books that count only while that is so.
     """
-    if settings.redis_url is None:
-        lease = Lease(settings.state)
-        if not _acquire(lease, stopping):
-            return False
-        stack.callback(lease.release)
-    elif place.role is Role.ALL:
-        stack.enter_context(sockets_of(settings.runtime))
-    return True
+    if settings.redis_url is not None:
+        if place.role is Role.ALL:
+            stack.enter_context(sockets_of(settings.runtime))
+        return lambda books: books
+    lease = Lease(settings.state)
+    if not _acquire(lease, stopping):
+        return None
+    stack.callback(lease.release)
+    row = stack.enter_context(row_lease(settings.sql_url, watch.fail))
+    if row is None:
+        return lambda books: books
+    if not _acquire(row, stopping):
+        return None
+    return lambda books: replace(books, seeded=LeasedCounters(books.seeded, row.may_admit))
 
 
 def _metrics(place: Place) -> Metrics:
@@ -222,14 +230,14 @@ def _questions(
     *,
     metrics: Metrics,
     books: Books,
-    replica_id: str,
+    known: Known,
     stack: ExitStack,
 ) -> dict[str, Method]:
     """What the control socket answers. Before that, whoever answers checks is made able to."""
     if place.role is Role.METER:
-        stack.enter_context(present(settings, place.name, in_force.mark, replica_id))
+        stack.enter_context(present(settings, known))
         return methods(books, reload=in_force.reload, try_out=in_force.try_out)
-    keys = stack.enter_context(open_keys(settings, metrics, place.name, in_force.mark, replica_id))
+    keys = stack.enter_context(open_keys(settings, metrics, known))
     refusals = Refusals(wall_us, settings.key_form())
     checker = _checker(
         settings, in_force, metrics, books, cache=keys.cache, refusals=refusals, stack=stack
@@ -240,13 +248,13 @@ def _questions(
     )
 
 
-def _acquire(lease: Lease, stopping: Event) -> bool:
-    """Wait, unready, until nobody else counts for this state. False: asked to stop meanwhile."""
+def _acquire(lease: Lease | RowLease, stopping: Event) -> bool:
+    """Wait, unready, until nobody else counts for it. False: asked to stop meanwhile."""
     said = False
     while not lease.acquire():
         if not said:
             _log.warning(
-                "not ready: process %s counts for this state, and counters in process mean one "
+                "not ready: process %s counts for it, and counters in process mean one "
                 "worker; waiting until it ends",
                 lease.holder(),
             )

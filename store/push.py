@@ -111,4 +111,4 @@ def open_publisher(settings: StoreSettings) -> Publisher | None:
         return None
     from store.pushredis import RedisChannel  # noqa: PLC0415  its driver is not always needed
 
-    return Publisher(RedisChannel.at(settings.redis_url, seconds=PUSH_SECONDS))
+    return Publisher(RedisChannel(settings.redis_url, seconds=PUSH_SECONDS))

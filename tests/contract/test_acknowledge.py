@@ -19,7 +19,7 @@ from statehelp import settings_on
 from admin import acknowledge
 from admin.acknowledge import Moment, acknowledged, as_json, as_text
 from authz.cache import HEALTHY_US
-from authz.keysource import Keys, open_keys, present
+from authz.keysource import Keys, Known, open_keys, present
 from authz.metrics import Metrics
 from authz.settings import AuthzSettings
 from store.errors import StoreUnavailableError
@@ -126,10 +126,12 @@ def fleet(
         ):
             monkeypatch.setenv(f"TENSORGATE_{name}", str(value))
         settings = AuthzSettings()
-        stack.enter_context(present(settings, "meter", lambda: "mark"))
+        stack.enter_context(present(settings, Known("meter", lambda: "mark", "r-meter")))
         metrics = [Metrics() for _ in range(3)]
         gates = [
-            stack.enter_context(open_keys(settings, each, f"authz-{n}", lambda: "mark"))
+            stack.enter_context(
+                open_keys(settings, each, Known(f"authz-{n}", lambda: "mark", f"r{n}"))
+            )
             for n, each in enumerate(metrics)
         ]
         yield gates, metrics

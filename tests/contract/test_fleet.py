@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +22,12 @@ from peers.ports import free_port
 from peers.process import Child, descendants, environment, parent
 
 from authz.health import LIVENESS, serving
+from authz.presence import name_of
 from authz.sockets import HEALTH
 from store.control import Control
+from store.engines import open_engine
 from store.errors import StoreUnavailableError
+from store.replicas import Replica, Replicas
 
 SUPERVISOR = """
 import logging, os, sys
@@ -204,6 +208,19 @@ def test_who_is_killed_is_started_again_and_that_is_counted(fleet: Fleet) -> Non
     until(lambda: serving(fleet.runtime / "health-0.sock") is True)
 
 
+def test_nobody_waits_for_the_word_of_one_that_was_seen_to_die(fleet: Fleet) -> None:
+    engine = open_engine(f"sqlite:///{fleet.state / 'tensorgate.db'}")
+    try:
+        rows, pid = Replicas(engine), fleet.pids()["authz-0"]
+        for number, name in enumerate((name_of("authz-0", pid), name_of("authz-0", pid + 1))):
+            rows.beat(Replica(str(number), name, "authz", "1"))
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: [each.id for each in rows.live()] == ["1"], 2)
+    finally:
+        engine.dispose()
+    until(lambda: serving(fleet.runtime / "health-0.sock") is True)
+
+
 def test_who_lives_without_a_word_is_killed_and_started_again(fleet: Fleet) -> None:
     stopped = fleet.pids()["authz-1"]
     os.kill(stopped, signal.SIGSTOP)
@@ -279,3 +296,28 @@ def test_what_cannot_start_ends_all_of_it_and_its_word_is_there(folder: Path, na
         until(lambda: all(parent(pid) is None for pid in left))
     finally:
         fleet.kill()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("authz", "--workers", "2"), "2 workers count together in Redis or Valkey: name it"),
+        (("authz", "--workers", "65"), "TENSORGATE_WORKERS: "),
+        (("meter",), "a meter alone settles what workers count in Redis or Valkey; name it"),
+    ],
+)
+def test_several_need_something_to_count_in_and_that_is_said(
+    folder: Path, words: tuple[str, ...], says: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tensorgate", *words],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "TENSORGATE_STATE": str(folder / "state")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 2, done.stderr

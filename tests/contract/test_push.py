@@ -18,6 +18,7 @@ from moneyhelp import ACCOUNT, KEY
 from peers.cutwire import wire_to
 from peers.postgres import Postgres, running
 from peers.process import Child
+from peers.valkey import valkey_trio
 from sqlalchemy import Engine
 from statehelp import NOW_US
 
@@ -76,7 +77,7 @@ def name_in(url: str) -> str:
 
 
 def redis_channel(server: Valkey) -> RedisChannel:
-    return RedisChannel.at(server.url, seconds=SOON)
+    return RedisChannel(server.url, seconds=SOON)
 
 
 @dataclass
@@ -254,6 +255,29 @@ def test_a_line_that_is_none_is_a_reason_to_look(channels: Opened) -> None:
     one = channels()
     one.send("change nonsense")
     assert [each.number for each in heard(one, 1)] == [0] or heard(one, 0) == []
+
+
+@pytest.mark.parametrize("kind", ["cluster", pytest.param("sentinel", marks=pytest.mark.soak)])
+def test_it_is_one_channel_wherever_the_number_lies(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """All masters of a cluster know of a line; the master is who the Sentinels say."""
+    with ExitStack() as stack:
+        if kind == "cluster":
+            servers = request.getfixturevalue("cluster")
+        else:
+            servers = stack.enter_context(valkey_trio(tmp_path))
+        one, two = RedisChannel(servers.url, seconds=1), RedisChannel(servers.url, seconds=1)
+        one.open()
+        two.open()
+        for _ in range(3):
+            one.send(BEAT)
+            two.send(BEAT)
+        first = heard(one, 6)
+        assert [each.number - first[0].number for each in first] == list(range(6))
+        assert heard(two, 6) == first
+        one.close()
+        two.close()
 
 
 # -- a gate that is told
