@@ -136,5 +136,5 @@ def test_what_an_outage_of_the_counters_means_is_one_of_two(
     monkeypatch.setenv("TENSORGATE_ON_COUNTER_OUTAGE", "local")
     assert load(AuthzSettings).on_counter_outage == "local"
     monkeypatch.setenv("TENSORGATE_ON_COUNTER_OUTAGE", "allow")
-    with pytest.raises(ConfigError, match="TENSORGATE_ON_COUNTER_OUTAGE: .*'deny' or 'local'"):
+    with pytest.raises(ConfigError, match=r"TENSORGATE_ON_COUNTER_OUTAGE: .*'deny' or 'local'"):
         load(AuthzSettings)
