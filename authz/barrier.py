@@ -6,6 +6,9 @@ they know. So whoever seeds asks SQL's clock what time it is, and then waits unt
 says that all that it took before that time is in SQL (`flushed_us`, store/replicas.py). Asking
 through Redis makes the others do it at once: a hint; without it they do it every second.
 
+That is a round, and a thread's to make; whoever needs one waits for it for `ANSWER_SECONDS` at
+most, and finds it made when it is asked again.
+
 Worst cases. A worker alone waits for its own writing only, in a fleet an account's first call takes
 about 0.1 s longer. A worker that was killed is waited for until its row is taken away, or is old:
 until then accounts without a seed are unavailable.
@@ -14,7 +17,8 @@ until then accounts without a seed are unavailable.
 from __future__ import annotations
 
 import logging
-from threading import Event, Lock, Thread
+from collections.abc import Callable
+from threading import Condition, Event, Thread
 from time import monotonic, sleep
 from typing import Final, Protocol
 
@@ -22,7 +26,8 @@ from authz.holdwriter import HoldWriter
 from store.errors import StoreError, StoreUnavailableError
 from store.replicas import Replica
 
-BARRIER_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 0.25
+ROUND_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.02
 ASKED_SECONDS: Final = 0.1
 """How often a worker looks whether somebody waits for it."""
@@ -55,46 +60,84 @@ class Hint(Protocol):
 
 
 class Barrier:
-    """Called before an account is seeded. Thread-safe; who comes together waits together."""
+    """Passed before an account is seeded. Thread-safe."""
 
     def __init__(self, writer: HoldWriter, fleet: Fleet, hint: Hint, replica_id: str) -> None:
         self._writer = writer
         self._fleet = fleet
         self._hint = hint
         self._replica_id = replica_id
-        self._lock = Lock()
-        self._began = 0.0  # by the monotonic clock: the last wait that came to its end
+        self._changed = Condition()
+        self._wanted = self._stopping = False
+        self._began = 0.0  # by the monotonic clock: the last round that came to its end
+        self._thread = Thread(target=self._run, name="barrier", daemon=True)
 
-    def __call__(self) -> None:
-        """Wait until all that was taken before this call is in SQL.
+    def start(self) -> None:
+        """Begin to make rounds when they are wanted."""
+        self._thread.start()
 
-        Raises StoreUnavailableError where that takes longer than `BARRIER_SECONDS`.
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def __call__(self, since: float) -> None:
+        """Return once all that was taken before a moment of the monotonic clock is in SQL.
+
+        Raises StoreUnavailableError where that takes longer than `ANSWER_SECONDS`.
         """
-        came = monotonic()
-        until = came + BARRIER_SECONDS
-        if not self._lock.acquire(timeout=BARRIER_SECONDS):
-            raise _unavailable()
-        try:
-            if self._began <= came:  # else somebody's wait began after that, and is over
-                began = monotonic()
-                self._wait(until)
-                self._began = began
-        finally:
-            self._lock.release()
+        with self._changed:
+            if self._began > since:
+                return
+            self._wanted = True
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: self._began > since, ANSWER_SECONDS):
+                raise StoreUnavailableError(
+                    "Not all workers have said in time what they took. Try again in a second."
+                )
 
-    def _wait(self, until: float) -> None:
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._wanted or self._stopping)
+                if self._stopping:
+                    return
+                self._wanted = False
+            began = monotonic()
+            try:
+                made = self._round()
+            except StoreError as fault:
+                _log.warning("accounts cannot be seeded: %s", fault)
+                made = False
+            except Exception:  # noqa: BLE001  a defect of ours; without this thread nobody seeds
+                _log.exception("accounts cannot be seeded")
+                made = False
+            with self._changed:
+                if made:
+                    self._began = began
+                    self._changed.notify_all()
+                else:
+                    self._changed.wait_for(lambda: self._stopping, LOOK_SECONDS)
+
+    def _round(self) -> bool:
+        """False where somebody did not say in time what it took."""
+        until = monotonic() + ROUND_SECONDS
         moment = self._fleet.now_us()
         behind = self._behind(moment)
         if behind:
             self._hint.ask_flush()
         if not self._writer.flush(until - monotonic()):
-            raise _unavailable()
+            return False
         while behind:
-            if monotonic() >= until:
+            if monotonic() >= until or self._stopping:
                 _log.warning("%s did not say in time what it took", ", ".join(behind))
-                raise _unavailable()
+                return False
             sleep(LOOK_SECONDS)
             behind = self._behind(moment)
+        return True
 
     def _behind(self, moment_us: int) -> list[str]:
         return [
@@ -112,37 +155,32 @@ class FlushMark:
         self._fleet = fleet
         self._hint = hint
         self._replica_id = replica_id
-        self._flushed_us = 0
         self._takers = 1
         self._asked = 0
         self._failing = False
         self._stopped = Event()
-        self._thread = Thread(target=self._run, name="flush mark", daemon=True)
-
-    @property
-    def flushed_us(self) -> int:
-        """The database's time before which every hold that was taken here is in SQL."""
-        return self._flushed_us
+        self._thread: Thread | None = None
 
     def takers(self) -> int:
         """How many workers live, as last known."""
         return self._takers
 
-    def start(self) -> None:
-        """Begin to look."""
+    def start(self, answers: Callable[[], None]) -> None:
+        """Begin to look. `answers` is called while Redis does, to do what was left undone."""
+        self._thread = Thread(target=self._run, args=(answers,), name="flush mark", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread."""
         self._stopped.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, answers: Callable[[], None]) -> None:
         said = 0.0
         while not self._stopped.wait(ASKED_SECONDS):
             try:
-                if self._is_asked() or monotonic() - said >= FLUSH_SECONDS:
+                if self._is_asked(answers) or monotonic() - said >= FLUSH_SECONDS:
                     self.flush()
                     said = monotonic()
             except StoreError as fault:
@@ -154,9 +192,10 @@ class FlushMark:
             else:
                 self._failing = False
 
-    def _is_asked(self) -> bool:
+    def _is_asked(self, answers: Callable[[], None]) -> bool:
         try:
             asked = self._hint.flush_asked()
+            answers()
         except StoreError:
             return False  # nobody can seed either
         before, self._asked = self._asked, asked
@@ -165,13 +204,6 @@ class FlushMark:
     def flush(self) -> None:
         """Write all down, and say so. Raises StoreError."""
         moment = self._fleet.now_us()
-        if self._writer.flush(BARRIER_SECONDS):
-            self._flushed_us = moment
+        if self._writer.flush(ROUND_SECONDS):
             self._fleet.flushed(self._replica_id, moment)
         self._takers = max(1, sum(each.kind == TAKER for each in self._fleet.live()))
-
-
-def _unavailable() -> StoreUnavailableError:
-    return StoreUnavailableError(
-        "Not all workers have said in time what they took. Try again in a second."
-    )

@@ -39,8 +39,7 @@ class Books:
     """What the walks need of money.
 
     `seeded` is what a Check takes from, and `give_back` where it gives back. In a process of
-    checks alone nobody is to give `meter` entries, and there is no `upkeep`. `flushed_us` is the
-    database's time before which every hold that was taken here is in SQL; 0 if nobody asks.
+    checks alone nobody is to give `meter` entries, and there is no `upkeep`.
     """
 
     counters: Counters
@@ -50,7 +49,6 @@ class Books:
     meter: Meter
     ledger: Ledger
     upkeep: Upkeep | None
-    flushed_us: Callable[[], int]
 
     @property
     def drift_nanousd(self) -> int:

@@ -73,7 +73,11 @@ def _in_process(
     settings: AuthzSettings, catalog: Callable[[], Catalog], metrics: Metrics, stack: ExitStack
 ) -> Books:
     clock = FollowingClock()
-    engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
+    engine = open_engine(
+        settings.sql_url,
+        timeout_seconds=SQL_TIMEOUT_SECONDS,
+        statement_seconds=SQL_TIMEOUT_SECONDS,
+    )
     stack.callback(engine.dispose)
     journal = stack.enter_context(Journal(settings.state / JOURNAL_NAME))
     counters = MemoryCounters(clock, journal.take)
@@ -105,7 +109,6 @@ def _in_process(
         meter,
         ledger,
         upkeep,
-        flushed_us=lambda: 0,
     )
 
 

@@ -2,6 +2,7 @@
 
     take     Redis → kept here (authz/holdwriter.py) → SQL's `holds`, 100 ms later
     end      log entry → hold, from Redis or else from SQL (authz/seek.py) → ledger row → Redis
+    beat     Redis; where that has lost the account, it is seeded (authz/revive.py)
     silence  the sweep index and SQL's open holds (authz/strays.py) → as an end
     loss     account without a seed → all workers have written (authz/barrier.py) → seed from SQL
 
@@ -28,8 +29,10 @@ from authz.holdwriter import HoldWriter
 from authz.keeping import KeptCounters
 from authz.meter import Fleetwide, Meter
 from authz.metrics import Metrics
+from authz.observedcounters import ObservedCounters
 from authz.outage import LocalCounters
 from authz.pricing import released
+from authz.revive import Reviver
 from authz.seek import Seeker
 from authz.settings import AuthzSettings
 from authz.settle import Settler, Unjournaled
@@ -40,7 +43,7 @@ from store.catalog import Catalog
 from store.clock import FollowingClock, wall_us
 from store.counters.address import parse
 from store.counters.link import Link
-from store.counters.redis import RedisCounters
+from store.counters.node import Timeouts
 from store.engines import open_engine
 from store.ledger import Ledger
 from store.openholds import OpenHolds
@@ -65,38 +68,55 @@ def open_fleet_books(
     """As authz.books.open_books, which says what is raised."""
     clock = FollowingClock()
     with ExitStack() as stack:
-        link = stack.enter_context(Link(parse(settings.redis_url or "")))
+        link = stack.enter_context(Link(parse(settings.redis_url or ""), _timeouts(settings)))
         link.verify(START_SECONDS)
-        engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
+        engine = open_engine(
+            settings.sql_url,
+            timeout_seconds=SQL_TIMEOUT_SECONDS,
+            statement_seconds=SQL_TIMEOUT_SECONDS,
+        )
         stack.callback(engine.dispose)
         warn_of_lost_plans(engine, catalog())
-        counters = RedisCounters(link)
+        counters = ObservedCounters(link, metrics)
         ledger = Ledger(engine)
+
+        def missed(hold: Hold) -> None:
+            """SQL has a row of a hold that Redis did not know: it has to read SQL anew."""
+            if counters.generation(hold.account_id).seeded:
+                counters.forget(hold.account_id)
+
         settler = Settler(
             counters,
             Unjournaled(),
             ledger,
             metrics,
             lambda model: model in catalog().models,
-            missed=lambda hold: counters.forget(hold.account_id),
+            missed=missed,
         )
         settler.start()
         start_settler(settler, stack, "some ends are not settled yet; their holds will be swept")
         copies = OpenHolds(engine)
-        silent = EverySilentHold(counters, copies, clock)
+        fleet = Replicas(engine)
+        writer = HoldWriter(ledger.copy_holds, metrics)
+        barrier = Barrier(writer, fleet, counters, replica_id)
+        barrier.start()
+        stack.callback(barrier.stop)
         seeker = Seeker(copies, settler.end_all, metrics)
-        meter = Meter(counters, settler, metrics, clock, Fleetwide(seeker.seek, silent.heard))
+        reviver = Reviver(SeededCounters(counters, ledger, barrier).seed)
+        meter = Meter(counters, settler, metrics, clock, Fleetwide(seeker.seek, reviver.heard))
         upkeep: Upkeep | None = None
         if role is not Role.CHECKS:
             seeker.start(meter.end)
             stack.callback(seeker.stop)
+            reviver.start()
+            stack.callback(reviver.stop)
             upkeep = start_upkeep(
                 stack,
                 settings,
                 engine,
                 counters=counters,
                 ledger=ledger,
-                silent=silent,
+                silent=EverySilentHold(counters, copies, clock),
                 settler=settler,
                 meter=meter,
                 metrics=metrics,
@@ -104,53 +124,44 @@ def open_fleet_books(
                 unpruned=tuple,
                 count=copies.count,
             )
-        writer = HoldWriter(ledger.copy_holds, metrics)
-        taking = _Taking(writer, Replicas(engine), counters, replica_id)
 
         def release(hold: Hold) -> None:
             settler.end(hold, released(hold, 0, wall_us()))
 
         kept: KeptCounters | LocalCounters = KeptCounters(counters, writer, release)
+        mark = FlushMark(writer, fleet, counters, replica_id)
         if settings.on_counter_outage == "local":
             kept = LocalCounters(
-                kept,
-                writer,
-                replicas=taking.mark.takers,
-                rows=ledger.rows,
-                forget=counters.forget,
+                kept, writer, replicas=mark.takers, rows=ledger.rows, forget=counters.forget
             )
         if role is not Role.METER:
-            stack.enter_context(taking.running())
+            stack.enter_context(_taking(writer, mark, kept.recover))
         yield Books(
             counters,
-            SeededCounters(kept, ledger, taking.barrier, counters),
+            SeededCounters(kept, ledger, barrier, counters),
             kept.give_back,
             settler,
             meter,
             ledger,
             upkeep,
-            lambda: taking.mark.flushed_us,
         )
 
 
-class _Taking:
-    """What a worker says about its takes, and waits for others to say about theirs."""
+@contextmanager
+def _taking(writer: HoldWriter, mark: FlushMark, recover: Callable[[], None]) -> Iterator[None]:
+    """What a worker does beside its takes, until the end; and then it writes what is left."""
+    writer.start()
+    mark.start(recover)
+    try:
+        yield
+    finally:
+        mark.stop()
+        if not writer.stop(FLUSH_SECONDS):
+            _log.warning("%d holds are in Redis only", writer.waiting)
 
-    def __init__(
-        self, writer: HoldWriter, fleet: Replicas, hint: RedisCounters, replica_id: str
-    ) -> None:
-        self._writer = writer
-        self.mark = FlushMark(writer, fleet, hint, replica_id)
-        self.barrier = Barrier(writer, fleet, hint, replica_id)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Write holds until the end, and then what is left."""
-        self._writer.start()
-        self.mark.start()
-        try:
-            yield
-        finally:
-            self.mark.stop()
-            if not self._writer.stop(FLUSH_SECONDS):
-                _log.warning("%d holds are in Redis only", self._writer.waiting)
+def _timeouts(settings: AuthzSettings) -> Timeouts:
+    if settings.redis_timeout_ms is None:
+        return Timeouts()
+    seconds = settings.redis_timeout_ms / 1000
+    return Timeouts(seconds, seconds)

@@ -83,7 +83,7 @@ class KeptCounters:
     ) -> Taken | Refused | Ended | NotSeeded:
         """As Counters.take. Raises StoreUnavailableError also where too many holds wait for SQL."""
         if self._lost:
-            self.withdraw()
+            self.recover()
         if draft is None:
             return self._counters.take(request_id, None, limits, account_id)
         hold: Hold | None = None
@@ -99,7 +99,7 @@ class KeptCounters:
             self._writer.finish(draft.id, hold)
         return answer
 
-    def withdraw(self) -> None:
+    def recover(self) -> None:
         """Withdraw what no answer came of. Raises StoreUnavailableError: Redis is out still."""
         with self._withdrawing:
             while self._lost:

@@ -33,6 +33,7 @@ LOG_STREAMS: Final = 576
 have, twice, as those of a broken network may linger; and some. More are refused."""
 
 DRAIN_POLL_SECONDS: Final = 0.2
+IDLE_POLLS: Final = 3  # without a message a stream is idle: Envoy sends what it has every 0.2 s
 MESSAGES: Final = 256  # of a stream that wait in here; more wait in Envoy, which has a bound
 TOGETHER: Final = 256  # ends at a time; a message after a gap may have tens of thousands
 
@@ -58,8 +59,8 @@ class RequestHolds(Protocol):
 class Elsewhere(Protocol):
     """What is done about holds that the counters do not know."""
 
-    def heard(self, hold_id: str) -> None:
-        """Such a one gave a sign of life."""
+    def heard(self, account_id: str) -> None:
+        """Such a one, of this account, gave a sign of life."""
         ...
 
     def ended(self, ending: Ending) -> None:
@@ -78,7 +79,7 @@ class Nowhere:
         self._counters = counters
         self._late = metrics.late_settlements
 
-    def heard(self, hold_id: str) -> None:
+    def heard(self, account_id: str) -> None:
         """Nothing."""
 
     def ended(self, ending: Ending) -> None:  # noqa: ARG002  as Elsewhere
@@ -98,20 +99,21 @@ class Nowhere:
 class Fleetwide:
     """With counters in Redis: SQL may know them.
 
-    `seek` looks for the hold of an end (authz/seek.py), `heard` is told of signs of life.
+    `seek` looks for the hold of an end (authz/seek.py), `revive` brings an account back to Redis
+    (authz/revive.py).
     """
 
     def __init__(
         self,
         seek: Callable[[Ending, tuple[float, ...]], None],
-        heard: Callable[[str], None],
+        revive: Callable[[str], None],
     ) -> None:
         self._seek = seek
-        self._heard = heard
+        self._revive = revive
 
-    def heard(self, hold_id: str) -> None:
-        """Remembered for the sweeper."""
-        self._heard(hold_id)
+    def heard(self, account_id: str) -> None:
+        """Redis may have lost the account."""
+        self._revive(account_id)
 
     def ended(self, ending: Ending) -> None:
         """Looked for."""
@@ -198,7 +200,7 @@ class Meter:
 
     def _read(self, messages: Iterator[bytes]) -> None:
         received: Queue[bytes | None] = Queue(MESSAGES)
-        over = Event()
+        over, idle = Event(), 0
         pump = Thread(target=_pump, args=(messages, received, over), name="log stream", daemon=True)
         pump.start()
         try:
@@ -206,12 +208,18 @@ class Meter:
                 try:
                     raw = received.get(timeout=DRAIN_POLL_SECONDS)
                 except Empty:
-                    if self._draining.is_set():
+                    idle += 1
+                    if self._draining.is_set() and idle >= IDLE_POLLS:
                         break  # a proper end: Envoy goes on with another stream
                     continue
                 if raw is None:
                     break
+                idle = 0
                 self._receive(raw)
+                # Just after a message, as the next is a while away: what Envoy sends while the
+                # end is on its way to it would be lost.
+                if self._draining.is_set() and received.empty():
+                    break
         finally:
             over.set()
 
@@ -278,9 +286,9 @@ class Meter:
             known = self._counters.beat(account_id, hold_id)
         except StoreError:
             self.gap()  # the hold will look as if it had been silent
-            known = False
-        if not known:
-            self._elsewhere.heard(hold_id)
+        else:
+            if not known:
+                self._elsewhere.heard(account_id)
 
     def _hold(self, account_id: str, hold_id: str) -> Hold | None:
         try:

@@ -4,7 +4,8 @@ Each replica counts for itself then, in process, and gives out its share of what
 limit when it last saw it: 1/n of the money, where n is the number of live replicas last known, and
 1/n of the requests in a minute (rounded down: a key with fewer requests a minute than there are
 replicas is not served). Only accounts count as known that this replica saw counted in the last
-`KNOWN_SECONDS` before the outage; others are unavailable, as all are with `deny`.
+`KNOWN_SECONDS` before the outage; others are unavailable, as all are with `deny`. What was held as
+it began counts as spent for as long as it lasts.
 
 Holds are written to SQL as always, so whoever meters ends them, and their rows are exact. When
 Redis answers again, every account that was served here is first made to be read from SQL anew.
@@ -72,6 +73,8 @@ class Kept(Protocol):
     ) -> tuple[int, Standings] | NotSeeded: ...
 
     def give_back(self, hold: Hold) -> bool: ...
+
+    def recover(self) -> None: ...
 
     def generation(self, account_id: str) -> Generation: ...
 
@@ -169,6 +172,13 @@ class LocalCounters:
     def seed(self, generation: Generation, seed: Seed) -> bool:
         """As Counters.seed."""
         return self._kept.seed(generation, seed)
+
+    def recover(self) -> None:
+        """Do what Redis could not be asked to do. Raises StoreUnavailableError: it is out still."""
+        self._kept.recover()
+        if (outage := self._outage) is not None:
+            self._forget_served(outage)
+            self._end(outage)
 
     def _see(self, account_id: str, standings: Standings) -> None:
         sight = _Sight(monotonic(), standings)

@@ -26,9 +26,9 @@ _ID_BYTES: Final = 12
 _log = logging.getLogger(__name__)
 
 
-def name_of(worker: str) -> str:
-    """How people tell a process: its machine, what it is there, and its pid."""
-    return f"{socket.gethostname()}/{worker}:{os.getpid()}"[:NAME_CHARS]
+def name_of(worker: str, pid: int | None = None) -> str:
+    """How people tell a process, this one or that of a pid: its machine, what it is there, pid."""
+    return f"{socket.gethostname()}/{worker}:{pid or os.getpid()}"[:NAME_CHARS]
 
 
 def new_id() -> str:

@@ -96,7 +96,6 @@ def open_engine(
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     statement_seconds: float = STATEMENT_SECONDS,
     connections: int = CONNECTIONS,
-    ping: bool = True,
 ) -> Engine:
     """An engine that waits at most `timeout_seconds` for another's lock. Connects to nothing yet.
 
@@ -106,17 +105,15 @@ def open_engine(
 
     PostgreSQL: `timeout_seconds` is also the most that connecting takes, and a connection of the
     pool is waited for; a statement has `statement_seconds`, whether the server says so or says
-    nothing at all (see store/postgres.py). At most `connections` are open; with `ping` each is
-    tried before it is used, which is a round trip.
+    nothing at all (see store/postgres.py). At most `connections` are open; one on which the server
+    has hung up is not used again.
 
     Raises ConfigError for a URL that cannot be used; the URL itself is not repeated.
     """
     try:
         made = _made_url(url)
         if made.drivername == _PSYCOPG:
-            return _open_postgresql(
-                made, timeout_seconds, statement_seconds, connections, ping=ping
-            )
+            return _open_postgresql(made, timeout_seconds, statement_seconds, connections)
         engine = create_engine(made, hide_parameters=True, poolclass=QueuePool, max_overflow=-1)
     except (SQLAlchemyError, ImportError, ValueError, TypeError) as fault:
         raise ConfigError(
@@ -146,7 +143,7 @@ def _made_url(url: str | URL) -> URL:
 
 
 def _open_postgresql(
-    url: URL, timeout_seconds: float, statement_seconds: float, connections: int, *, ping: bool
+    url: URL, timeout_seconds: float, statement_seconds: float, connections: int
 ) -> Engine:
     from store import postgres  # noqa: PLC0415  its driver is not needed for SQLite
 
@@ -158,7 +155,6 @@ def _open_postgresql(
         max_overflow=0,
         pool_timeout=timeout_seconds,
         pool_use_lifo=True,
-        pool_pre_ping=ping,
         isolation_level="READ COMMITTED",  # whatever the server's default is
         use_native_hstore=False,
     )
@@ -221,6 +217,15 @@ def sqlite_path(engine: Engine) -> Path:
 def read_options(engine: Engine) -> Mapping[str, Any]:
     """Execution options for a connection that is held for reading: no snapshot may linger."""
     return {} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+
+
+def is_hung_up(connection: Connection) -> bool:
+    """Whether the database has ended a connection that is held without a transaction."""
+    if connection.engine.dialect.name == "sqlite":
+        return False
+    from store import postgres  # noqa: PLC0415  see _open_postgresql
+
+    return postgres.is_hung_up(connection.connection.driver_connection)
 
 
 def snapshot_options(engine: Engine) -> Mapping[str, Any]:

@@ -19,7 +19,8 @@ from typing import Any, Final, Self
 from sqlalchemy import Connection, Engine, Select, and_, bindparam, func, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from store.engines import driver_errors, read_options, unavailable, write_options
+from store.breaker import Breaker
+from store.engines import driver_errors, is_hung_up, read_options, unavailable, write_options
 from store.errors import InputError, StoreUnavailableError
 from store.keywriter import Writer, read_account, read_key, select_keys
 from store.records import Account, Change, KeyRecord
@@ -55,6 +56,7 @@ class KeyRepository:
         self._engine = engine
         self._publish = publish
         self._idle: deque[Connection] = deque()
+        self._breaker = Breaker()
         self._lookups: dict[int, Select[Any]] = {}
 
     def __enter__(self) -> Self:
@@ -72,20 +74,32 @@ class KeyRepository:
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """A held connection in autocommit, so that each statement sees the newest commit."""
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._open()
+        connection = self._held() or self._open()
         try:
             yield connection
         except BaseException as fault:
-            with suppress(SQLAlchemyError):
-                connection.invalidate()
-                connection.close()
+            self._drop(connection)
             if isinstance(fault, SQLAlchemyError):
                 raise unavailable(fault) from fault
             raise
         self._idle.append(connection)
+
+    def _held(self) -> Connection | None:
+        """One that is idle, and that the database has not ended meanwhile."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread has it
+                break
+            if not is_hung_up(connection):
+                return connection
+            self._drop(connection)
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        with suppress(SQLAlchemyError):
+            connection.invalidate()
+            connection.close()
 
     def _open(self) -> Connection:
         with driver_errors():
@@ -100,13 +114,24 @@ class KeyRepository:
     def by_digests(self, digests: Sequence[bytes]) -> tuple[bytes, KeyRecord] | None:
         """The key that one of the digests stands for, and which; the earliest of them counts.
 
-        One indexed query. Revoked and expired keys are found too.
+        One indexed query. Revoked and expired keys are found too. While the database is out only
+        one asker in 0.2 s waits for it, and the others are told at once.
         """
         if not digests:
             return None
+        if not self._breaker.lets_pass():
+            raise StoreUnavailableError(
+                "The database did not answer a moment ago, and is being tried. "
+                "Try again in a second."
+            )
         names = {f"digest_{number}": digest for number, digest in enumerate(digests)}
-        with self._reading() as connection:
-            rows = connection.execute(self._lookup(len(digests)), names).all()
+        try:
+            with self._reading() as connection:
+                rows = connection.execute(self._lookup(len(digests)), names).all()
+        except StoreUnavailableError:
+            self._breaker.note(answered=False)
+            raise
+        self._breaker.note(answered=True)
         if not rows:
             return None
         found = (read_key(row) for row in rows)
@@ -130,6 +155,7 @@ class KeyRepository:
         """
         with self._reading() as connection:
             rows = connection.execute(_FEED, {"seq": seq}).all()
+            self._breaker.note(answered=True)
             # The newest row is never pruned: no row at or above `seq` is another database.
             known = rows[0].seq <= seq + 1 if rows else seq == 0
             if not known:

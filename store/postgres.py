@@ -9,6 +9,7 @@ later is nobody's.
 from __future__ import annotations
 
 import os
+import select
 from math import ceil
 from threading import BoundedSemaphore, Event, Thread
 from typing import Any, Final
@@ -17,7 +18,7 @@ import psycopg
 from psycopg.abc import RV, PQGen
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 
 KEEPALIVE: Final = {
     "keepalives": "1",
@@ -154,7 +155,22 @@ def prepare(engine: Engine, timeout_seconds: float, statement_seconds: float) ->
         record.info["pid"] = os.getpid()
 
     @event.listens_for(engine, "checkout")
-    def _check_process(_connection: Any, record: Any, proxy: Any) -> None:
+    def _check(connection: Any, record: Any, proxy: Any) -> None:
         if record.info["pid"] != os.getpid():
             record.dbapi_connection = proxy.dbapi_connection = None  # the parent's: not closed
             raise DisconnectionError("a connection of another process")
+        if is_hung_up(connection):
+            raise InvalidatePoolError("the server has ended it, and the others as well")
+
+
+def is_hung_up(connection: Any) -> bool:
+    """Whether the server has ended an idle connection, as far as this machine has heard.
+
+    An idle connection has nothing to read but its end. That costs no round trip, so no connection
+    is tried by a statement before it is used.
+    """
+    if connection.closed:
+        return True
+    looking = select.poll()
+    looking.register(connection.fileno(), select.POLLIN)
+    return bool(looking.poll(0))

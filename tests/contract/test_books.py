@@ -273,6 +273,22 @@ def test_a_guard_of_postgresql_that_is_off_or_gone_is_named(
         engine.dispose()
 
 
+def test_a_row_is_noted_as_pruned_only_while_there_is_pruning(postgres: Postgres) -> None:
+    """Whoever turns off the guard, and deletes, is stopped by what would account for it."""
+    with postgres.database() as url:
+        engine = open_engine(url)
+        mint(engine, KEY)
+        of = hold()
+        Ledger(engine).book([(of, charge(of))])
+        with engine.connect() as connection:
+            connection.exec_driver_sql("ALTER TABLE ledger DISABLE TRIGGER ledger_refuses_change")
+            with pytest.raises(DBAPIError, match="append-only"):
+                connection.exec_driver_sql("DELETE FROM ledger")
+            connection.rollback()
+        assert count(engine) == 1
+        engine.dispose()
+
+
 # -- pruning
 
 

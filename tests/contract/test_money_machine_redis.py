@@ -51,7 +51,9 @@ class RedisMachine(MoneyMachine):
     def begin_again(self) -> None:
         """As another worker, or the same one."""
         self.counters = RedisCounters(self.link, self.clock)  # type: ignore[assignment]
-        self.gate = SeededCounters(self.counters, self.ledger, self.flush, self.counters)
+        self.gate = SeededCounters(
+            self.counters, self.ledger, lambda _: self.flush(), self.counters
+        )
 
     def stop(self) -> None:
         """Nothing of it stays open."""

@@ -121,6 +121,19 @@ def test_a_take_without_an_answer_is_withdrawn_before_anything_else_and_released
     assert isinstance(rig.take(draft(600)), Taken)
 
 
+def test_that_needs_no_take(rig: Rig) -> None:
+    asked = draft(5)
+    rig.redis.fault = UnansweredError("no answer")
+    with pytest.raises(UnansweredError):
+        rig.take(asked)
+    with pytest.raises(UnansweredError):
+        rig.counters.recover()
+    rig.redis.fault = None
+    rig.counters.recover()
+    assert [hold.id for hold in rig.released] == [asked.id]
+    assert rig.counters.lost == 0
+
+
 def test_one_that_was_not_done_is_not_done_later(rig: Rig) -> None:
     asked = draft(600)
     rig.redis.fault, rig.redis.does_it = UnansweredError("no answer"), False

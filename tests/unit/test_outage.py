@@ -56,6 +56,9 @@ class Redis(MemoryCounters):
         self._there()
         return super().peek(limits, account_id)
 
+    def recover(self) -> None:
+        self._there()
+
     def forget(self, account_id: str) -> None:
         self._there()
         if self.deaf:
@@ -232,6 +235,18 @@ def test_when_redis_is_back_it_reads_anew_what_was_served_here_first(rig: Rig) -
     assert len(rig.redis.open_holds()) == opened + 1
     rig.take(0)
     assert rig.redis.forgotten == [KEY.account_id], "once"
+
+
+def test_that_needs_no_call_of_it(rig: Rig) -> None:
+    rig.see()
+    rig.redis.out = True
+    rig.take(0)
+    with pytest.raises(StoreUnavailableError):
+        rig.replicas[0].recover()
+    rig.redis.out = False
+    rig.replicas[0].recover()
+    assert rig.redis.forgotten == [KEY.account_id]
+    assert isinstance(rig.take(0, 600), Taken), "all of the budget counts again"
 
 
 def test_an_outage_that_comes_again_goes_on_with_the_same_share(rig: Rig) -> None:

@@ -152,6 +152,15 @@ def test_or_in_the_redis_that_was_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert not preflight.check(asked(workers=1)).own_valkey
 
 
+def test_an_address_of_redis_that_is_none_is_said_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TENSORGATE_REDIS_URL", "http://:hunter22@h")
+    (fault,) = faults(workers=2)
+    assert "it has to begin with one of unix://, redis://" in fault
+    assert "hunter22" not in fault
+
+
 def test_one_worker_has_no_valkey(tmp_path: Path) -> None:
     setup = preflight.check(asked())
     assert not setup.own_valkey

@@ -15,14 +15,9 @@ from store.records import MINUTE_US, Hold
 class Copies:
     def __init__(self) -> None:
         self.holds: list[Hold] = []
-        self.tidied = 0
 
     def admitted_before(self, before_us: int) -> list[Hold]:
         return [each for each in self.holds if each.admitted_us < before_us]
-
-    def tidy(self) -> int:
-        self.tidied += 1
-        return 0
 
 
 class Rig:
@@ -51,20 +46,6 @@ def test_one_that_only_sql_has_ends_a_deadline_after_that_was_seen(rig: Rig) -> 
     rig.clock.advance(seconds=59)
     assert rig.overdue() == []
     rig.clock.advance(seconds=1)
-    assert rig.overdue() == [stray.id]
-    assert rig.copies.tidied == 4
-
-
-def test_a_heartbeat_of_it_starts_the_deadline_anew(rig: Rig) -> None:
-    stray = hold(at=rig.clock())
-    rig.copies.holds.append(stray)
-    rig.silent.heard(stray.id)  # before anybody knew that it is one: it counts from then
-    rig.clock.advance(seconds=61)
-    for _ in range(6):
-        assert rig.overdue() == []
-        rig.clock.advance(seconds=15)
-        rig.silent.heard(stray.id)
-    rig.clock.advance(seconds=60)
     assert rig.overdue() == [stray.id]
 
 
