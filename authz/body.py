@@ -23,10 +23,11 @@ import msgspec
 import simdjson
 
 from authz.ask import Has, read_ask, read_members
-from authz.content import FaultError, steering_tensors
+from authz.content import FaultError
 from authz.model import Ask, Fault, Reason
 from authz.shape import Shape
 from authz.shapes import NOTHING
+from authz.tensors import steering_tensors
 
 MAX_MODEL_CHARS: Final = 256
 MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them

@@ -9,16 +9,15 @@ nested ones that are read are held to the same here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from typing import Any, Final
 
 import msgspec
 import simdjson
 
 from authz.model import Fault, Reason
-from authz.shape import TALK, TENSORS, Content, Shape
+from authz.names import AmbiguousNamesError, Names
+from authz.shape import TALK, Content, Shape
 
 _TEXTS: Final = frozenset(
     {
@@ -48,23 +47,22 @@ _PLAIN: Final = frozenset({("role", "content"), ("content", "role")})
 
 _Small = int | float | None
 _CLIENT_TOOLS: Final = frozenset({"function", "custom", "local_shell"})
-_READ_MEMBERS: Final = frozenset({"type", "content", "output"})
-_TOOL_MEMBERS: Final = frozenset({"type"})
-_DOCUMENT_MEMBERS: Final = frozenset({"text"})
-_CONTENT_MEMBERS: Final = frozenset({"role", "parts"})
-_PART_MEMBERS: Final = frozenset(
-    {
+_READ_MEMBERS: Final = Names(("type", "content", "output", "id"))
+_TOOL_MEMBERS: Final = Names(("type",))
+_DOCUMENT_MEMBERS: Final = Names(("text",))
+_CONTENT_MEMBERS: Final = Names(("role", "parts"))
+_PART_MEMBERS: Final = Names(
+    (
         *("text", "thought", "thoughtSignature", "thought_signature"),
         *("functionCall", "function_call", "functionResponse", "function_response"),
-    }
+    )
 )
-_CALL_MEMBERS: Final = frozenset({"id", "name", "args", "response", "willContinue", "scheduling"})
-_DECLARED_MEMBERS: Final = frozenset({"functionDeclarations", "function_declarations"})
-_TENSOR_MEMBERS: Final = frozenset({"name", "parameters"})
-_MAX_TENSORS: Final = 4096
+_CALL_MEMBERS: Final = Names(("id", "name", "args", "response", "willContinue", "scheduling"))
+_DECLARED_MEMBERS: Final = Names(("functionDeclarations", "function_declarations"))
 _MANY: Final = (Content.PROMPTS, Content.DOCUMENTS)
+_OPAQUE: Final = (Content.OPAQUE, Content.ROWS)
 _MAX_NESTING: Final = 4  # messages, parts, results, their parts
-_WHOLE: Final = re.compile(rb"\[[-0-9,]++\]")
+_OF_INTEGERS: Final = b"-0123456789,"
 _MAX_VISITS: Final = 4_000
 _MEMBERS_A_VISIT: Final = 8
 MAX_INNER_MEMBERS: Final = 64  # simdjson finds a member by looking at all of them
@@ -74,11 +72,13 @@ class Input(msgspec.Struct, frozen=True):
     """How many prompts there are, and whether all input is text that stands in the body.
 
     So many bytes of it are read once more with each prompt (None: there is no such text).
+    `refers`: an item of the input is only the name of one that the server keeps, or may be.
     """
 
     prompts: int
     text_only: bool
     again_bytes: int | None = None
+    refers: bool = False
 
 
 class _NotUnderstoodError(Exception):
@@ -94,12 +94,16 @@ class FaultError(Exception):
 
 
 class _Visits:
-    """How many things of a body were looked at: reading must not cost more than the body."""
+    """How many things of a body were looked at: reading must not cost more than the body.
 
-    __slots__ = ("left",)
+    `refers`: whether an item of the input is only the name of one that the server keeps.
+    """
+
+    __slots__ = ("left", "refers")
 
     def __init__(self) -> None:
         self.left = _MAX_VISITS
+        self.refers = False
 
     def count(self, members: int = 0) -> None:
         """One more, with so many. Raises when there were too many: the context is held then."""
@@ -110,40 +114,62 @@ class _Visits:
 
 def read_input(has: Mapping[str, Any], shape: Shape) -> Input:
     """What input the members of a body bring. Raises FaultError."""
+    if shape.kind in _OPAQUE:
+        return Input(1, text_only=False)
+    tokens: frozenset[str] = frozenset()
     prompts, again = 1, None
     if shape.kind in _MANY:
-        prompts, again = _prompts(has, shape), _again(has, shape)
-    media = not shape.media.isdisjoint(has)
-    if shape.kind is Content.OPAQUE or (
-        media and any(has[name] is not None for name in shape.media if name in has)
-    ):
-        return Input(prompts, text_only=False, again_bytes=again)
+        tokens = frozenset(name for name in shape.input if name in has and _tokens(has[name]))
+        prompts, again = _prompts(has, shape, tokens), _again(has, shape)
     visits = _Visits()
     try:
-        read = _READ[shape.kind.value]
-        for name in shape.input:
-            if name in has:
-                read(has[name], visits)
-        for name in TALK:
-            if name in has and name != shape.content:
-                _walk(has[name], visits)
-        if "tools" in has:
-            (_declarations if shape.kind is Content.PARTS else _tools)(has["tools"], visits)
+        text_only = shape.media.isdisjoint(has) or all(
+            has[name] is None for name in shape.media if name in has
+        )
+        if text_only:
+            _read_text(has, shape, tokens, visits)
     except _NotUnderstoodError:
-        return Input(prompts, text_only=False, again_bytes=again)
-    return Input(prompts, text_only=True, again_bytes=again)
+        text_only = False
+    refers = shape.refers and (visits.refers or (not text_only and _refers(has.get(shape.content))))
+    return Input(prompts, text_only, again, refers)
 
 
-def _prompts(has: Mapping[str, Any], shape: Shape) -> int:
+def _read_text(
+    has: Mapping[str, Any], shape: Shape, tokens: frozenset[str], visits: _Visits
+) -> None:
+    """Raises where some of the input is not text; members that are known to be tokens are."""
+    read = _READ[shape.kind.value]
+    for name in shape.input:
+        if name in has and name not in tokens:
+            read(has[name], visits)
+    for name in TALK:
+        if name in has and name != shape.content:
+            _walk(has[name], visits)
+    if "tools" in has:
+        (_declarations if shape.kind is Content.PARTS else _tools)(has["tools"], visits)
+
+
+def _prompts(has: Mapping[str, Any], shape: Shape, tokens: frozenset[str]) -> int:
     """A list of strings or of lists of tokens is as many prompts; a list of tokens is one."""
-    most = max(_count(has.get(name)) for name in shape.input)
-    return max(1, most + _count(has.get("prompt_embeds")))
+    most = max(1 if name in tokens else _count(has.get(name)) for name in shape.input)
+    embedded = _count(has.get("prompt_embeds")) + _embedded(has.get("input_embeds"))
+    return max(1, most + embedded)
+
+
+def _embedded(embeds: Any) -> int:
+    """How many prompts SGLang takes rows of numbers for: one if the first is a fraction."""
+    first = embeds
+    for _ in range(2):
+        if not isinstance(first, simdjson.Array) or not len(first):
+            return 0 if embeds is None else 1
+        first = first[0]
+    return 1 if isinstance(first, float) else len(embeds)
 
 
 def _count(content: Any) -> int:
     if not isinstance(content, simdjson.Array):
         return 0 if content is None else 1
-    return 1 if _tokens(content) else len(content)
+    return len(content)
 
 
 def _again(has: Mapping[str, Any], shape: Shape) -> int | None:
@@ -162,9 +188,11 @@ def _bytes_of_one(value: Any) -> int:
 
 
 def _tokens(value: Any) -> bool:
-    """Whether a list holds whole numbers and nothing else."""
+    """Whether it is a list that holds whole numbers and nothing else."""
+    if not isinstance(value, simdjson.Array):
+        return False
     return len(value) == 0 or (
-        isinstance(value[0], int) and _WHOLE.fullmatch(value.mini) is not None
+        isinstance(value[0], int) and value.mini.translate(None, _OF_INTEGERS) == b"[]"
     )
 
 
@@ -198,6 +226,8 @@ def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
         visits.count(len(names))
         if names not in _PLAIN:
             _item(item, names)
+            if not depth and _is_reference(item, names):
+                visits.refers = True
         if "content" in names and not isinstance(content := item["content"], str):
             _walk(content, visits, depth + 1)
         if "output" in names:
@@ -211,28 +241,6 @@ def _item(item: Any, names: tuple[str, ...]) -> None:
         raise _NotUnderstoodError
     if not _ITEM_MEMBERS.issuperset(names):
         _small(item, names)
-
-
-def steering_tensors(has: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of tensors, and of tensors' parameters, that steer the server. Raises FaultError."""
-    found = list[object]()
-    for member in ("inputs", "outputs"):
-        tensors = has.get(member)
-        if not isinstance(tensors, simdjson.Array):
-            continue
-        if len(tensors) > _MAX_TENSORS:
-            detail = f"it may have at most {_MAX_TENSORS} tensors"
-            raise FaultError(Reason.INVALID_PARAMETER, detail, member)
-        for tensor in tensors:
-            if not isinstance(tensor, simdjson.Object):
-                continue
-            names = names_of(tensor, _TENSOR_MEMBERS)
-            if member == "inputs" and "name" in names:
-                found.append(tensor["name"])
-            parameters = tensor["parameters"] if "parameters" in names else None
-            if isinstance(parameters, simdjson.Object):
-                found += names_of(parameters, TENSORS)
-    return tuple(name for name in found if isinstance(name, str) and name in TENSORS)
 
 
 def _documents(value: Any, visits: _Visits) -> None:
@@ -277,12 +285,12 @@ def _listed(value: Any, visits: _Visits) -> Iterator[Any]:
         yield item
 
 
-def _inside(value: Any, known: frozenset[str]) -> tuple[str, ...]:
+def _inside(value: Any, known: Names) -> tuple[str, ...]:
     """The names of an object's members. Raises where one is not known."""
     if not isinstance(value, simdjson.Object) or len(value) > MAX_INNER_MEMBERS:
         raise _NotUnderstoodError
     names = names_of(value, known)
-    if not known.issuperset(names):
+    if not known.ours.keys() >= set(names):
         raise _NotUnderstoodError
     return names
 
@@ -297,23 +305,25 @@ def _small(item: Any, names: tuple[str, ...]) -> None:
             raise _NotUnderstoodError
 
 
-def refers(content: Any) -> bool:
-    """Whether a list has an item that is only the name of one that the server keeps."""
+def _refers(content: Any) -> bool:
+    """The same where not all is text; where that would take too long, it does."""
     if not isinstance(content, simdjson.Array):
         return False
-    for item in islice(content, _MAX_VISITS):
-        if (
-            isinstance(item, simdjson.Object)
-            and len(item) <= MAX_INNER_MEMBERS
-            and _is_reference(item)
-        ):
-            return True
-    return len(content) > _MAX_VISITS
+    visits = _Visits()
+    try:
+        for item in content:
+            visits.count()
+            if isinstance(item, simdjson.Object) and len(item) <= MAX_INNER_MEMBERS:
+                visits.count(len(item))
+                if _is_reference(item, names_of(item, _READ_MEMBERS)):
+                    return True
+    except _NotUnderstoodError:
+        return True
+    return False
 
 
-def _is_reference(item: Any) -> bool:
+def _is_reference(item: Any, names: tuple[str, ...]) -> bool:
     """Its type may be left out."""
-    names = names_of(item, _READ_MEMBERS)
     kind = item["type"] if "type" in names else None
     return kind == "item_reference" or (
         kind is None and "id" in names and ("content" not in names or item["content"] is None)
@@ -343,30 +353,15 @@ _READ: Final[Mapping[str, Callable[[Any, _Visits], None]]] = {
 }
 
 
-_KEPT_SHAPES: Final = 4096
-_KEPT_CHARS: Final = 512
-_clean: set[tuple[frozenset[str], tuple[str, ...]]] = set()  # few shapes come again and again
-
-
-def names_of(item: Any, read: frozenset[str]) -> tuple[str, ...]:
+def names_of(item: Any, read: Names) -> tuple[str, ...]:
     """The member names of a nested object. Raises if one that is read could be read twice."""
     names = tuple(item)
     _clear(names, read)
     return names
 
 
-def _clear(names: tuple[str, ...], read: frozenset[str]) -> None:
-    if (read, names) not in _clean:
-        _check(names, read)
-        if len(_clean) < _KEPT_SHAPES and sum(map(len, names)) < _KEPT_CHARS:
-            _clean.add((read, names))
-
-
-def _check(names: tuple[str, ...], read: frozenset[str]) -> None:
-    seen = set[str]()
-    for name in names:
-        folded = name.partition("\0")[0].casefold()
-        if name in seen or (folded in read and name not in read):
-            detail = "a member of an object inside it stands twice, or differs only in case"
-            raise FaultError(Reason.AMBIGUOUS_BODY, detail, folded if folded in read else None)
-        seen.add(name)
+def _clear(names: tuple[str, ...], read: Names) -> None:
+    try:
+        read.read(names)
+    except AmbiguousNamesError as fault:
+        raise FaultError(Reason.AMBIGUOUS_BODY, fault.detail, fault.param) from None
