@@ -191,9 +191,10 @@ def _tokens(value: Any) -> bool:
     """Whether it is a list that holds whole numbers and nothing else."""
     if not isinstance(value, simdjson.Array):
         return False
-    return len(value) == 0 or (
-        isinstance(value[0], int) and value.mini.translate(None, _OF_INTEGERS) == b"[]"
-    )
+    if len(value) == 0:
+        return True
+    written: bytes = value.mini if isinstance(value[0], int) else b""  # type: ignore[assignment]
+    return written.translate(None, _OF_INTEGERS) == b"[]"
 
 
 def _only_text(value: Any, visits: _Visits, depth: int = 0) -> None:

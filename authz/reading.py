@@ -16,6 +16,7 @@ from authz.shapes import NOTHING
 JSON_LENGTH: Final = "inference-header-content-length"
 """KServe's header for a body that begins with JSON and goes on with tensors as they are."""
 
+_UTF8: Final = re.compile(r" *= *(\"?)utf-?8\1 *(?:;[^,]*)?")
 _LENGTH: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 _TENSORS: Final = "/infer"
 _FIELDS: Final = frozenset(name for name in NOTHING.second if "." not in name) | {
@@ -37,9 +38,19 @@ def read_body(
 
     `model` is what the path or the catalog says; `headers` have lower-case names.
     """
+    if endpoint.shape is not None and _is_of_another_charset(headers.get("content-type", "")):
+        return Fault(Reason.MALFORMED_BODY, "its Content-Type names another charset than UTF-8")
     if endpoint.place is Place.BODY:
         return read_json(raw, endpoint.shape)
     return _READ[endpoint.place](endpoint, model, raw, headers)
+
+
+def _is_of_another_charset(content_type: str) -> bool:
+    """Whether some server could take the bytes of JSON for other characters than we do."""
+    if content_type == "application/json":
+        return False
+    named = content_type.lower().split("charset")[1:]
+    return not all(_UTF8.fullmatch(each) for each in named)
 
 
 def _read_named(

@@ -608,7 +608,8 @@ def test_what_is_given_to_a_template_may_be_another_one(shape: Shape, name: str)
 
 
 STEERING = """routed_dp_rank disagg_prefill_dp_rank decode_tp_size bootstrap_pair_key
-http_worker_ipc encoder_urls kv_router_hint routing_key session_id ec_transfer_params vllm_xargs nvext
+http_worker_ipc encoder_urls kv_router_hint routing_key session_id ec_transfer_params
+nvext vllm_xargs
 disaggregated_params migration_request"""
 
 
