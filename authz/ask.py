@@ -22,6 +22,7 @@ from authz.tensors import rows
 MAX_BOUND: Final = 1 << 40  # tokens; more is no bound that anybody means
 MAX_SEQUENCES: Final = 1 << 20  # answers to one request
 _SHOWS: Final = ("include_reasoning", "stream_reasoning")
+_HIDING_MEMBERS: Final = Names(("exclude", "effort", "display"))
 _OPTION_MEMBERS: Final = Names(("include_usage",))
 _MAX_PLACES: Final = 16
 _MIN_PLACES: Final = 2
@@ -61,7 +62,7 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
         bounds = _numbers(has, shape.bounds, MAX_BOUND)
         also = _largest(has, shape.also, MAX_BOUND, 0)
         repeats = _largest(has, shape.repeats, MAX_SEQUENCES, 1)
-        content = read_input(has, shape)
+        content = read_input(has, raw, shape)
         prompts = content.prompts
         if shape.kind is Content.ROWS:
             prompts = min(rows(has, shape), MAX_SEQUENCES)  # it may be numbers for one answer
@@ -151,14 +152,14 @@ def _hides_output(has: Has, shape: Shape) -> bool:
 
 
 def _inside(has: Has, name: str, member: str) -> list[Any]:
-    """What an object of the body says of a member, however the case of that is written."""
+    """What an object of the body says of a member. Raises FaultError where that is in dispute."""
     value = has.get(name)
     if not isinstance(value, simdjson.Object):
         return []
     if len(value) > MAX_INNER_MEMBERS:
         detail = f"it may have at most {MAX_INNER_MEMBERS} members"
         raise FaultError(Reason.INVALID_PARAMETER, detail, name)
-    return [each for ours, each in value.items() if ours.casefold() == member]
+    return [value[member]] if member in names_of(value, _HIDING_MEMBERS) else []
 
 
 def _more_than_shown(has: Has, name: str) -> bool:

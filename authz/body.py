@@ -37,7 +37,7 @@ _MAX_MENDS: Final = 10_000
 _MIB: Final = 1 << 20
 _MAX_LOOKS_A_MIB: Final = 10_000  # at escapes that may have to be mended
 _MAX_NUMBERS_A_MIB: Final = 2_000  # of so many digits that they may have to be
-_MAX_WALKED: Final = 5_000
+_MAX_WALKED: Final = 2_000
 _BOM: Final = b"\xef\xbb\xbf"
 
 # It begins with a literal and never goes back, so it scans at full speed.
@@ -104,12 +104,14 @@ def _parse(raw: bytes) -> tuple[Any, bytes] | Fault:
     mend = raw
     try:
         document = _parser(len(raw)).parse(raw)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError) as fault:
         _parsers.kept = None
         reading = _mend(raw)
         if isinstance(reading, Fault):
             return reading
         mend = reading
+        if mend == raw and isinstance(fault, ValueError):  # nothing to mend: that was not why
+            return _malformed(raw, mend)
         try:
             document = simdjson.Parser().parse(mend)
         except (ValueError, RuntimeError):

@@ -10,6 +10,7 @@ nested ones that are read are held to the same here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -62,9 +63,11 @@ _DECLARED_MEMBERS: Final = Names(("functionDeclarations", "function_declarations
 _MANY: Final = (Content.PROMPTS, Content.DOCUMENTS)
 _OPAQUE: Final = (Content.OPAQUE, Content.ROWS)
 _MAX_NESTING: Final = 4  # messages, parts, results, their parts
-_OF_INTEGERS: Final = b"-0123456789,"
+_MAX_OTHERS: Final = 8
+_MANY_TOKENS: Final = 4096
+_OF_INTEGERS: Final = b"-0123456789, \t\r\n"
 _MAX_VISITS: Final = 4_000
-_MEMBERS_A_VISIT: Final = 8
+_MEMBERS_A_VISIT: Final = 4  # that were not seen before: clients send few shapes of items
 MAX_INNER_MEMBERS: Final = 64  # simdjson finds a member by looking at all of them
 
 
@@ -105,21 +108,29 @@ class _Visits:
         self.left = _MAX_VISITS
         self.refers = False
 
-    def count(self, members: int = 0) -> None:
-        """One more, with so many. Raises when there were too many: the context is held then."""
-        self.left -= 1 + members // _MEMBERS_A_VISIT
+    def count(self, visits: int = 1) -> None:
+        """So many more. Raises when there were too many: the context is held then."""
+        self.left -= visits
         if self.left < 0:
             raise _NotUnderstoodError
 
+    def count_new(self, names: tuple[str, ...], read: Names) -> None:
+        """As many as it costs to read names that were not read before."""
+        if not read.knows(names):
+            self.count(len(names) // _MEMBERS_A_VISIT)
 
-def read_input(has: Mapping[str, Any], shape: Shape) -> Input:
-    """What input the members of a body bring. Raises FaultError."""
+
+def read_input(has: Mapping[str, Any], raw: bytes, shape: Shape) -> Input:
+    """What input the members of a body bring; `raw` is what they were read from.
+
+    Raises FaultError.
+    """
     if shape.kind in _OPAQUE:
         return Input(1, text_only=False)
     tokens: frozenset[str] = frozenset()
     prompts, again = 1, None
     if shape.kind in _MANY:
-        tokens = frozenset(name for name in shape.input if name in has and _tokens(has[name]))
+        tokens = frozenset(n for n in shape.input if n in has and _tokens(has[n], raw, n))
         prompts, again = _prompts(has, shape, tokens), _again(has, shape)
     visits = _Visits()
     try:
@@ -187,23 +198,38 @@ def _bytes_of_one(value: Any) -> int:
     return len(value.mini) if isinstance(value, simdjson.Object) else 0
 
 
-def _tokens(value: Any) -> bool:
-    """Whether it is a list that holds whole numbers and nothing else."""
+def _tokens(value: Any, raw: bytes = b"", name: str = "") -> bool:
+    """Whether it is a list that holds whole numbers and nothing else: of this member, if any."""
     if not isinstance(value, simdjson.Array):
         return False
-    if len(value) == 0:
+    items: Any = value
+    if len(items) == 0:
         return True
-    written: bytes = value.mini if isinstance(value[0], int) else b""  # type: ignore[assignment]
+    if not isinstance(items[0], int):
+        return False
+    is_long = name and len(items) > _MANY_TOKENS
+    written: bytes = _written(raw, name) if is_long else items.mini
     return written.translate(None, _OF_INTEGERS) == b"[]"
 
 
+def _written(raw: bytes, name: str) -> bytes:
+    """A member as it stands in the body: for very long ones faster than `mini`."""
+    return bytes(_member(name).decode(raw).value)
+
+
+@cache
+def _member(name: str) -> msgspec.json.Decoder[Any]:
+    fields = [("value", msgspec.Raw)]
+    return msgspec.json.Decoder(msgspec.defstruct("Member", fields, rename={"value": name}))
+
+
 def _only_text(value: Any, visits: _Visits, depth: int = 0) -> None:
-    """Text, tokens, or lists of them. Raises where there is something else."""
+    """Text, or lists of texts and of tokens. Raises where there is something else."""
     if value is None or isinstance(value, str):
         return
     if not isinstance(value, simdjson.Array) or depth > 1:
         raise _NotUnderstoodError
-    if _tokens(value):
+    if depth and _tokens(value):
         return
     for item in value:
         visits.count()
@@ -224,8 +250,9 @@ def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
         if not isinstance(item, simdjson.Object) or len(item) > MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
         names: tuple[str, ...] = tuple(item)
-        visits.count(len(names))
+        visits.count()
         if names not in _PLAIN:
+            visits.count_new(names, _READ_MEMBERS)
             _item(item, names)
             if not depth and _is_reference(item, names):
                 visits.refers = True
@@ -299,10 +326,13 @@ def _inside(value: Any, known: Names) -> tuple[str, ...]:
 def _small(item: Any, names: tuple[str, ...]) -> None:
     """Raises where a member that we do not know has a value that could name some input.
 
-    Its name may be one that simdjson does not find, such as one with a NUL.
+    simdjson looks for a name up to its NUL. (All of an object's `values` would be made first.)
     """
-    for name, value in zip(names, item.values(), strict=True):
-        if name not in _ITEM_MEMBERS and not isinstance(value, _Small):
+    others = [name for name in names if name not in _ITEM_MEMBERS]
+    if len(others) > _MAX_OTHERS:  # each is looked for among all members
+        raise _NotUnderstoodError
+    for name in others:
+        if "\0" in name or not isinstance(item[name], _Small):
             raise _NotUnderstoodError
 
 
@@ -315,8 +345,10 @@ def _refers(content: Any) -> bool:
         for item in content:
             visits.count()
             if isinstance(item, simdjson.Object) and len(item) <= MAX_INNER_MEMBERS:
-                visits.count(len(item))
-                if _is_reference(item, names_of(item, _READ_MEMBERS)):
+                names = tuple(item)
+                visits.count_new(names, _READ_MEMBERS)
+                _clear(names, _READ_MEMBERS)
+                if _is_reference(item, names):
                     return True
     except _NotUnderstoodError:
         return True
@@ -340,8 +372,10 @@ def _tools(tools: Any, visits: _Visits) -> None:
     for tool in tools:
         if not isinstance(tool, simdjson.Object) or len(tool) > MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
-        visits.count(len(tool))
-        names = names_of(tool, _TOOL_MEMBERS)
+        names = tuple(tool)
+        visits.count()
+        visits.count_new(names, _TOOL_MEMBERS)
+        _clear(names, _TOOL_MEMBERS)
         if "type" in names and tool["type"] not in _CLIENT_TOOLS:
             raise _NotUnderstoodError
 

@@ -57,6 +57,10 @@ class Names:
                 self._kept[names] = found
         return found
 
+    def knows(self, names: tuple[str, ...]) -> bool:
+        """Whether these were looked at before, so that reading them costs nothing."""
+        return names in self._kept
+
     def _look(self, names: tuple[str, ...]) -> Read:
         """All names at once, as there may be very many: what folds to one of ours is one of them.
 

@@ -7,7 +7,7 @@ the first dimension of numbers, and by all dimensions of texts, which some serve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
@@ -19,10 +19,11 @@ from authz.names import Names
 from authz.shape import TENSORS, Shape
 
 MAX_DIMENSIONS: Final = 64  # numpy's most; of more, no server makes an array
-_MAX_TENSORS: Final = 4096
-_MAX_NAMES: Final = 16_384  # of all tensors' members and parameters
+_MAX_TENSORS: Final = 1024
+_MAX_NAMES: Final = 8192  # of all tensors' members and parameters
 _MEMBERS: Final = Names(("name", "shape", "datatype", "data", "parameters"))
 _PARAMETERS: Final = Names(TENSORS)
+_COLUMNS: Final = Names(())  # they may be called anything
 NUMBERS: Final = frozenset(
     {
         *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
@@ -43,7 +44,7 @@ def steering_tensors(has: Mapping[str, Any]) -> tuple[str, ...]:
             parameters = tensor["parameters"] if "parameters" in names else None
             if isinstance(parameters, simdjson.Object):
                 left -= len(parameters)
-                found += _few_names(parameters, _PARAMETERS, member, left)
+                found += TENSORS.intersection(_few_names(parameters, _PARAMETERS, member, left))
     return tuple(name for name in found if isinstance(name, str) and name in TENSORS)
 
 
@@ -108,5 +109,8 @@ def _instances(value: Any) -> int:
     if len(value) > MAX_INNER_MEMBERS:
         detail = f"it may have at most {MAX_INNER_MEMBERS} members"
         raise FaultError(Reason.INVALID_PARAMETER, detail, "inputs")
-    columns: Iterable[Any] = value.values()
-    return max((len(each) for each in columns if isinstance(each, list)), default=1)
+    names = names_of(value, _COLUMNS)
+    if any("\0" in name for name in names):  # simdjson looks for what stands before it
+        raise FaultError(Reason.AMBIGUOUS_BODY, "the name of an input holds a NUL", "inputs")
+    columns = [value[name] for name in names]
+    return max((len(each) for each in columns if isinstance(each, simdjson.Array)), default=1)

@@ -501,7 +501,7 @@ def test_tensors_are_read_in_one_way_only(raw: bytes) -> None:
 
 
 def test_there_are_not_too_many_tensors() -> None:
-    fault = fault_of(shapes.INFER, inputs=[{}] * 4097)
+    fault = fault_of(shapes.INFER, inputs=[{}] * 1025)
     assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "inputs")
 
 
