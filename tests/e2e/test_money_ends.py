@@ -26,6 +26,8 @@ models:
     price: {input: 1, output: 2}
     context_tokens: 4000
     max_output_tokens: 500
+  flat: {price: {per_request: 0.001}, context_tokens: 4000, max_output_tokens: 500}
+native_model: flat
 plans: {test: {}}
 default_plan: test
 """
@@ -293,6 +295,31 @@ def test_what_a_model_or_a_document_says_is_never_taken_for_usage(
         counted = (row["basis"], row["input_tokens"], row["output_tokens"])
         assert counted == ("metered", 7, hostile.output)
         assert row["charge_nanousd"] == 7000 + 2000 * hostile.output
+
+
+WITHOUT_USAGE: Final[dict[str, Event]] = {
+    "/v2/models/flat/infer": {
+        "inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [1]}]
+    },
+    "/v2/models/flat/generate": {"text_input": "hi"},
+    "/v1/models/flat:predict": {"instances": [1]},
+    "/generate": {"inputs": "hi"},
+    "/completion": {"prompt": "hi"},
+}
+
+
+def test_what_a_server_without_usage_says_of_it_counts_for_nothing(
+    gate: Stack, recorder: Recorder
+) -> None:
+    key = gate.mint(budget_usd=5)
+    for path, members in WITHOUT_USAGE.items():
+        said = nothing(HOSTILE[0]) | {"usage": USED, "generated_text": HOSTILE[0], "timings": USED}
+        recorder.next.append(json_reply(said | {"outputs": [said]}))
+        body = json.dumps(members).encode()
+        assert call(gate, path, key=key["key"], body=body, method="POST").status == 200
+    for row in booked(gate, key, len(WITHOUT_USAGE)):
+        counted = (row["basis"], row["input_tokens"], row["output_tokens"], row["charge_nanousd"])
+        assert counted == ("metered", 0, 0, 1_000_000), row["endpoint"]
 
 
 @pytest.mark.parametrize("path", [RESPONSES, MESSAGES])

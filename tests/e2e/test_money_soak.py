@@ -12,7 +12,7 @@ from load.soak import Soak, all_endpoints, running
 from peers.recorder import Recorder
 
 CALLS = 1000
-KILLED_CALLS = 400
+KILLED_CALLS = 600
 SEED = 20_260_711
 
 
@@ -34,13 +34,14 @@ def test_the_ledger_is_the_book_in_every_dialect(recorder: Recorder, tmp_path: P
 def test_kills_of_authz_and_envoy_lose_no_call_and_book_none_twice(
     recorder: Recorder, tmp_path: Path
 ) -> None:
-    blows = [(part, signal.SIGKILL) for part in ("authz", "envoy", "authz")]
+    blows = [("authz", signal.SIGKILL), ("envoy", signal.SIGKILL)]
     with running(recorder, tmp_path) as (gate, leap):
         figures = Soak(gate, recorder, leap, blows).run(KILLED_CALLS, SEED + 1)
-        for part, times in (("authz", 2), ("envoy", 1)):
-            assert gate.output.count(f"{part} was killed by SIGKILL; starting it again") == times
+        for part, _ in blows:
+            assert f"{part} was killed by SIGKILL; starting it again" in gate.output
     print(f"\n{figures}")
     assert figures.windows == 4
     counted = figures.counted
-    assert counted["metered"] > 0.2 * KILLED_CALLS, counted
-    assert counted["estimated"] + counted["held"] > 0, counted
+    for what in ("metered", "held", "refused: authorization_unavailable"):
+        assert counted[what] > 0, counted
+    assert counted["metered"] > 0.1 * KILLED_CALLS, counted
