@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 from lua_answers import HOSTILE
 from moneygate import booked, metric
-from peers.client import CHAT, MESSAGES, Answer, call
+from peers.client import CHAT, MESSAGES, call
 from peers.recorder import Hangup, Pause, Recorder, Reply, Step, Until, json_reply, sse_reply
 from peers.stack import Stack, StartStack
 
@@ -282,16 +282,24 @@ KINDS: Final = {
 }
 
 
+def orders_of(reply: Reply) -> list[Reply]:
+    """A body also with its members the other way round: the usage before what is none, or after."""
+    if not isinstance(reply.body, bytes):
+        return [reply]
+    return [reply, json_reply(dict(reversed(json.loads(reply.body).items())))]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_model_or_a_document_says_is_never_taken_for_usage(
     gate: Stack, recorder: Recorder, kind: str
 ) -> None:
     hostile, key = KINDS[kind], gate.mint(budget_usd=5)
     body = hostile.body or asked(hostile.path)
-    recorder.next += [hostile.made(text) for text in HOSTILE]
-    answers: list[Answer] = [call(gate, hostile.path, key=key["key"], body=body) for _ in HOSTILE]
+    replies = [reply for text in HOSTILE for reply in orders_of(hostile.made(text))]
+    recorder.next += replies
+    answers = [call(gate, hostile.path, key=key["key"], body=body) for _ in replies]
     assert {answer.status for answer in answers} == {200}
-    for row in booked(gate, key, len(HOSTILE)):
+    for row in booked(gate, key, len(replies)):
         counted = (row["basis"], row["input_tokens"], row["output_tokens"])
         assert counted == ("metered", 7, hostile.output)
         assert row["charge_nanousd"] == 7000 + 2000 * hostile.output
