@@ -12,6 +12,7 @@ and its result; money is nano-USD:
   refusal   {id: "…"}             what is known of a call that was refused lately, by its request
                                   id, or null (authz/refusals.py)
   feed      {}                    null, once every change that was committed before has been applied
+  catalog   {}                    {path, text}: the catalog in force, whatever its file says by now
   catalog_reload  {}              {path, changes, warnings, seconds}, once the file is in force (see
                                   authz/reload.py); else the error names every fault by its line
 
@@ -48,7 +49,11 @@ Method = Callable[[Mapping[str, Any]], object]
 
 
 def methods(
-    books: Books, feed: Feed, reload: Callable[[], object], refusals: Refusals
+    books: Books,
+    feed: Feed,
+    reload: Callable[[], object],
+    refusals: Refusals,
+    catalog: Callable[[], object],
 ) -> dict[str, Method]:
     """What can be asked, by name. A method raises InputError or StoreError."""
 
@@ -83,6 +88,7 @@ def methods(
         "holds": lambda _: {hold.id: hold.nanousd for hold in books.counters.open_holds()},
         "refusal": refusal,
         "feed": lambda _: feed.poll(),
+        "catalog": lambda _: catalog(),
         "catalog_reload": lambda _: reload(),
     }
 
