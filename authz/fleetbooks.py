@@ -116,7 +116,7 @@ def open_fleet_books(
                 engine,
                 counters=counters,
                 ledger=ledger,
-                silent=EverySilentHold(counters, copies, clock),
+                silent=EverySilentHold(counters, copies, clock, meter.gap),
                 settler=settler,
                 meter=meter,
                 metrics=metrics,

@@ -62,7 +62,7 @@ from store.counters.scripts import (
 )
 from store.errors import StoreUnavailableError
 from store.holdformat import pack_hold, unpack_hold
-from store.records import Hold, Window
+from store.records import SECOND_US, Hold, Window
 
 SHARDS: Final = 64
 SEEDING_MS: Final = 200
@@ -195,6 +195,13 @@ class RedisCounters(Counters):
                 if kept[0] == _GIVEN_UP:
                     self._link.run(LEAVE, (index,), ("", account, name))
         return sorted(found, key=_age)
+
+    def clocks(self) -> list[int]:
+        """What time it is, in µs, on the node of each part of the sweep index."""
+        if self._clock is not None:
+            return [self._clock()] * SHARDS
+        said = [self._link.command(_shard(shard), b"TIME") for shard in range(SHARDS)]
+        return [int(seconds) * SECOND_US + int(micros) for seconds, micros in said]
 
     def accounts(self) -> list[str]:
         found: list[str] = []
