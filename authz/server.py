@@ -237,7 +237,9 @@ def _questions(
     """What the control socket answers. Before that, whoever answers checks is made able to."""
     if place.role is Role.METER:
         stack.enter_context(present(settings, known))
-        return methods(books, reload=in_force.reload, try_out=in_force.try_out)
+        return methods(
+            books, reload=in_force.reload, try_out=in_force.try_out, catalog=in_force.written
+        )
     keys = stack.enter_context(open_keys(settings, metrics, known))
     refusals = Refusals(wall_us, settings.key_form())
     checker = _checker(
@@ -245,7 +247,12 @@ def _questions(
     )
     in_force.begin(checker, keys.plans)
     return methods(
-        books, reload=in_force.reload, try_out=in_force.try_out, feed=keys.feed, refusals=refusals
+        books,
+        reload=in_force.reload,
+        try_out=in_force.try_out,
+        catalog=in_force.written,
+        feed=keys.feed,
+        refusals=refusals,
     )
 
 
