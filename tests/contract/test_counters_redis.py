@@ -358,6 +358,19 @@ def test_a_wrong_password_is_said(own_node: Valkey) -> None:
         link.verify()
 
 
+def test_a_unix_socket_is_as_good(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("s")  # a socket's path is short
+    with (
+        valkey_node(folder, "--unixsocket", str(folder / "s")),
+        Link(parse(f"unix://{folder / 's'}?db=3"), PATIENT) as link,
+    ):
+        link.verify()
+        assert link.masters() == [str(folder / "s")]
+        counters = seeded(RedisCounters(link))
+        take(counters, draft(10))
+        assert held(counters) == 10
+
+
 # --- seeding by several
 
 
