@@ -91,6 +91,7 @@ def open_fleet_books(
             ledger,
             metrics,
             lambda model: model in catalog().models,
+            settle_all=counters.settle_all,
             missed=missed,
         )
         settler.start()
