@@ -70,16 +70,6 @@ class EndsJournal(Protocol):
 SettleAll = Callable[[Sequence[tuple[Hold, int]]], Sequence[bool | StoreError]]
 
 
-class Unjournaled:
-    """In the journal's place where SQL has the open holds: an end that is forgotten is swept."""
-
-    def end(self, *charges: Charge) -> None:
-        """Nothing."""
-
-    def done(self, *hold_ids: str) -> None:
-        """Nothing."""
-
-
 class _Booked(NamedTuple):
     """An end whose row is in SQL. `ours`: the row says what `charge` says."""
 

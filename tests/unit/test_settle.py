@@ -14,8 +14,9 @@ from moneyhelp import hold as made_hold
 from moneysupport import row_of
 
 from authz import settle
+from authz.fleetbooks import Unjournaled
 from authz.metrics import Metrics
-from authz.settle import Settler, Unjournaled
+from authz.settle import Settler
 from store.errors import StoreError, StoreUnavailableError
 from store.records import Basis, Charge, Hold, LedgerRow
 
