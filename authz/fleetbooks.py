@@ -116,7 +116,7 @@ def open_fleet_books(
                 engine,
                 counters=counters,
                 ledger=ledger,
-                silent=EverySilentHold(counters, copies, clock),
+                silent=EverySilentHold(counters, copies, clock, meter.gap),
                 settler=settler,
                 meter=meter,
                 metrics=metrics,
@@ -138,7 +138,7 @@ def open_fleet_books(
             stack.enter_context(_taking(writer, mark, kept.recover))
         yield Books(
             counters,
-            SeededCounters(kept, ledger, barrier),
+            SeededCounters(kept, ledger, barrier, counters),
             kept.give_back,
             settler,
             meter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_every_step_is_timed_and_failures_are_counted(tmp_path: Path) -> None:
         assert counters.beat(ACCOUNT.id, asked.id)
         assert counters.hold(ACCOUNT.id, asked.id) == took.hold
         assert counters.overdue(10**9) == []
+        assert all(abs(us / 1e6 - time.time()) < 5 for us in counters.clocks())
         assert counters.withdraw(draft()) is None
         assert counters.give_back(took.hold)
         assert counters.settle(took.hold, 0)

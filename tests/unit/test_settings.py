@@ -127,3 +127,14 @@ def test_a_worker_alone_needs_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORGATE_WORKER", "0")
     with pytest.raises(ConfigError, match="REDIS_URL"):
         load(AuthzSettings)
+
+
+def test_what_an_outage_of_the_counters_means_is_one_of_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load(AuthzSettings).on_counter_outage == "deny"
+    monkeypatch.setenv("TENSORGATE_ON_COUNTER_OUTAGE", "local")
+    assert load(AuthzSettings).on_counter_outage == "local"
+    monkeypatch.setenv("TENSORGATE_ON_COUNTER_OUTAGE", "allow")
+    with pytest.raises(ConfigError, match=r"TENSORGATE_ON_COUNTER_OUTAGE: .*'deny' or 'local'"):
+        load(AuthzSettings)
