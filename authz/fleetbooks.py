@@ -149,7 +149,7 @@ def open_fleet_books(
             stack.enter_context(_taking(writer, mark, kept.recover))
         yield Books(
             counters,
-            SeededCounters(kept, ledger, barrier),
+            SeededCounters(kept, ledger, barrier, counters),
             kept.give_back,
             settler,
             meter,

@@ -315,6 +315,19 @@ def test_a_valkey_that_is_killed_comes_back_with_what_was_spent(gate: Stack) -> 
     assert call(gate, key=key["key"]).status == 200
 
 
+def test_a_supervisor_that_is_killed_takes_all_with_it_and_comes_back(gate: Stack) -> None:
+    key = gate.mint(budget_usd="50")
+    passed = {call(gate, key=key["key"], body=BODY).headers["x-request-id"] for _ in range(3)}
+    before = gate.children()
+    os.kill(before["authz"][0], signal.SIGKILL)
+    for role in ("authz-0", "authz-1", "meter"):
+        until(lambda: parent(before[role][0]) is None, 5, "its end")  # noqa: B023  waits here
+    until(lambda: call(gate, key=key["key"], body=BODY).status == 200, 30, "an answer")
+    until(lambda: len(gate.children()) == len(before), 20, "all processes")
+    rows = [row for row in all_booked(gate, passed, seconds=20) if row["request_id"] in passed]
+    assert len(rows) == 3
+
+
 def test_a_stop_loses_nothing_and_leaves_nothing(gate: Stack, server: Recorder) -> None:
     key = gate.mint(budget_usd="50")
     calls = Calls(gate, key["key"])
