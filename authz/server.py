@@ -168,6 +168,7 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
         with _servers(settings, place, in_force, books.meter):
             if not metrics.shared:
                 stack.enter_context(exposing(settings.metrics_address, metrics.registry))
+                _log.info("metrics on %s", settings.metrics_listen)
             health.serving = True
             _log.info("serving on %s", settings.runtime)
             stopping.wait()

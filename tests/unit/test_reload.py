@@ -110,15 +110,15 @@ def test_a_check_that_is_repeated_over_a_reload_is_not_served_under_a_hold_of_be
     repeated = CheckResponse.FromString(running.in_force.checker.check(sent))
     assert not is_allowed(repeated)
     assert error(repeated)["code"] == "authorization_unavailable"
-    assert memory.hold(hold.id) == hold, "the first Check may have been answered"
+    assert memory.hold(hold.account_id, hold.id) == hold, "the first Check may have been answered"
     assert running.gate.settled.ends == []
     running.path.write_text(FIRST)
     running.in_force.reload()
     again = CheckResponse.FromString(running.in_force.checker.check(sent))
     assert metadata(again) == metadata(first)
     assert len(running.gate.journal) == 1
-    assert not memory.give_back(hold.id)
-    assert memory.give_back(hold.id), "two Checks were given it"
+    assert not memory.give_back(hold)
+    assert memory.give_back(hold), "two Checks were given it"
 
 
 def test_bodies_are_read_by_the_new_catalogs_rows(running: Running) -> None:
