@@ -28,7 +28,7 @@ HOST = ("redis.example", 6379)
                 "single",
                 (HOST,),
                 tls={
-                    "ssl_ca_certs": "/etc/ca.pem",
+                    "ssl_ca_certs": "/ca.pem",
                     "ssl_certfile": "/c.pem",
                     "ssl_keyfile": "/k.pem",
                 },
