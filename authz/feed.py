@@ -94,8 +94,10 @@ class Feed:
             self._polled = asked
             self._cache.beat()
             if self._seq != before:
-                self._told = {seq: told for seq, told in self._told.items() if seq > self._seq}
                 self._applied(self._seq)
+                for seq in list(self._told):  # at once: whoever listens adds to it meanwhile
+                    if seq <= self._seq:
+                        del self._told[seq]
 
     def _apply(self, change: Change) -> None:
         if everything_changed(change):
