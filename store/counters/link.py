@@ -253,7 +253,8 @@ class _Slots:
         return sorted(set(self._slots.values()), key=str)
 
     def look(self) -> None:
-        well = [place for place, node in self._known.items() if not node.breaker.is_open]
+        known = list(self._known.items())  # at once: a call that is redirected adds to it
+        well = [place for place, node in known if not node.breaker.is_open]
         for place in (*well, *self._address.hosts):
             try:
                 said = _once(
