@@ -102,8 +102,9 @@ class Feed:
     def _apply(self, change: Change) -> None:
         if everything_changed(change):
             self._cache.suspect_all()
-        elif self._told.get(change.seq) != change:  # else a push has said the same already
-            self._cache.apply(change)
+            return
+        self._cache.apply(change)  # whatever a push has said: it may have been said too early
+        if self._told.get(change.seq) != change:
             self._note_lag(change)
 
     def hear(self, change: Change) -> None:
