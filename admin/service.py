@@ -22,7 +22,7 @@ from store import keyformat
 from store.catalog import Catalog
 from store.clock import Clock, wall_us
 from store.control import nudge
-from store.errors import InputError, NotFoundError
+from store.errors import InputError, NotFoundError, RepeatedError
 from store.keys import KeyRepository
 from store.keywriter import Writer
 from store.records import DAY_US, DEFAULT_EXPIRY_DAYS, Account, KeyRecord, Role
@@ -59,7 +59,7 @@ class Updated:
 
 
 class AdminService:
-    """Use cases over one repository. `actor` is who asks, for the audit log.
+    """Use cases over one repository. `actor` is who asks and `address` whence, for the audit log.
 
     `changed` is called after each change of an account that exists, or of its keys.
     """
@@ -70,10 +70,12 @@ class AdminService:
         settings: StoreSettings,
         *,
         actor: str,
+        address: str | None = None,
         clock: Clock = wall_us,
         changed: Callable[[], object] = lambda: None,
     ) -> None:
         self._repository = repository
+        self._address = address
         self._changed = changed
         self._settings = settings
         self._actor = actor
@@ -123,7 +125,7 @@ class AdminService:
             service=service,
             created_us=self._clock(),
         )
-        with self._repository.changing(self._actor, account.created_us) as writer:
+        with self._repository.changing(self._actor, account.created_us, self._address) as writer:
             if writer.lock_account(account.email) is not None:
                 raise InputError(
                     f"There is already an account {account.email}. "
@@ -173,8 +175,12 @@ class AdminService:
         budget_usd: str | None = None,
         rpm: int | None = None,
         expires_in_days: int = DEFAULT_EXPIRY_DAYS,
+        form: str | None = None,
     ) -> Minted:
-        """Mint a key. What is None is the plan's maximum, or 5 USD and 60 rpm where it has none."""
+        """Mint a key. What is None is the plan's maximum, or 5 USD and 60 rpm where it has none.
+
+        The same `form` (some random text) mints once: RepeatedError the next time.
+        """
         catalog = self._catalog()
         name = inputs.alias(alias)
         days = inputs.expiry_days(expires_in_days)
@@ -184,7 +190,11 @@ class AdminService:
         key = keyformat.mint(self._settings.key_form().prefixes[0])
         version, digest = self._settings.digester().newest(key)
 
+        key_id = _new_id("key")
+
         with self._changing(user) as (writer, account):
+            if form is not None:
+                _check_first(writer, account, form, key_id)
             plan = planrules.plan_of(catalog, account)
             budget = planrules.default_budget(plan) if budget_usd is None else asked_budget
             planrules.check_keys(catalog, plan, writer.live_keys(account))
@@ -193,7 +203,7 @@ class AdminService:
             planrules.check_rpm(catalog, plan, per_minute)
             _check_alias_free(writer, account, name)
             record = KeyRecord(
-                id=_new_id("key"),
+                id=key_id,
                 account_id=account.id,
                 user=account.email,
                 team=account.team,
@@ -301,7 +311,7 @@ class AdminService:
     def _changing(self, email: str) -> Iterator[tuple[Writer, Account]]:
         """A transaction with the account locked. Raises NotFoundError without such an account."""
         name = inputs.email(email)
-        with self._repository.changing(self._actor, self._clock()) as writer:
+        with self._repository.changing(self._actor, self._clock(), self._address) as writer:
             account = writer.lock_account(name)
             if account is None:
                 raise _no_account(name)
@@ -342,6 +352,16 @@ def _key_of(writer: Writer, account: Account, alias: str) -> KeyRecord:
             f"See `tensorgate keys list --user {account.email} --all`."
         )
     return record
+
+
+def _check_first(writer: Writer, account: Account, form: str, key_id: str) -> None:
+    minted = writer.use_form(account, form, key_id)
+    if minted is not None:
+        raise RepeatedError(
+            "This form was sent before, and its key was shown then, once. "
+            "If you did not keep it, revoke it and create another.",
+            minted,
+        )
 
 
 def _check_alias_free(writer: Writer, account: Account, alias: str) -> None:

@@ -190,17 +190,27 @@ class KeyRepository:
             return [read_key(row)[1] for row in connection.execute(asked)]
 
     @contextmanager
-    def changing(self, actor: str, now_us: int) -> Iterator[Writer]:
+    def changing(self, actor: str, now_us: int, address: str | None = None) -> Iterator[Writer]:
         """One transaction for reading under lock and changing; an exception undoes all of it."""
-        try:
-            with driver_errors(), self._engine.connect() as held:
-                connection = held.execution_options(**write_options(self._engine))
-                with connection.begin():
-                    yield Writer(connection, actor, now_us)
-        except StoreUnavailableError as fault:
-            if isinstance(fault.__cause__, IntegrityError):
-                raise InputError(
-                    "Somebody changed the same thing at the same moment. Look, and try again.",
-                    code="conflict",
-                ) from fault
-            raise
+        with writing(self._engine) as connection:
+            yield Writer(connection, actor, now_us, address)
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that changes something; an exception undoes all of it.
+
+    Raises InputError (`conflict`) where two did the same at the same moment.
+    """
+    try:
+        with driver_errors(), engine.connect() as held:
+            connection = held.execution_options(**write_options(engine))
+            with connection.begin():
+                yield connection
+    except StoreUnavailableError as fault:
+        if isinstance(fault.__cause__, IntegrityError):
+            raise InputError(
+                "Somebody changed the same thing at the same moment. Look, and try again.",
+                code="conflict",
+            ) from fault
+        raise

@@ -44,7 +44,7 @@ from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 DEFAULT_TIMEOUT_SECONDS: Final = 2.0
@@ -76,6 +76,7 @@ accounts = Table(
     Column("service", Boolean, nullable=False),
     Column("password_hash", Text),
     Column("created_us", BigInteger, nullable=False),
+    Column("seen_us", BigInteger),  # when somebody last used the dashboard as this account
     UniqueConstraint("email"),
     CheckConstraint("email = lower(email)", name="email_lower"),
     CheckConstraint("role IN ('user', 'auditor', 'admin')", name="role"),
@@ -129,6 +130,7 @@ audit = Table(  # append only: triggers of the migration refuse UPDATE and DELET
     Column("subject", String(32), nullable=False),
     Column("before", Text),
     Column("after", Text),
+    Column("address", String(64)),  # whence it was asked for; NULL where that is this machine
     Index("ix_audit_subject", "subject"),
     sqlite_autoincrement=True,
 )
@@ -227,6 +229,7 @@ def _sums_by_day(name: str) -> Table:
 
 
 daily = _sums_by_day("daily")
+Index("ix_daily_account_day", daily.c.account_id, daily.c.day)
 pruned = _sums_by_day("pruned")
 
 # How often a key's calls were refused, for its owner to see; nothing is decided by it. Whoever

@@ -27,6 +27,7 @@ from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
 from store.ledgerreader import LedgerReader
 from store.records import INT64_MAX
 from store.settings import StoreSettings
+from store.webschema import sessions
 
 PACKAGE = Path(store.__file__).parent
 
@@ -41,6 +42,7 @@ def mode(path: Path) -> int:
 
 def test_migrations_lead_to_the_tables_that_the_code_speaks_of(tmp_path: Path) -> None:
     engine = schema.open_engine(new_state(tmp_path).sql_url)
+    assert sessions.metadata is schema.metadata
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
     engine.dispose()

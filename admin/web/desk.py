@@ -1,0 +1,178 @@
+"""What the pages work with, made once for a process: `desk(request)` finds it.
+
+A handler is a plain function `(Request) -> Response` that runs on a worker thread. By then
+`request.state` has `request_id`, `form` (empty but for a POST), `account` and `session` (None
+where nobody is signed in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import Final, Protocol
+
+from anyio import CapacityLimiter
+from sqlalchemy import Engine
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+
+from admin.metrics import Metrics
+from admin.service import AdminService
+from admin.settings import AdminSettings
+from store.catalog import Catalog
+from store.clock import Clock
+from store.control import nudge
+from store.keys import KeyRepository
+from store.records import Account, Role
+from store.sessions import Session, SignInRepository
+
+HASHING_AT_ONCE: Final = 2  # of 64 MiB each
+HASHING_WAITING: Final = 32
+
+Handler = Callable[[Request], Response]
+
+
+class Access(IntEnum):
+    """Who may see a page. To everybody else it is not there."""
+
+    PUBLIC = 0
+    USER = 1
+    AUDITOR = 2
+    ADMIN = 3
+
+
+_ACCESS: Final = {Role.USER: Access.USER, Role.AUDITOR: Access.AUDITOR, Role.ADMIN: Access.ADMIN}
+
+
+def access_of(account: Account | None) -> Access:
+    """The most that an account may see."""
+    return Access.PUBLIC if account is None else _ACCESS[account.role]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One route: `method` is GET (HEAD too) or POST; what hashes passwords waits for its turn."""
+
+    method: str
+    path: str
+    handler: Handler
+    access: Access = Access.USER
+    hashes: bool = False
+
+
+class Found(Protocol):
+    """What was found of one part of the gate, as `tensorgate doctor` says it."""
+
+    @property
+    def part(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def advice(self) -> str: ...
+
+
+Examine = Callable[[], Iterable[Found]]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The store, the settings and the clock, for every page."""
+
+    settings: AdminSettings
+    engine: Engine
+    clock: Clock
+    examine: Examine
+
+    @cached_property
+    def keys(self) -> KeyRepository:
+        return KeyRepository(self.engine)
+
+    @cached_property
+    def people(self) -> SignInRepository:
+        return SignInRepository(self.engine)
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        return Metrics()
+
+    @cached_property
+    def hashing(self) -> CapacityLimiter:
+        return CapacityLimiter(HASHING_AT_ONCE)
+
+    def catalog(self) -> Catalog:
+        """The catalog as it lies there now."""
+        return Catalog.read(self.settings.catalog)
+
+    def gate_url(self) -> str | None:
+        """Where clients reach the gate, as `up` wrote it; None if that is not known."""
+        try:
+            return (self.settings.state / "url").read_text().strip() or None
+        except (OSError, UnicodeDecodeError):
+            return None
+
+
+def desk(request: Request) -> Desk:
+    """What this process has."""
+    found: Desk = request.app.state.desk
+    return found
+
+
+def current_account(request: Request) -> Account:
+    """Who is signed in; only for pages that need somebody to be."""
+    account: Account | None = request.state.account
+    if account is None:
+        raise RuntimeError("a page that needs a session was served without one")
+    return account
+
+
+def current_session(request: Request) -> Session:
+    """By which session; only for pages that need one."""
+    session: Session | None = request.state.session
+    if session is None:
+        raise RuntimeError("a page that needs a session was served without one")
+    return session
+
+
+def form_of(request: Request) -> FormData:
+    """The fields that were sent."""
+    form: FormData = request.state.form
+    return form
+
+
+def text_of(request: Request, name: str) -> str:
+    """A field's text; empty where it was not sent."""
+    value = form_of(request).get(name)
+    return value if isinstance(value, str) else ""
+
+
+def texts_of(request: Request, name: str) -> Sequence[str]:
+    """All texts of a field that may be sent several times."""
+    return [value for value in form_of(request).getlist(name) if isinstance(value, str)]
+
+
+def address_of(request: Request) -> str:
+    """Whence a request came: an IP address, as far as we can tell."""
+    return request.client.host if request.client else "unknown"
+
+
+def actor_of(account: Account) -> str:
+    """Who asks, for the audit log."""
+    return f"web:{account.email}"
+
+
+def service(request: Request) -> AdminService:
+    """The use cases, asked for by whoever is signed in. A change is told to a running authz."""
+    each = desk(request)
+    return AdminService(
+        each.keys,
+        each.settings,
+        actor=actor_of(current_account(request)),
+        address=address_of(request),
+        clock=each.clock,
+        changed=lambda: nudge(each.settings),
+    )
