@@ -173,6 +173,7 @@ ledger = Table(
     UniqueConstraint("hold_id"),
     Index("ix_ledger_request_id", "request_id"),
     Index("ix_ledger_account_admitted", "account_id", "admitted_us"),
+    Index("ix_ledger_key_admitted", "key_id", "admitted_us"),
     Index("ix_ledger_settled_us", "settled_us"),
     sqlite_autoincrement=True,
 )
@@ -230,6 +231,21 @@ def _sums_by_day(name: str) -> Table:
 daily = _sums_by_day("daily")
 Index("ix_daily_account_day", daily.c.account_id, daily.c.day)
 pruned = _sums_by_day("pruned")
+
+# How often a key's calls were refused, for its owner to see; nothing is decided by it. Whoever
+# refuses adds to it in groups (store/refusedcalls.py): at most a second late, and what a killed
+# process had not added yet is lost. `last_us` is when it last happened.
+refused = Table(
+    "refused",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("key_id", String(32), primary_key=True),
+    Column("reason", String(64), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("last_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
 
 pruning = Table(  # has its one row only inside of a transaction that prunes (store/pruning.py)
     "pruning",

@@ -68,9 +68,9 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def milliseconds(us: int | None) -> str:
-    """`240 ms`, `1.3 s`, `–` for nothing."""
+    """`240 ms`, `1.3 s`; nothing for None."""
     if us is None:
-        return "–"
+        return ""
     if us < SECOND_US:
         return f"{us // 1000} ms"
     return f"{us // 100_000 / 10:.1f} s"

@@ -1,0 +1,403 @@
+"""An account's usage as its dashboard shows it. Every query is by account, indexed and bounded.
+
+Days are whole UTC days, as numbers since 1970. What was spent is read from the sums by day, calls
+from the ledger's rows. How long calls took is of each day's last calls only (`SAMPLE` in all, no
+more than `SAMPLE_OF_DAY` each): exact numbers would need every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, case, func, or_, select
+
+from store.ledger import read_row
+from store.ledgersums import AMOUNTS, added_calls, amount, calls, whole
+from store.records import DAY_US, Basis, LedgerRow, Seen, window_at, window_ends_us
+from store.schema import daily, driver_errors, ledger, read_options, refused, spent
+
+SERIES: Final = 6
+MAX_DAYS: Final = 366
+SAMPLE: Final = 9_000
+SAMPLE_OF_DAY: Final = 200
+MAX_SPANS: Final = 92  # of which it is asked how long calls took
+CSV_BATCH: Final = 1_000
+
+
+class By(StrEnum):
+    """What the spend of a day is told apart by."""
+
+    MODEL = "model"
+    KEY = "key"
+    TEAM = "team"
+
+
+_COLUMNS: Final = {By.MODEL: daily.c.model, By.KEY: daily.c.key_id, By.TEAM: daily.c.team}
+OTHERS: Final = None
+
+
+@dataclass(frozen=True, slots=True)
+class Of:
+    """Whose usage, of which days (both included), of one key or of all."""
+
+    account_id: str
+    first_day: int
+    last_day: int
+    key_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.last_day - self.first_day < MAX_DAYS:
+            raise ValueError(f"a range has 1 to {MAX_DAYS} days")
+
+    @property
+    def days(self) -> range:
+        return range(self.first_day, self.last_day + 1)
+
+    def before(self) -> Of:
+        """As many days, those just before."""
+        length = len(self.days)
+        return Of(self.account_id, self.first_day - length, self.first_day - 1, self.key_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What calls add up to. `input_tokens` counts those that were cached or written apart."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    nanousd: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return (
+            self.input_tokens
+            + self.cached_input_tokens
+            + self.cache_write_tokens
+            + self.output_tokens
+        )
+
+    def plus(self, other: Sums) -> Sums:
+        return Sums(
+            self.calls + other.calls,
+            self.input_tokens + other.input_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.output_tokens + other.output_tokens,
+            self.nanousd + other.nanousd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One of what spend is told apart by, by day. `name` None is all others together."""
+
+    name: str | None
+    by_day: dict[int, Sums]
+
+    @property
+    def total(self) -> Sums:
+        total = Sums()
+        for each in self.by_day.values():
+            total = total.plus(each)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A key's present budget period: its limits, what was spent by day, and in all."""
+
+    starts_us: int
+    ends_us: int
+    nanousd: int
+    by_day: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """How long calls took from a day on, in µs; None where nothing is known.
+
+    `of` calls were looked at. The first token is that of an answer that was streamed.
+    """
+
+    day: int
+    of: int
+    p50_us: int | None
+    p95_us: int | None
+    first_p50_us: int | None
+    first_p95_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A row of the ledger and what was seen of its end, if anything was."""
+
+    seq: int
+    row: LedgerRow
+    seen: Seen | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page of calls begins: behind this row."""
+
+    admitted_us: int
+    seq: int
+
+
+class UsageReader:
+    """Reads one database. Thread-safe; StoreUnavailableError on driver errors."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _connected(self) -> _Reading:
+        return _Reading(self._engine)
+
+    def total(self, of: Of) -> Sums:
+        """What all of it adds up to."""
+        asked = select(*added_calls(daily), *_amounts()).where(*_of(of))
+        with self._connected() as connection:
+            return _sums(connection.execute(asked).mappings().one())
+
+    def series(self, of: Of, by: By) -> list[Series]:
+        """By day: the SERIES that cost most, dearest first, then the rest together if there is any.
+
+        Calls decide among those that cost the same. With `By.KEY` names are ids of keys.
+        """
+        column = _COLUMNS[by]
+        with self._connected() as connection:
+            names = _dearest(connection, of, column)
+            shown = names[:SERIES]
+            grouped = case((column.in_(shown), column), else_=None) if shown else column
+            asked = (
+                select(daily.c.day, grouped.label("name"), *added_calls(daily), *_amounts())
+                .where(*_of(of))
+                .group_by(daily.c.day, grouped)
+            )
+            found: dict[str | None, dict[int, Sums]] = {name: {} for name in shown}
+            for row in connection.execute(asked).mappings():
+                found.setdefault(row["name"], {})[row["day"]] = _sums(row)
+        return [Series(name, by_day) for name, by_day in found.items()]
+
+    def refused(self, of: Of) -> list[tuple[int, str, int]]:
+        """(day, reason, calls), in order."""
+        asked = (
+            select(refused.c.day, refused.c.reason, func.sum(refused.c.calls))
+            .where(
+                refused.c.account_id == of.account_id,
+                refused.c.day.between(of.first_day, of.last_day),
+                *([] if of.key_id is None else [refused.c.key_id == of.key_id]),
+            )
+            .group_by(refused.c.day, refused.c.reason)
+            .order_by(refused.c.day, refused.c.reason)
+        )
+        with self._connected() as connection:
+            return [(row[0], row[1], int(row[2])) for row in connection.execute(asked)]
+
+    def last_refused(self, account_id: str, key_id: str, today: int) -> str | None:
+        """Why a key's call was last refused, today or yesterday; None if none was."""
+        asked = (
+            select(refused.c.reason)
+            .where(
+                refused.c.account_id == account_id,
+                refused.c.day.between(today - 1, today),
+                refused.c.key_id == key_id,
+            )
+            .order_by(refused.c.last_us.desc())
+            .limit(1)
+        )
+        with self._connected() as connection:
+            found = connection.execute(asked).scalar()
+        return None if found is None else str(found)
+
+    def window(self, account_id: str, scope: str, created_us: int, now_us: int) -> Window:
+        """The present window of a key, or of the account itself, whose id is `scope`.
+
+        What was spent on the window's first day may have a part of the window before in it.
+        """
+        number = window_at(created_us, now_us)
+        ends_us = window_ends_us(created_us, number)
+        starts_us = window_ends_us(created_us, number - 1)
+        asked = (
+            select(daily.c.day, *amount(daily.c.charge_nanousd, "charge"))
+            .where(
+                daily.c.account_id == account_id,
+                daily.c.day.between(starts_us // DAY_US, now_us // DAY_US),
+                *([] if scope == account_id else [daily.c.key_id == scope]),
+            )
+            .group_by(daily.c.day)
+        )
+        in_all = select(spent.c.nanousd).where(spent.c.scope == scope, spent.c.number == number)
+        with self._connected() as connection:
+            by_day = {
+                int(row["day"]): whole(row, "charge") for row in connection.execute(asked).mappings()
+            }
+            nanousd = int(connection.execute(in_all).scalar() or 0)
+        return Window(starts_us, ends_us, nanousd, by_day)
+
+    def took(self, of: Of) -> list[Took]:
+        """How long calls took, by day, or where there are more than MAX_SPANS, by week.
+
+        Calls without an end that was seen (swept, or given back) say nothing of it.
+        """
+        length = 1 if len(of.days) <= MAX_SPANS else 7
+        spans = of.days[::length]
+        limit = min(SAMPLE_OF_DAY, SAMPLE // len(spans))
+        mine = ledger.c.account_id if of.key_id is None else ledger.c.key_id
+        asked = (
+            select(ledger.c.seen, ledger.c.basis)
+            .where(
+                mine == (of.key_id or of.account_id),
+                ledger.c.admitted_us >= bindparam("from_us"),
+                ledger.c.admitted_us < bindparam("until_us"),
+            )
+            .order_by(ledger.c.admitted_us.desc())
+            .limit(limit)
+        )
+        found = []
+        with self._connected() as connection:
+            for day in spans:
+                until = min(day + length, of.last_day + 1)
+                bounds = {"from_us": day * DAY_US, "until_us": until * DAY_US}
+                found.append(_took(day, connection.execute(asked, bounds).all()))
+        return found
+
+    def calls(
+        self,
+        account_id: str,
+        *,
+        key_id: str | None = None,
+        request_id: str | None = None,
+        behind: Place | None = None,
+        limit: int = 50,
+    ) -> list[Call]:
+        """The account's calls that are over, those that began last first."""
+        wanted: list[ColumnElement[bool]] = [ledger.c.account_id == account_id]
+        if key_id is not None:
+            wanted.append(ledger.c.key_id == key_id)
+        if request_id is not None:
+            wanted.append(ledger.c.request_id == request_id)
+        if behind is not None:
+            same = and_(ledger.c.admitted_us == behind.admitted_us, ledger.c.seq < behind.seq)
+            wanted += [
+                ledger.c.admitted_us <= behind.admitted_us,
+                or_(ledger.c.admitted_us < behind.admitted_us, same),
+            ]
+        asked = (
+            select(ledger)
+            .where(*wanted)
+            .order_by(ledger.c.admitted_us.desc(), ledger.c.seq.desc())
+            .limit(limit)
+        )
+        with self._connected() as connection:
+            return [
+                Call(row["seq"], read_row(row), _seen(row["seen"]))
+                for row in connection.execute(asked).mappings()
+            ]
+
+    def lines(self, of: Of) -> Iterator[tuple[Any, ...]]:
+        """Day, key's id, alias, team, model and the numbers of Sums, by day: for an export.
+
+        A day at a time, so that neither memory nor a transaction grows with the range.
+        """
+        c = daily.c
+        asked = (
+            select(c.day, c.key_id, c.alias, c.team, c.model, *added_calls(daily), *_amounts())
+            .where(c.account_id == of.account_id, c.day == bindparam("one_day"))
+            .group_by(c.day, c.key_id, c.alias, c.team, c.model)
+            .order_by(c.key_id, c.alias, c.team, c.model)
+        )
+        if of.key_id is not None:
+            asked = asked.where(c.key_id == of.key_id)
+        for day in of.days:
+            with self._connected() as connection:
+                rows = connection.execute(asked, {"one_day": day}).mappings().all()
+            for row in rows:
+                names = (row["day"], row["key_id"], row["alias"], row["team"], row["model"])
+                yield (*names, _sums(row))
+
+
+class _Reading:
+    """A connection in autocommit, and no driver's errors beyond it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> Connection:
+        with driver_errors():
+            self._held = self._engine.connect()
+        self._errors = driver_errors()
+        self._errors.__enter__()
+        return self._held.execution_options(**read_options(self._engine))
+
+    def __exit__(self, *fault: Any) -> None:
+        self._held.close()
+        self._errors.__exit__(*fault)
+
+
+def _of(of: Of) -> list[ColumnElement[bool]]:
+    wanted = [
+        daily.c.account_id == of.account_id,
+        daily.c.day.between(of.first_day, of.last_day),
+    ]
+    return wanted if of.key_id is None else [*wanted, daily.c.key_id == of.key_id]
+
+
+def _amounts() -> list[ColumnElement[int]]:
+    return [column for name in AMOUNTS for column in amount(daily.c[name], name)]
+
+
+def _sums(row: Any) -> Sums:
+    return Sums(calls(row), *(whole(row, name) for name in AMOUNTS))
+
+
+def _dearest(connection: Connection, of: Of, column: ColumnElement[str]) -> list[str]:
+    high, low = amount(daily.c.charge_nanousd, "charge")
+    number = sum((daily.c[f"calls_{basis.value}"] for basis in Basis), start=0)
+    asked = (
+        select(column)
+        .where(*_of(of))
+        .group_by(column)
+        # in 2^32 nano-USD and then the rest: those that differ by less may change places
+        .order_by(high.desc(), low.desc(), func.sum(number).desc(), column)
+        .limit(SERIES + 1)
+    )
+    return [str(name) for name in connection.execute(asked).scalars()]
+
+
+def _seen(text: str | None) -> Seen | None:
+    try:
+        return None if text is None else msgspec.json.decode(text, type=Seen)
+    except msgspec.MsgspecError:
+        return None  # `ledger verify` names such a row
+
+
+def _took(day: int, rows: Any) -> Took:
+    ends = [_seen(text) for text, basis in rows if basis != Basis.RELEASED]
+    seen = [each for each in ends if each is not None and each.reached]
+    durations = sorted(each.duration_us for each in seen)
+    firsts = sorted(each.first_us for each in seen if each.first_us)
+    return Took(
+        day,
+        len(seen),
+        _percentile(durations, 50),
+        _percentile(durations, 95),
+        _percentile(firsts, 50),
+        _percentile(firsts, 95),
+    )
+
+
+def _percentile(ascending: list[int], percent: int) -> int | None:
+    """The smallest that at least so many percent of them do not exceed."""
+    if not ascending:
+        return None
+    return ascending[max(0, -(-len(ascending) * percent // 100) - 1)]
+
+
