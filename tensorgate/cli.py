@@ -81,7 +81,9 @@ def up(
         typer.Option(metavar="HOST:PORT", help="Where it speaks gRPC. [default: the same address]"),
     ] = None,
     port: Annotated[int, typer.Option(help="Where clients reach the gate.")] = 8080,
-    admin_port: Annotated[int, typer.Option(help="Where people administer it.")] = 8081,
+    admin_port: Annotated[
+        int | None, typer.Option(help="Where the dashboard is. [default: 8081]")
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="The state folder. [default: TENSORGATE_STATE, .tensorgate]")
     ] = None,

@@ -1,6 +1,7 @@
 """`tensorgate up`: the whole gate on one machine, from nothing to the first call.
 
-    check → state folder → database → authz, demo, Envoy → first user and key → ready → watch → stop
+    check → state folder → database → authz, admin, demo, Envoy → first user and key → ready →
+    watch → stop
 
 What is printed to be used (the ready line, the key, the curl line) goes to stdout; what tells of
 progress and trouble goes to stderr. SIGINT, SIGTERM and a terminal that is closed stop it in order
@@ -29,7 +30,7 @@ def up(
     upstream: str | None = None,
     upstream_grpc: str | None = None,
     port: int = 8080,
-    admin_port: int = 8081,
+    admin_port: int | None = None,
     state: Path | None = None,
     workers: int = 1,
     listen: str = "127.0.0.1",
@@ -37,8 +38,8 @@ def up(
 ) -> int:
     """Run the gate until it is asked to stop; the exit status.
 
-    None is "not given": TENSORGATE_UPSTREAM, _UPSTREAM_GRPC, _STATE, _METRICS_LISTEN or a default
-    speaks then.
+    None is "not given": TENSORGATE_UPSTREAM, _UPSTREAM_GRPC, _STATE, _METRICS_LISTEN, _ADMIN_LISTEN
+    or a default speaks then.
     Raises InputError or StoreError for what a person can mend before anything has started.
     """
     asked = Asked(upstream, port, admin_port, state, workers, listen, metrics_listen, upstream_grpc)
@@ -90,7 +91,7 @@ def _announce(setup: Setup, stack: Stack, asking: ProbeThread | None) -> None:
     """The gate is up: write where it is, make the first key, tell."""
     found = asking.answer() if asking else probe(stack.upstream)
     setup.state.write("url", f"{setup.url}\n")
-    setup.state.write_running(setup.url, setup.local, stack.upstream, setup.metrics)
+    setup.state.write_running(setup.url, setup.local, stack.upstream, setup.metrics, setup.admin)
     lines = welcome.greet(setup, found)
     _print(sys.stdout, "\n".join([f"tensorgate ready  {setup.url}", *lines]))
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from admin.output import budget_text, models_text, rpm_text
 from admin.service import AdminService, Minted, open_service
+from store.records import Role
 from store.text import utc
 from tensorgate.preflight import Setup
 from tensorgate.upstream import Silent, Upstream
@@ -32,7 +33,8 @@ def greet(setup: Setup, found: Upstream | Silent) -> list[str]:
     """The lines below the ready line. Raises StoreError."""
     with open_service(setup.settings, actor=ACTOR) as service:
         new = not service.list_users()
-        lines = [*_parts(setup, found), *(_first(setup, service, found) if new else _again(setup))]
+        parts = [*_parts(setup, found), _dashboard(setup, service)]
+        lines = [*parts, *(_first(setup, service, found) if new else _again(setup))]
     return [*lines, "", "Ctrl-C stops it."]
 
 
@@ -44,6 +46,13 @@ def _parts(setup: Setup, found: Upstream | Silent) -> Iterator[str]:
         yield f"  upstream  {found}{yours}"
     yield f"  state     {setup.state.path} (logs in log/)"
     yield f"  metrics   http://{setup.metrics}/metrics"
+
+
+def _dashboard(setup: Setup, service: AdminService) -> str:
+    """Where to sign in, and as whom: the first admin there is, by e-mail."""
+    admins = (each for each, _ in service.list_users() if each.role is Role.ADMIN)
+    who = next((each.email for each in admins), FIRST_USER)
+    return f"  dashboard {setup.dashboard} · sign in as {who}"
 
 
 def _first(setup: Setup, service: AdminService, found: Upstream | Silent) -> Iterator[str]:
