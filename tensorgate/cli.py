@@ -115,6 +115,15 @@ def authz() -> int:
 
 
 @app.command()
+def admin() -> int:
+    """Run the dashboard, where people keep their keys. The environment has its settings."""
+    from admin.web.server import serve  # noqa: PLC0415  see the module's head
+    from tensorgate.doctor import examine  # noqa: PLC0415  see the module's head
+
+    return serve(examine)
+
+
+@app.command()
 def demo(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="The address to bind.")

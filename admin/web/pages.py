@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -13,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from admin.web.desk import Access, access_of, desk
-from store.records import DAY_US, MINUTE_US, SECOND_US, Account
-from store.text import rfc3339, usd, utc
+from admin.web.desk import desk
+from admin.web.texts import FILTERS
+from store.records import Account
 
 HERE: Final = Path(__file__).parent
 HOME: Final = "/keys"
@@ -32,33 +34,7 @@ NOTICES: Final[dict[str, str]] = {
 }
 """What `?done=` says. A link that somebody sends can say nothing else."""
 
-_SECTIONS: Final = (
-    ("Keys", "/keys", Access.USER),
-    ("Usage", "/usage", Access.USER),
-    ("Account", "/account", Access.USER),
-    ("Spend", "/spend", Access.AUDITOR),
-    ("Users", "/users", Access.ADMIN),
-    ("Audit", "/audit", Access.ADMIN),
-    ("System", "/system", Access.ADMIN),
-)
 _LOCAL: Final = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
-_UNITS: Final = (
-    (DAY_US, "d"),
-    (60 * MINUTE_US, "h"),
-    (MINUTE_US, "min"),
-)
-
-
-def relative(us: int, now_us: int) -> str:
-    """`in 6 d`, `3 min ago`, `just now`: the largest unit, rounded down."""
-    away = abs(us - now_us)
-    for unit, name in _UNITS:
-        if away >= unit:
-            return f"in {away // unit} {name}" if us > now_us else f"{away // unit} {name} ago"
-    if away < 10 * SECOND_US:
-        return "now" if us > now_us else "just now"
-    seconds = away // SECOND_US
-    return f"in {seconds} s" if us > now_us else f"{seconds} s ago"
 
 
 def _environment() -> Environment:
@@ -69,9 +45,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"usd": usd, "utc": utc, "rfc3339": rfc3339, "relative": relative}
-    made.globals["new_form"] = new_form
+    made.filters.update(FILTERS)
+    made.globals.update(static=static, new_form=new_form)
     return made
+
+
+@cache
+def static(name: str) -> str:
+    """Where a file of ours is; a changed file has another address, so that it can be kept."""
+    content = (HERE / "static" / name).read_bytes()
+    return f"/static/{name}?v={hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def new_form() -> str:
@@ -97,21 +80,11 @@ def render(
 
 def _shared(request: Request) -> dict[str, Any]:
     account: Account | None = getattr(request.state, "account", None)
-    path = request.url.path
-    mine = access_of(account)
     return {
+        "request": request,
         "account": account,
         "now_us": desk(request).clock(),
-        "path": path,
-        "query": request.query_params,
-        "request_id": request.state.request_id,
-        "home": HOME,
-        "sections": [
-            {"label": label, "href": href, "current": path == href or path.startswith(f"{href}/")}
-            for label, href, access in _SECTIONS
-            if account is not None and mine >= access
-        ],
-        "notice": NOTICES.get(request.query_params.get("done", "")),
+        "flash": NOTICES.get(request.query_params.get("done", "")),
     }
 
 
