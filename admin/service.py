@@ -230,8 +230,12 @@ class AdminService:
         models: str | None = None,
         budget_usd: str | None = None,
         rpm: int | None = None,
+        key_id: str | None = None,
     ) -> Updated:
-        """Change what is given and leave the rest. The plan's caps bind what is given."""
+        """Change what is given and leave the rest. The plan's caps bind what is given.
+
+        With `key_id` it is that key or none, whatever key has the alias by now.
+        """
         if new_alias is None and models is None and budget_usd is None and rpm is None:
             raise InputError(
                 "Nothing to change. Give a new alias, models, a budget or an rpm.",
@@ -241,7 +245,7 @@ class AdminService:
         notes: tuple[str, ...] = ()
         with self._changing(user) as (writer, account):
             plan = planrules.plan_of(catalog, account)
-            before = after = _key_of(writer, account, alias)
+            before = after = _key_of(writer, account, alias, key_id)
             if new_alias is not None and new_alias != alias:
                 _check_alias_free(writer, account, inputs.alias(new_alias))
                 after = replace(after, alias=new_alias)
@@ -270,8 +274,13 @@ class AdminService:
             if every or key_state(record, now_us) == "live"
         ]
 
-    def revoke(self, user: str, alias: str, *, confirm: str) -> KeyRecord:
-        """Revoke a key for ever. `confirm` is the alias, typed out once more."""
+    def revoke(
+        self, user: str, alias: str, *, confirm: str, key_id: str | None = None
+    ) -> KeyRecord:
+        """Revoke a key for ever. `confirm` is the alias, typed out once more.
+
+        With `key_id` it is that key or none, whatever key has the alias by now.
+        """
         if confirm != alias:
             raise InputError(
                 "The alias was not typed out as it stands, so nothing was revoked. "
@@ -279,7 +288,7 @@ class AdminService:
                 code="confirmation_required",
             )
         with self._changing(user) as (writer, account):
-            before = _key_of(writer, account, alias)
+            before = _key_of(writer, account, alias, key_id)
             after = replace(before, revoked_us=writer.now_us)
             writer.change_key(before, after, action="key.revoke")
         return after
@@ -344,9 +353,11 @@ def _no_account(email: str) -> NotFoundError:
     )
 
 
-def _key_of(writer: Writer, account: Account, alias: str) -> KeyRecord:
+def _key_of(
+    writer: Writer, account: Account, alias: str, key_id: str | None = None
+) -> KeyRecord:
     record = writer.key(account, inputs.alias(alias))
-    if record is None:
+    if record is None or key_id not in (None, record.id):
         raise NotFoundError(
             f"{account.email} has no key `{alias}` that is not revoked. "
             f"See `tensorgate keys list --user {account.email} --all`."

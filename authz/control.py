@@ -11,6 +11,7 @@ and its result; money is nano-USD:
   holds     {}                    {hold id: nano-USD}: every open hold
   refusal   {id: "…"}             what is known of a call that was refused lately, by its request
                                   id, or null (authz/refusals.py)
+  models    {}                    [name, …]: what the model servers list, of each its own
   feed      {}                    null, once every change that was committed before has been applied
   catalog_reload  {}              {path, changes, warnings, seconds}, once the file is in force (see
                                   authz/reload.py); else the error names every fault by its line
@@ -24,7 +25,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import socket
@@ -48,7 +49,11 @@ Method = Callable[[Mapping[str, Any]], object]
 
 
 def methods(
-    books: Books, feed: Feed, reload: Callable[[], object], refusals: Refusals
+    books: Books,
+    feed: Feed,
+    reload: Callable[[], object],
+    refusals: Refusals,
+    listed: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, Method]:
     """What can be asked, by name. A method raises InputError or StoreError."""
 
@@ -82,6 +87,7 @@ def methods(
         "drift": drift,
         "holds": lambda _: {hold.id: hold.nanousd for hold in books.counters.open_holds()},
         "refusal": refusal,
+        "models": lambda _: list(listed()),
         "feed": lambda _: feed.poll(),
         "catalog_reload": lambda _: reload(),
     }

@@ -148,7 +148,8 @@ def serve(settings: AuthzSettings) -> bool:
         in_force.begin(checker, plans)
         stack.enter_context(reloading(in_force.reload))
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
-        responder = Responder(settings.state, methods(books, feed, in_force.reload, refusals))
+        known = methods(books, feed, in_force.reload, refusals, checker.listed)
+        responder = Responder(settings.state, known)
         stack.enter_context(serving(settings.runtime / SOCKET_NAME, responder))
         health = Health()
         with _servers(settings, in_force, books.meter, health):

@@ -44,7 +44,7 @@ from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 DEFAULT_TIMEOUT_SECONDS: Final = 2.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -88,6 +90,11 @@ def price(nanousd: int) -> str:
     return "free" if nanousd == 0 else usd(nanousd)
 
 
+def json_text(value: object) -> str:
+    """JSON as people write it, also where Python is written."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "rfc3339": rfc3339,
     "utc": utc,
@@ -101,4 +108,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "plural": plural,
     "milliseconds": milliseconds,
     "price": price,
+    "share": share,
+    "json_text": json_text,
+    "shell": shlex.quote,
 }
