@@ -20,12 +20,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from admin.web import cookies
-from admin.web.desk import HASHING_WAITING, Access, Desk, Page, access_of, desk
+from admin.web.desk import HASHING_WAITING, Access, Desk, Page, access_of, desk, signins
 from admin.web.guard import SAFE, Guard
 from admin.web.pages import HERE, error_page, local_path, redirect, render
 from admin.web.routes import PAGES
 from store.errors import InputError, NotFoundError, PlanLimitError, StoreError, TensorgateError
-from store.sessions import TOUCH_US
 
 FORM_BYTES: Final = 64 * 1024
 FORM_FIELDS: Final = 1000
@@ -119,19 +118,13 @@ def _serve(page: Page, request: Request) -> Response:
 
 
 def _recognise(request: Request) -> None:
-    """Find whose session the cookie names. That it is used is noted about once a minute."""
+    """Find whose session the cookie names."""
     token = cookies.session_token(request)
     if token is None:
         return
-    parts = desk(request)
-    now_us = parts.clock()
-    found = parts.people.session(token, now_us, parts.settings.lifetimes)
-    if found is None:
-        return
-    request.state.session, request.state.account = session, account = found
-    if now_us - session.seen_us >= TOUCH_US:
-        with parts.people.changing(f"web:{account.email}", now_us) as writer:
-            writer.touch(session)
+    found = signins(request).current(token)
+    if found is not None:
+        request.state.session, request.state.account = found
 
 
 def _sign_in_first(request: Request) -> Response:

@@ -6,30 +6,17 @@ never sent without TLS. SameSite=Strict: no page of elsewhere makes a browser se
 
 from __future__ import annotations
 
-import re
-import secrets
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from admin.signins import is_token
 from admin.web.desk import desk
 
 SESSION: Final = "tensorgate_session"
 FLOW: Final = "tensorgate_sign_in"
 FLOW_SECONDS: Final = 600
-
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-
-
-def new_token() -> str:
-    """256 random bits."""
-    return secrets.token_urlsafe(32)
-
-
-def is_token(text: str) -> bool:
-    """Whether a text has the form of `new_token`'s."""
-    return _TOKEN.fullmatch(text) is not None
 
 
 def session_token(request: Request) -> str | None:

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from admin.metrics import Metrics
 from admin.service import AdminService
 from admin.settings import AdminSettings
+from admin.signins import SignIns, Visitor, actor_of
 from store.catalog import Catalog
 from store.clock import Clock
 from store.control import nudge
@@ -160,9 +161,16 @@ def address_of(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
 
-def actor_of(account: Account) -> str:
-    """Who asks, for the audit log."""
-    return f"web:{account.email}"
+def visitor_of(request: Request) -> Visitor:
+    """Who comes, as far as the connection says."""
+    agent = request.headers.get("user-agent", "")
+    return Visitor(address_of(request), agent, request.state.session)
+
+
+def signins(request: Request) -> SignIns:
+    """The use cases of coming in and going out."""
+    each = desk(request)
+    return SignIns(each.people, each.settings, each.clock)
 
 
 def service(request: Request) -> AdminService:

@@ -82,9 +82,7 @@ class KeyForm:
 
     def _models(self) -> None:
         if self.scope != ALL and not self.models:
-            raise InputError(
-                "Choose at least one model, or all of them.", code="invalid_models"
-            )
+            raise InputError("Choose at least one model, or all of them.", code="invalid_models")
         inputs.models(self.models)
 
     def _try(self, judged: Callable[[], object]) -> None:

@@ -14,9 +14,9 @@ from typing import Final
 import uvicorn
 
 from admin.settings import AdminSettings
+from admin.signins import nobodys_hash
 from admin.web.app import make_app
 from admin.web.desk import Desk, Examine
-from admin.web.signin import nobodys_hash
 from store.clock import wall_us
 from store.errors import InputError
 from store.schema import open_state

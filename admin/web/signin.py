@@ -1,37 +1,23 @@
-"""Signing in by password, and signing out.
-
-Whether an account is unknown, has no password, or has another one: the answer is the same, and so
-is the time that it takes, as a password is hashed in each case.
-"""
+"""Coming in and going out: by password, by a link that an admin made, by registering."""
 
 from __future__ import annotations
 
-import base64
-import secrets
-from contextlib import AbstractContextManager
-from functools import cache
-from typing import Final
+from collections.abc import Callable
+from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from admin import inputs
-from admin.passwords import hash_password, password_matches
+from admin.signins import Entered, ThrottledError, WrongError
 from admin.web import cookies
-from admin.web.desk import Access, Page, actor_of, address_of, desk, text_of
+from admin.web.desk import Access, Page, desk, signins, text_of, visitor_of
 from admin.web.pages import HOME, local_path, redirect, render
-from admin.web.throttle import buckets_of
 from store.errors import InputError
-from store.records import SECOND_US, Account
-from store.sessions import Session, SignInWriter, agent_text
+from store.records import Account
+from store.sessions import Session
 
-WRONG: Final = "That e-mail and password do not belong together. Try again."
-
-
-@cache
-def nobodys_hash() -> str:
-    """What a password is held against where there is none: as slow as any."""
-    return hash_password(secrets.token_urlsafe(32))
+INVITE: str = "/invite/{token}"
 
 
 def home(request: Request) -> Response:
@@ -45,110 +31,140 @@ def sign_in_page(request: Request) -> Response:
     after = local_path(request.query_params.get("next"))
     if request.state.account is not None:
         return redirect(after or HOME)
-    return _form(request, next_path=after or "")
+    return _form(request, "sign-in.html", after=after)
 
 
 def sign_in(request: Request) -> Response:
     """Let somebody in, or not."""
-    parts = desk(request)
-    typed, password = text_of(request, "email"), text_of(request, "password")
-    try:
-        email = inputs.email(typed)
-    except InputError:
-        email = ""
-    buckets = buckets_of(email or typed, address_of(request))
-    outcomes = parts.metrics.sign_ins
-    wait_us = parts.people.attempt(buckets, parts.clock())
-    if wait_us:
-        outcomes.labels("password", "throttled").inc()
-        seconds = -(-wait_us // SECOND_US)
-        return _form(
-            request,
-            status=429,
-            headers={"retry-after": str(seconds)},
-            error=f"There were too many attempts. Try again in {_span(seconds)}.",
-        )
-    known = parts.people.credentials(email) if email else None
-    stored = None if known is None or known.account.service else known.password_hash
-    matches = password_matches(stored or nobodys_hash(), password)
-    if known is None or stored is None or not matches:
-        outcomes.labels("password", "refused").inc()
-        return _form(request, status=403, error=WRONG)
-    with begin(request, actor_of(known.account)) as writer:
-        # the password may have been changed while this one was being hashed
-        now = writer.lock_with_password(email)
-        if now is None or now.password_hash != stored:
-            return _form(request, status=403, error=WRONG)
-        token = let_in(request, writer, now.account, "password")
-    parts.people.forgive(buckets)
-    outcomes.labels("password", "done").inc()
-    response = redirect(local_path(text_of(request, "next")) or HOME)
-    cookies.keep_session(request, response, token)
-    return response
-
-
-def begin(request: Request, actor: str) -> AbstractContextManager[SignInWriter]:
-    """A transaction that lets people in and out."""
-    parts = desk(request)
-    return parts.people.changing(actor, parts.clock(), address_of(request))
-
-
-def let_in(request: Request, writer: SignInWriter, account: Account, means: str) -> str:
-    """Begin a session, always a new one, and end the one that the browser had; the new token."""
-    before: Session | None = request.state.session
-    if before is not None:
-        writer.end_session(before.account_id, before.id)
-    token = cookies.new_token()
-    session = Session(
-        id=f"ses_{base64.b32encode(secrets.token_bytes(10)).decode().lower()}",
-        account_id=account.id,
-        means=means,
-        address=address_of(request),
-        agent=agent_text(request.headers.get("user-agent", "")),
-        created_us=writer.now_us,
-        seen_us=writer.now_us,
+    after = local_path(text_of(request, "next"))
+    email, password = text_of(request, "email"), text_of(request, "password")
+    return _tried(
+        request,
+        "password",
+        lambda: signins(request).by_password(email, password, visitor_of(request)),
+        after=after,
+        template="sign-in.html",
     )
-    writer.add_session(session, token, desk(request).settings.lifetimes)
-    return token
 
 
 def sign_out(request: Request) -> Response:
     """End this session."""
     session: Session | None = request.state.session
-    if session is not None:
-        with begin(request, actor_of(request.state.account)) as writer:
-            writer.end_session(session.account_id, session.id)
+    account: Account | None = request.state.account
+    if session is not None and account is not None:
+        signins(request).end(account, session.id, visitor_of(request), account)
     response = redirect("/sign-in", done="signed-out")
     cookies.drop_session(request, response)
     response.headers["clear-site-data"] = '"cache"'
     return response
 
 
+def invite_page(request: Request) -> Response:
+    """Where a link leads: the form for a password."""
+    token = request.path_params["token"]
+    account = signins(request).invited(token)
+    status = 404 if account is None else 200
+    return _form(request, "invite.html", status=status, invited=account, token=token)
+
+
+def accept_invite(request: Request) -> Response:
+    """Set the password, and let them in."""
+    token, password = request.path_params["token"], text_of(request, "password")
+    use = signins(request)
+    return _tried(
+        request,
+        "invite",
+        lambda: use.accept(token, password, visitor_of(request)),
+        template="invite.html",
+        invited=use.invited(token),
+        token=token,
+    )
+
+
+def register_page(request: Request) -> Response:
+    """The form for a new account, where anybody may have one."""
+    _open(request)
+    return _form(request, "register.html")
+
+
+def register(request: Request) -> Response:
+    """Add an account, and let its owner in."""
+    _open(request)
+    email, password = text_of(request, "email"), text_of(request, "password")
+    return _tried(
+        request,
+        "registration",
+        lambda: signins(request).register(email, password, visitor_of(request)),
+        template="register.html",
+    )
+
+
+def enter(request: Request, entered: Entered, after: str | None = None) -> Response:
+    """Give the browser its session and go on."""
+    response = redirect(after or HOME)
+    cookies.keep_session(request, response, entered.token)
+    return response
+
+
+def _tried(
+    request: Request,
+    means: str,
+    attempt: Callable[[], Entered],
+    *,
+    template: str,
+    after: str | None = None,
+    **context: Any,
+) -> Response:
+    """The page after an attempt, counted by how it ended."""
+    outcomes = desk(request).metrics.sign_ins
+    try:
+        entered = attempt()
+    except ThrottledError as fault:
+        outcomes.labels(means, "throttled").inc()
+        wait = {"retry-after": str(fault.seconds)}
+        status, error = 429, str(fault)
+    except WrongError as fault:
+        outcomes.labels(means, "refused").inc()
+        status, error, wait = 403, str(fault), {}
+    except InputError as fault:
+        outcomes.labels(means, "refused").inc()
+        status, error, wait = 422, str(fault), {}
+    else:
+        outcomes.labels(means, "done").inc()
+        return enter(request, entered, after)
+    return _form(
+        request, template, status=status, headers=wait, error=error, after=after, **context
+    )
+
+
 def _form(
     request: Request,
+    template: str,
     *,
     status: int = 200,
     headers: dict[str, str] | None = None,
     error: str | None = None,
-    next_path: str | None = None,
+    after: str | None = None,
+    **context: Any,
 ) -> Response:
-    after = next_path if next_path is not None else local_path(text_of(request, "next")) or ""
     settings = desk(request).settings
     return render(
         request,
-        "sign-in.html",
+        template,
         status=status,
         headers=headers,
         error=error,
         email=text_of(request, "email"),
-        next_path=after,
+        next_path=after or "",
         oidc_name=settings.oidc_name if settings.oidc_issuer else None,
         open_registration=settings.open_registration,
+        **context,
     )
 
 
-def _span(seconds: int) -> str:
-    return f"{seconds} s" if seconds < 120 else f"{-(-seconds // 60)} minutes"  # noqa: PLR2004  two minutes
+def _open(request: Request) -> None:
+    if not desk(request).settings.open_registration:
+        raise HTTPException(404)
 
 
 PAGES = (
@@ -156,4 +172,8 @@ PAGES = (
     Page("GET", "/sign-in", sign_in_page, Access.PUBLIC),
     Page("POST", "/sign-in", sign_in, Access.PUBLIC, hashes=True),
     Page("POST", "/sign-out", sign_out, Access.PUBLIC),
+    Page("GET", INVITE, invite_page, Access.PUBLIC),
+    Page("POST", INVITE, accept_invite, Access.PUBLIC, hashes=True),
+    Page("GET", "/register", register_page, Access.PUBLIC),
+    Page("POST", "/register", register, Access.PUBLIC, hashes=True),
 )
