@@ -31,7 +31,7 @@ class Metrics:
         )
         self.sign_ins = Counter(
             "tensorgate_admin_sign_ins",
-            "Attempts to sign in, by means and outcome (done, refused, throttled, busy).",
+            "Attempts to sign in, by means and outcome (done, refused, throttled, failed, busy).",
             ("means", "outcome"),
             registry=registry,
         )

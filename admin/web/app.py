@@ -107,8 +107,7 @@ def _endpoint(page: Page) -> Callable[[Request], Awaitable[Response]]:
 
 def _serve(page: Page, request: Request) -> Response:
     """On a worker thread: who is it, may they, and then the page."""
-    if page.access is not Access.PUBLIC or request.method not in SAFE or page.path == "/sign-in":
-        _recognise(request)
+    _recognise(request)
     mine = access_of(request.state.account)
     if mine < page.access:
         if mine is Access.PUBLIC:

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from admin.metrics import Metrics
+from admin.oidc import Provider
 from admin.service import AdminService
 from admin.settings import AdminSettings
 from admin.signins import SignIns, Visitor, actor_of
@@ -32,6 +33,7 @@ from store.sessions import Session, SignInRepository
 
 HASHING_AT_ONCE: Final = 2  # of 64 MiB each
 HASHING_WAITING: Final = 32
+OIDC_CALLBACK: Final = "/sign-in/oidc/callback"
 
 Handler = Callable[[Request], Response]
 
@@ -104,6 +106,13 @@ class Desk:
     @cached_property
     def hashing(self) -> CapacityLimiter:
         return CapacityLimiter(HASHING_AT_ONCE)
+
+    @cached_property
+    def provider(self) -> Provider | None:
+        """Who may vouch for people, where one is configured."""
+        if self.settings.oidc_issuer is None:
+            return None
+        return Provider(self.settings, f"{self.settings.dashboard_url}{OIDC_CALLBACK}")
 
     def catalog(self) -> Catalog:
         """The catalog as it lies there now."""

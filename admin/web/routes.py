@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from admin.web import account, health, signin
+from admin.web import account, health, identities, signin
 from admin.web.desk import Page
 
 PAGES: Final[tuple[Page, ...]] = (
     *health.PAGES,
     *signin.PAGES,
+    *identities.PAGES,
     *account.PAGES,
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from admin.oidc import ProviderError
 from admin.signins import Entered, ThrottledError, WrongError
 from admin.web import cookies
 from admin.web.desk import Access, Page, desk, signins, text_of, visitor_of
@@ -17,7 +18,7 @@ from store.errors import InputError
 from store.records import Account
 from store.sessions import Session
 
-INVITE: str = "/invite/{token}"
+INVITE: Final = "/invite/{token}"
 
 
 def home(request: Request) -> Response:
@@ -31,14 +32,14 @@ def sign_in_page(request: Request) -> Response:
     after = local_path(request.query_params.get("next"))
     if request.state.account is not None:
         return redirect(after or HOME)
-    return _form(request, "sign-in.html", after=after)
+    return sign_in_form(request, "sign-in.html", after=after)
 
 
 def sign_in(request: Request) -> Response:
     """Let somebody in, or not."""
     after = local_path(text_of(request, "next"))
     email, password = text_of(request, "email"), text_of(request, "password")
-    return _tried(
+    return tried(
         request,
         "password",
         lambda: signins(request).by_password(email, password, visitor_of(request)),
@@ -64,14 +65,14 @@ def invite_page(request: Request) -> Response:
     token = request.path_params["token"]
     account = signins(request).invited(token)
     status = 404 if account is None else 200
-    return _form(request, "invite.html", status=status, invited=account, token=token)
+    return sign_in_form(request, "invite.html", status=status, invited=account, token=token)
 
 
 def accept_invite(request: Request) -> Response:
     """Set the password, and let them in."""
     token, password = request.path_params["token"], text_of(request, "password")
     use = signins(request)
-    return _tried(
+    return tried(
         request,
         "invite",
         lambda: use.accept(token, password, visitor_of(request)),
@@ -84,14 +85,14 @@ def accept_invite(request: Request) -> Response:
 def register_page(request: Request) -> Response:
     """The form for a new account, where anybody may have one."""
     _open(request)
-    return _form(request, "register.html")
+    return sign_in_form(request, "register.html")
 
 
 def register(request: Request) -> Response:
     """Add an account, and let its owner in."""
     _open(request)
     email, password = text_of(request, "email"), text_of(request, "password")
-    return _tried(
+    return tried(
         request,
         "registration",
         lambda: signins(request).register(email, password, visitor_of(request)),
@@ -106,7 +107,7 @@ def enter(request: Request, entered: Entered, after: str | None = None) -> Respo
     return response
 
 
-def _tried(
+def tried(
     request: Request,
     means: str,
     attempt: Callable[[], Entered],
@@ -126,18 +127,21 @@ def _tried(
     except WrongError as fault:
         outcomes.labels(means, "refused").inc()
         status, error, wait = 403, str(fault), {}
+    except ProviderError as fault:
+        outcomes.labels(means, "failed").inc()
+        status, error, wait = 502, str(fault), {}
     except InputError as fault:
         outcomes.labels(means, "refused").inc()
         status, error, wait = 422, str(fault), {}
     else:
         outcomes.labels(means, "done").inc()
         return enter(request, entered, after)
-    return _form(
+    return sign_in_form(
         request, template, status=status, headers=wait, error=error, after=after, **context
     )
 
 
-def _form(
+def sign_in_form(
     request: Request,
     template: str,
     *,
@@ -147,6 +151,7 @@ def _form(
     after: str | None = None,
     **context: Any,
 ) -> Response:
+    """One of the pages before anybody is signed in."""
     settings = desk(request).settings
     return render(
         request,
