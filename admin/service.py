@@ -353,9 +353,7 @@ def _no_account(email: str) -> NotFoundError:
     )
 
 
-def _key_of(
-    writer: Writer, account: Account, alias: str, key_id: str | None = None
-) -> KeyRecord:
+def _key_of(writer: Writer, account: Account, alias: str, key_id: str | None = None) -> KeyRecord:
     record = writer.key(account, inputs.alias(alias))
     if record is None or key_id not in (None, record.id):
         raise NotFoundError(

@@ -82,9 +82,7 @@ class KeyForm:
 
     def _models(self) -> None:
         if self.scope != ALL and not self.models:
-            raise InputError(
-                "Choose at least one model, or all of them.", code="invalid_models"
-            )
+            raise InputError("Choose at least one model, or all of them.", code="invalid_models")
         inputs.models(self.models)
 
     def _try(self, judged: Callable[[], object]) -> None:
@@ -101,7 +99,7 @@ def number(text: str) -> int:
 
 
 def empty_form(plan: Plan, offered: Sequence[str]) -> KeyForm:
-    """A form that can be sent once it has an alias: what the plan allows, of the models there are."""
+    """A form that can be sent once it has an alias (and models): the most that the plan allows."""
     return KeyForm(
         scope=SOME if offered else ALL,
         chosen=tuple(offered[:1]) if len(offered) == 1 else (),

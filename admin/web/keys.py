@@ -296,7 +296,10 @@ def _line(request: Request, key_id: str) -> KeyLine | None:
 
 def _no_such_key(request: Request) -> Response:
     return error_page(
-        request, 404, "There is no such key", "It may have been revoked. Your keys are under API keys."
+        request,
+        404,
+        "There is no such key",
+        "It may have been revoked. Your keys are under API keys.",
     )
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from admin.web import account, health, signin
+from admin.web import account, health, keys, signin, usage
 from admin.web.desk import Page
 
 PAGES: Final[tuple[Page, ...]] = (
     *health.PAGES,
     *signin.PAGES,
+    *keys.PAGES,
+    *usage.PAGES,
     *account.PAGES,
 )
