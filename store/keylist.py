@@ -184,7 +184,9 @@ def _lines(
         KeyLine(
             record,
             sums.get(record.id, 0),
-            sum(row[2] for row in open_holds if (row[0], row[1]) == (record.id, windows[record.id])),
+            sum(
+                row[2] for row in open_holds if (row[0], row[1]) == (record.id, windows[record.id])
+            ),
             window_ends_us(record.created_us, windows[record.id]),
             max(
                 [row[3] for row in open_holds if row[0] == record.id]

@@ -8,6 +8,7 @@ more than `SAMPLE_OF_DAY` each): exact numbers would need every row.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -157,8 +158,10 @@ class UsageReader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def _connected(self) -> _Reading:
-        return _Reading(self._engine)
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        with driver_errors(), self._engine.connect() as held:
+            yield held.execution_options(**read_options(self._engine))
 
     def total(self, of: Of) -> Sums:
         """What all of it adds up to."""
@@ -237,7 +240,8 @@ class UsageReader:
         in_all = select(spent.c.nanousd).where(spent.c.scope == scope, spent.c.number == number)
         with self._connected() as connection:
             by_day = {
-                int(row["day"]): whole(row, "charge") for row in connection.execute(asked).mappings()
+                int(row["day"]): whole(row, "charge")
+                for row in connection.execute(asked).mappings()
             }
             nanousd = int(connection.execute(in_all).scalar() or 0)
         return Window(starts_us, ends_us, nanousd, by_day)
@@ -302,6 +306,19 @@ class UsageReader:
                 for row in connection.execute(asked).mappings()
             ]
 
+    def every_call(self, of: Of) -> Iterator[Call]:
+        """The calls that began in the range, the last first, in batches: for an export."""
+        behind = Place((of.last_day + 1) * DAY_US, 0)
+        while True:
+            batch = self.calls(of.account_id, key_id=of.key_id, behind=behind, limit=CSV_BATCH)
+            for call in batch:
+                if call.row.admitted_us < of.first_day * DAY_US:
+                    return
+                yield call
+            if len(batch) < CSV_BATCH:
+                return
+            behind = Place(batch[-1].row.admitted_us, batch[-1].seq)
+
     def lines(self, of: Of) -> Iterator[tuple[Any, ...]]:
         """Day, key's id, alias, team, model and the numbers of Sums, by day: for an export.
 
@@ -322,24 +339,6 @@ class UsageReader:
             for row in rows:
                 names = (row["day"], row["key_id"], row["alias"], row["team"], row["model"])
                 yield (*names, _sums(row))
-
-
-class _Reading:
-    """A connection in autocommit, and no driver's errors beyond it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> Connection:
-        with driver_errors():
-            self._held = self._engine.connect()
-        self._errors = driver_errors()
-        self._errors.__enter__()
-        return self._held.execution_options(**read_options(self._engine))
-
-    def __exit__(self, *fault: Any) -> None:
-        self._held.close()
-        self._errors.__exit__(*fault)
 
 
 def _of(of: Of) -> list[ColumnElement[bool]]:
@@ -399,5 +398,3 @@ def _percentile(ascending: list[int], percent: int) -> int | None:
     if not ascending:
         return None
     return ascending[max(0, -(-len(ascending) * percent // 100) - 1)]
-
-

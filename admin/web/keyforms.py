@@ -99,7 +99,7 @@ def number(text: str) -> int:
 
 
 def empty_form(plan: Plan, offered: Sequence[str]) -> KeyForm:
-    """A form that can be sent once it has an alias: what the plan allows, of the models there are."""
+    """A form that can be sent once it has an alias (and models): the most that the plan allows."""
     return KeyForm(
         scope=SOME if offered else ALL,
         chosen=tuple(offered[:1]) if len(offered) == 1 else (),

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from admin.web import account, health, identities, signin
+from admin.web import account, health, identities, keys, signin, usage
 from admin.web.desk import Page
 
 PAGES: Final[tuple[Page, ...]] = (
     *health.PAGES,
     *signin.PAGES,
     *identities.PAGES,
+    *keys.PAGES,
+    *usage.PAGES,
     *account.PAGES,
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from store.ledgersums import day_text
 from store.records import DAY_US, MINUTE_US, SECOND_US
 from store.text import rfc3339, usd, usd_rounded, utc
 
@@ -101,6 +102,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "relative": relative,
     "span": span,
     "day": day,
+    "day_number": day_text,
     "usd": usd,
     "usd_tidy": usd_tidy,
     "count": count,
