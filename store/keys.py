@@ -179,6 +179,14 @@ class KeyRepository:
             rows = connection.execute(asked).mappings().all()
         return [(read_account(row), int(row["live"])) for row in rows]
 
+    def live_keys(self, account_id: str, now_us: int) -> int:
+        """How many of the account's keys are neither revoked nor expired."""
+        asked = select(func.count()).where(
+            keys.c.account_id == account_id, keys.c.revoked_us.is_(None), keys.c.expires_us > now_us
+        )
+        with self._reading() as connection:
+            return int(connection.execute(asked).scalar_one())
+
     def keys_of(self, account_id: str) -> list[KeyRecord]:
         """Every key that the account ever had, the oldest first."""
         asked = (
