@@ -8,37 +8,26 @@ cannot do its part. Texts come as they were typed; `admin.inputs` reads them.
 
 from __future__ import annotations
 
-import base64
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from admin import inputs, planrules
+from admin.accounts import AccountService, new_id, no_account
 from admin.output import key_state
-from admin.passwords import hash_password, make_password
 from store import keyformat
 from store.catalog import Catalog
-from store.clock import Clock, wall_us
 from store.control import nudge
 from store.errors import InputError, NotFoundError, RepeatedError
 from store.keys import KeyRepository
 from store.keywriter import Writer
-from store.records import DAY_US, DEFAULT_EXPIRY_DAYS, Account, KeyRecord, Role
+from store.records import DAY_US, DEFAULT_EXPIRY_DAYS, Account, KeyRecord
 from store.schema import open_state
 from store.text import utc
 
 if TYPE_CHECKING:
     from store.settings import StoreSettings
-
-
-@dataclass(frozen=True, slots=True)
-class AddedAccount:
-    """A new account; `password` only if it was made here, to be shown once."""
-
-    account: Account
-    password: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,113 +47,8 @@ class Updated:
     notes: tuple[str, ...]
 
 
-class AdminService:
-    """Use cases over one repository. `actor` is who asks and `address` whence, for the audit log.
-
-    `changed` is called after each change of an account that exists, or of its keys.
-    """
-
-    def __init__(
-        self,
-        repository: KeyRepository,
-        settings: StoreSettings,
-        *,
-        actor: str,
-        address: str | None = None,
-        clock: Clock = wall_us,
-        changed: Callable[[], object] = lambda: None,
-    ) -> None:
-        self._repository = repository
-        self._address = address
-        self._changed = changed
-        self._settings = settings
-        self._actor = actor
-        self._clock = clock
-
-    def now_us(self) -> int:
-        """The time by this service's clock."""
-        return self._clock()
-
-    def _catalog(self) -> Catalog:
-        return Catalog.read(self._settings.catalog)
-
-    # -- accounts
-
-    def add_user(
-        self,
-        email: str,
-        *,
-        plan: str | None = None,
-        team: str | None = None,
-        admin: bool = False,
-        service: bool = False,
-        password: str | None = None,
-        make_one: bool = True,
-    ) -> AddedAccount:
-        """Add an account, on the catalog's default plan unless one is named.
-
-        Without a password one is made; not `make_one`: it cannot sign in until it is given one.
-        A service account has none and never signs in.
-        """
-        if service and (admin or password is not None):
-            raise InputError(
-                "A service account never signs in: it is no admin and has no password.",
-                code="invalid_account",
-            )
-        catalog = self._catalog()
-        name = planrules.plan_named(catalog, plan or catalog.default_plan).name
-        made = make_password() if make_one and password is None and not service else None
-        chosen = made if password is None else inputs.password(password)
-        hashed = None if chosen is None else hash_password(chosen)  # before any lock: it is slow
-        account = Account(
-            id=_new_id("acc"),
-            email=inputs.email(email),
-            team=inputs.team(team),
-            plan=name,
-            role=Role.ADMIN if admin else Role.USER,
-            service=service,
-            created_us=self._clock(),
-        )
-        with self._repository.changing(self._actor, account.created_us, self._address) as writer:
-            if writer.lock_account(account.email) is not None:
-                raise InputError(
-                    f"There is already an account {account.email}. "
-                    "Change it with `tensorgate users set-plan` or `set-password`.",
-                    code="email_taken",
-                )
-            writer.add_account(account, hashed)
-        return AddedAccount(account, made)
-
-    def list_users(self) -> list[tuple[Account, int]]:
-        """Every account, with how many live keys it holds."""
-        return self._repository.accounts(self._clock())
-
-    def find_user(self, email: str) -> Account | None:
-        """The account of this e-mail, if there is one."""
-        return self._repository.account(inputs.email(email))
-
-    def set_plan(self, email: str, plan: str) -> Account:
-        """Put an account on another plan. Its keys stay as they are until they are updated."""
-        name = planrules.plan_named(self._catalog(), plan).name
-        with self._changing(email) as (writer, account):
-            if account.plan != name:
-                writer.set_plan(account, name)
-        return replace(account, plan=name)
-
-    def set_password(self, email: str, password: str | None = None) -> str | None:
-        """Replace the password; without one, one is made and returned, to be shown once."""
-        chosen = make_password() if password is None else inputs.password(password)
-        hashed = hash_password(chosen)  # before any lock: it is slow
-        with self._changing(email) as (writer, account):
-            if account.service:
-                raise InputError(
-                    f"{account.email} is a service account and never signs in.",
-                    code="invalid_account",
-                )
-            writer.set_password(account, hashed)
-        return chosen if password is None else None
-
-    # -- keys
+class AdminService(AccountService):
+    """Use cases of keys, and of accounts."""
 
     def mint(
         self,
@@ -190,7 +74,7 @@ class AdminService:
         key = keyformat.mint(self._settings.key_form().prefixes[0])
         version, digest = self._settings.digester().newest(key)
 
-        key_id = _new_id("key")
+        key_id = new_id("key")
 
         with self._changing(user) as (writer, account):
             if form is not None:
@@ -266,7 +150,7 @@ class AdminService:
         """The account's keys, the oldest first; with `every` also expired and revoked ones."""
         account = self.find_user(user)
         if account is None:
-            raise _no_account(user)
+            raise no_account(user)
         now_us = self._clock()
         return [
             record
@@ -316,17 +200,6 @@ class AdminService:
             )
         return found[1]
 
-    @contextmanager
-    def _changing(self, email: str) -> Iterator[tuple[Writer, Account]]:
-        """A transaction with the account locked. Raises NotFoundError without such an account."""
-        name = inputs.email(email)
-        with self._repository.changing(self._actor, self._clock(), self._address) as writer:
-            account = writer.lock_account(name)
-            if account is None:
-                raise _no_account(name)
-            yield writer, account
-        self._changed()
-
 
 @contextmanager
 def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminService]:
@@ -340,17 +213,6 @@ def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminServic
             yield AdminService(repository, settings, actor=actor, changed=lambda: nudge(settings))
     finally:
         engine.dispose()
-
-
-def _new_id(kind: str) -> str:
-    """`acc_…` or `key_…`: 80 random bits in lower-case base 32."""
-    return f"{kind}_{base64.b32encode(secrets.token_bytes(10)).decode().lower()}"
-
-
-def _no_account(email: str) -> NotFoundError:
-    return NotFoundError(
-        f"There is no account {inputs.email(email)}. Add it with `tensorgate users add`."
-    )
 
 
 def _key_of(writer: Writer, account: Account, alias: str, key_id: str | None = None) -> KeyRecord:

@@ -152,6 +152,11 @@ class Writer:
         self._audit("account.set_plan", account.id, {"plan": account.plan}, {"plan": plan})
         self._announce(account_id=account.id)
 
+    def admins(self) -> int:
+        """How many accounts may administer everything."""
+        asked = select(func.count()).where(accounts.c.role == Role.ADMIN.value)
+        return int(self._connection.execute(asked).scalar_one())
+
     def set_role(self, account: Account, role: Role) -> None:
         """Let the account see more, or less. Its keys are untouched."""
         self._connection.execute(

@@ -56,7 +56,7 @@ def _dashboard(setup: Setup, service: AdminService) -> str:
 
 
 def _first(setup: Setup, service: AdminService, found: Upstream | Silent) -> Iterator[str]:
-    added = service.add_user(FIRST_USER, admin=True)
+    added = service.add_user(FIRST_USER, role=Role.ADMIN)
     minted = service.mint(FIRST_USER, FIRST_ALIAS, models="*")
     record = minted.record
     limits = (

@@ -65,7 +65,7 @@ def rows(settings: StoreSettings, statement: str) -> list[Any]:
 
 
 def test_accounts(service: AdminService, settings: StoreSettings) -> None:
-    added = service.add_user(" Bob@Example.org", plan="pro", team="red", admin=True)
+    added = service.add_user(" Bob@Example.org", plan="pro", team="red", role=Role.ADMIN)
     account = added.account
     assert (account.email, account.plan, account.team) == ("bob@example.org", "pro", "red")
     assert (account.role, account.service) == (Role.ADMIN, False)
@@ -101,7 +101,7 @@ def test_service_accounts_never_sign_in(service: AdminService, settings: StoreSe
     added = service.add_user("bot@x", service=True)
     assert (added.account.service, added.password) == (True, None)
     assert rows(settings, "SELECT password_hash FROM accounts WHERE email = 'bot@x'") == [(None,)]
-    for given in ({"admin": True}, {"password": "correct horse battery"}):
+    for given in ({"role": Role.ADMIN}, {"password": "correct horse battery"}):
         refused("invalid_account", service.add_user, "bot2@x", service=True, **given)
     refused("invalid_account", service.set_password, "bot@x")
     assert service.mint("bot@x", "ci", models="*").record.user == "bot@x"
