@@ -6,7 +6,6 @@ They are made only now, when nothing can go wrong any more before they are print
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from admin import samples
 from admin.output import budget_text, models_text, rpm_text
 from admin.service import AdminService, Minted, open_service
 from store.records import Role
@@ -24,9 +24,6 @@ from tensorgate.upstream import Silent, Upstream
 FIRST_USER: Final = "admin@localhost"
 FIRST_ALIAS: Final = "first"
 ACTOR: Final = "tensorgate up"
-_NO_CHAT: Final = re.compile(
-    r"embed|rerank|whisper|tts|bge|(^|[/_-])(e5|gte|clip)([/_-]|$)", re.IGNORECASE
-)
 
 
 def greet(setup: Setup, found: Upstream | Silent) -> list[str]:
@@ -102,22 +99,13 @@ def curl(setup: Setup, minted: Minted, found: Upstream | Silent) -> str:
     if model is None:
         words += [f"{base}/v1/models", "-H", f"Authorization: Bearer {minted.key}"]
         return shlex.join(words)
-    embeds = _NO_CHAT.search(model) is not None
-    path = "/v1/embeddings" if embeds else "/v1/chat/completions"
-    hello = "Say hello."
-    body: dict[str, object] = (
-        {"model": model, "input": hello}
-        if embeds
-        else {"model": model, "messages": [{"role": "user", "content": hello}], "max_tokens": 64}
-    )
-    words += [f"{base}{path}", "-H", f"Authorization: Bearer {minted.key}"]
-    words += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    words += [f"{base}{samples.path(model)}", "-H", f"Authorization: Bearer {minted.key}"]
+    words += ["-H", "Content-Type: application/json", "-d", json.dumps(samples.body(model))]
     return shlex.join(words)
 
 
 def callable_model(setup: Setup, found: Upstream | Silent) -> str | None:
     """A listed model that has a price, one to chat with if there is one."""
     listed: Sequence[str] = () if isinstance(found, Silent) else found.models
-    priced = [name for name in listed if name.isprintable() and setup.catalog.resolve(name)]
-    chatting = [name for name in priced if not _NO_CHAT.search(name)]
-    return next(iter(chatting or priced), None)
+    priced = (name for name in listed if name.isprintable() and setup.catalog.resolve(name))
+    return samples.first_to_try(priced)

@@ -145,7 +145,7 @@ def limit_words(plan: Plan) -> dict[str, str]:
     """What the plan allows, to stand beside each field; no word where it has no cap."""
     words = {}
     if plan.max_budget_nanousd is not None:
-        words["budget"] = f"up to {usd(plan.max_budget_nanousd)} on the {plan.name} plan"
+        words["budget"] = f"Up to {usd(plan.max_budget_nanousd)} on the {plan.name} plan."
     if plan.max_rpm is not None:
-        words["rpm"] = f"up to {plan.max_rpm:,} on the {plan.name} plan"
+        words["rpm"] = f"Up to {plan.max_rpm:,} on the {plan.name} plan."
     return words

@@ -7,13 +7,13 @@ was left open never changes a younger key of the same alias. Another account's k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from admin import costs
+from admin import costs, samples
 from admin.service import Minted
 from admin.web import keyforms
 from admin.web.desk import Page, current_account, desk, service, text_of, texts_of
@@ -153,17 +153,18 @@ def _repeated(request: Request, fault: RepeatedError) -> Response:
 
 def _reveal(request: Request, minted: Minted, choice: Choice) -> Response:
     record = minted.record
-    callable_names = [
-        name for name in choice.names if record.models is None or name in record.models
-    ]
-    fallback = sorted(record.models or ())[:1] or ["MODEL"]
+    known = [name for name in choice.names if record.models is None or name in record.models]
+    model = samples.first_to_try(known or sorted(record.models or ())) or "MODEL"
     return render(
         request,
         "key_reveal.html",
         record=record,
         key=minted.key,
         notes=minted.notes,
-        model=(callable_names or fallback)[0],
+        model=model,
+        chats=samples.chats(model),
+        sample_path=samples.path(model),
+        sample_body=samples.body(model),
         gate=desk(request).gate_url(),
     )
 
@@ -192,9 +193,12 @@ def cost(request: Request) -> Response:
         chosen=tuple(asked.getlist("model")),
         more=asked.get("more", ""),
     )
-    return render(
-        request, "parts/cost.html", most=costs.dearest(desk(request).catalog(), form.names())
-    )
+    return render(request, "parts/cost.html", **_cost(desk(request).catalog(), form))
+
+
+def _cost(catalog: Catalog, form: KeyForm) -> dict[str, Any]:
+    names = form.names()
+    return {"nothing": names == frozenset(), "most": costs.dearest(catalog, names)}
 
 
 # -- changing one
@@ -350,7 +354,7 @@ def _form_page(
         and choice.plan.max_keys is not None
         and counts[Show.LIVE] >= choice.plan.max_keys,
         expiries=keyforms.expiry_choices(each.clock(), day),
-        most=costs.dearest(choice.catalog, form.names()),
+        **_cost(choice.catalog, form),
     )
 
 

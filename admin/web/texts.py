@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from markupsafe import Markup, escape
 
 from store.ledgersums import day_text
 from store.records import DAY_US, MINUTE_US, SECOND_US
@@ -16,6 +19,7 @@ HOUR_US: Final = 60 * MINUTE_US
 YEAR_US: Final = 365 * DAY_US
 _UNITS: Final = ((YEAR_US, "y"), (DAY_US, "d"), (HOUR_US, "h"), (MINUTE_US, "min"))
 _THOUSANDS: Final = ((1_000_000_000_000, "T"), (1_000_000_000, "B"), (1_000_000, "M"))
+_CODE: Final = re.compile("`([^`]+)`")
 _IN_FULL: Final = 1_000_000
 
 
@@ -96,6 +100,11 @@ def json_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def code(text: str) -> Markup:
+    """A text of ours as HTML: what stands between backticks is set as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704  escaped just now
+
+
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "rfc3339": rfc3339,
     "utc": utc,
@@ -110,6 +119,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "plural": plural,
     "milliseconds": milliseconds,
     "price": price,
+    "code": code,
     "share": share,
     "json_text": json_text,
     "shell": shlex.quote,

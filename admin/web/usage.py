@@ -271,8 +271,9 @@ def _reasons(refused: list[tuple[int, str, int]]) -> list[tuple[str, dict[int, i
 def _burn(
     request: Request, account: Account, reader: UsageReader, key_id: str | None, now_us: int
 ) -> Burn | None:
-    """The burn-down of the key that was chosen; where none was, of the account's own budget, else
-    of the key that is nearest to its end. None where that has no budget.
+    """The burn-down of the key that was chosen; None where it has no budget.
+
+    Where none was chosen, of the account's own budget, else of the key that is nearest to its end.
     """
     each = desk(request)
     if key_id is None:

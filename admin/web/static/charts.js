@@ -19,7 +19,7 @@
     if (value >= 1000) return "$" + value.toLocaleString("en-US", { notation: "compact" });
     return "$" + Number(value.toPrecision(2));
   };
-  const time = (us) => (us < 1e6 ? `${Math.round(us / 1000)} ms` : `${(us / 1e6).toFixed(1)} s`);
+  const time = (us) => (us < 1e6 ? `${Math.round(us / 1000)} ms` : `${Number((us / 1e6).toFixed(1))} s`);
   const calls = (value) => value.toLocaleString("en-US");
   const compact = (value) => value.toLocaleString("en-US", { notation: "compact" });
   const UNITS = { usd: [usdOf, usdTick], us: [time, time], calls: [calls, compact] };
@@ -100,6 +100,7 @@
           y: {
             stacked: kind === "stacked",
             beginAtZero: true,
+            max: place.dataset.most === undefined ? undefined : Number(place.dataset.most),
             border: { display: false },
             grid: { color: line },
             ticks: { color: muted, maxTicksLimit: 5, precision: place.dataset.unit === "calls" ? 0 : undefined, callback: tick },
