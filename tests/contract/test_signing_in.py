@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,9 @@ import pytest
 from peers.dashboard import COOKIE, PASSWORD, Browser, Dashboard, dashboard, text_of
 from sqlalchemy import text
 
-from admin.passwords import hash_password
+from admin import signins
+from admin.passwords import password_matches
+from admin.settings import AdminSettings
 from admin.signins import new_token
 from admin.throttle import ACCOUNT_BURST, ADDRESS_BURST, address_bucket, buckets_of
 from store.clock import wall_us
@@ -47,6 +49,12 @@ def anna(board: Dashboard) -> Account:
 def rows(board: Dashboard, statement: str, **values: Any) -> list[Any]:
     with board.engine.connect() as connection:
         return list(connection.execute(text(statement), values).all())
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used: the time that it takes, whatever else the machine does."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def signed_in(browser: Browser) -> bool:
@@ -91,18 +99,15 @@ def test_unknown_wrong_and_without_a_password_look_alike_and_take_as_long(
     said, took = {}, {}
     for name, (email, password) in tries.items():
         browser = board.browser()
-        times = []
-        for _ in range(3):
-            begun = time.perf_counter()
-            answer = browser.sign_in(email, password)
-            times.append(time.perf_counter() - begun)
-        assert answer.status_code == 403
+        begun = cpu_seconds(board.child.pid)
+        answers = [browser.sign_in(email, password) for _ in range(2)]
+        took[name] = cpu_seconds(board.child.pid) - begun
+        assert {answer.status_code for answer in answers} == {403}
         assert browser.token is None
-        said[name] = text_of(answer).replace(f'value="{email}"', "")
-        took[name] = min(times)
+        said[name] = text_of(answers[0]).replace(f'value="{email}"', "")
     assert set(said.values()) == {said["wrong"]}
     usual = statistics.median(took.values())
-    assert usual > 0.02  # a password is hashed
+    assert usual > 0.05  # passwords are hashed
     assert all(usual / 2 < each < usual * 2 for each in took.values()), took
 
 
@@ -137,24 +142,21 @@ def test_an_address_is_throttled_whatever_accounts_it_tries(
     assert board.browser().post(link, form).status_code == 429, "a link counts there, too"
 
 
-def test_a_restart_forgets_neither_attempts_nor_sessions(tmp_path: Path) -> None:
-    with dashboard(tmp_path) as before:
-        account = before.user(ANNA, password=PASSWORD)
-        browser = before.browser(account)
-        assert signed_in(browser)
-        for _ in range(ACCOUNT_BURST):
-            assert before.people.attempt(buckets_of(ANNA, "192.0.2.7")[:1], wall_us()) == 0
-        assert before.browser().sign_in(ANNA).status_code == 429
-    with dashboard(tmp_path, settings=before.settings) as after:
-        assert after.browser().sign_in(ANNA).status_code == 429
-        known = Browser(after.url, browser.token)
-        after.browsers.append(known)
-        assert signed_in(known)
+def test_another_process_knows_attempts_and_sessions_as_well(
+    board: Dashboard, https: Dashboard, anna: Account
+) -> None:
+    """So does one that was started anew: nothing of it is in a process."""
+    for _ in range(ACCOUNT_BURST):
+        assert board.people.attempt(buckets_of(ANNA, "192.0.2.7")[:1], wall_us()) == 0
+    assert board.browser().sign_in(ANNA).status_code == 429
+    assert https.browser().sign_in(ANNA).status_code == 429
+    there = secure(https, board.session_of(anna))
+    assert there.get("/account").status_code == 200
 
 
 def test_who_signs_in_well_is_not_throttled(board: Dashboard, anna: Account) -> None:
-    for _ in range(ACCOUNT_BURST + 2):
-        assert board.browser().sign_in(ANNA).status_code == 303
+    assert board.browser().sign_in(ANNA).status_code == 303
+    assert rows(board, "SELECT * FROM attempts WHERE empty_us > :n", n=wall_us()) == []
 
 
 def test_a_session_is_always_a_new_one(board: Dashboard, anna: Account) -> None:
@@ -291,19 +293,19 @@ def test_a_password_that_is_set_elsewhere_ends_every_session_and_link(board: Das
     assert board.browser().get(link).status_code == 404
 
 
-def test_a_password_that_changes_while_it_is_checked_lets_nobody_in(board: Dashboard) -> None:
-    """Between the check and the session: as the last look under the lock sees another hash."""
+def test_a_password_that_changes_while_it_is_checked_lets_nobody_in(
+    board: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     account = board.user("races@example.org", password=PASSWORD)
-    with board.people.changing("test", wall_us()) as writer:
-        held = writer.lock_with_password(account.email)
-        assert held is not None
-        with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(board.browser().sign_in, account.email)
-            # its reading and its hashing need no lock; its session does
-            time.sleep(1.0)
-            writer.set_password(account, hash_password(OTHER))
-            writer._connection.commit()
-            assert answer.result().status_code in {403, 503}
+
+    def changed_meanwhile(stored: str, password: str) -> bool:
+        board.service.set_password(account.email, OTHER)
+        return password_matches(stored, password)
+
+    monkeypatch.setattr(signins, "password_matches", changed_meanwhile)
+    use = signins.SignIns(board.people, AdminSettings(), wall_us)
+    with pytest.raises(signins.WrongError):
+        use.by_password(account.email, PASSWORD, signins.Visitor("192.0.2.8", "a test"))
     assert rows(board, "SELECT * FROM sessions WHERE account_id = :a", a=account.id) == []
 
 
@@ -342,10 +344,10 @@ def test_a_link_sets_a_password_once(board: Dashboard) -> None:
 
 def test_of_two_at_once_a_link_lets_one_in(board: Dashboard) -> None:
     link = invite(board, board.user("twice@example.org"))
-    browsers = [board.browser() for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
+    browsers = [board.browser() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda b: b.post(link, {"password": PASSWORD}), browsers))
-    assert sorted(answer.status_code for answer in answers) == [303, 403, 403, 403]
+    assert sorted(answer.status_code for answer in answers) == [303, 403, 403]
 
 
 def test_a_link_ends_with_time_and_with_the_next_one(board: Dashboard) -> None:
@@ -365,55 +367,67 @@ def test_no_other_text_is_a_link(board: Dashboard, token: str) -> None:
     assert board.browser().get(f"/invite/{token}").status_code in {400, 404}
 
 
-# -- registering
+# -- registering, and cookies under https
 
 
-def test_nobody_registers_unless_that_is_set(board: Dashboard, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def https(board: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    """A second process on the same state: behind a proxy that speaks TLS, and open to everybody."""
+    with dashboard(
+        tmp_path_factory.mktemp("https"),
+        settings=board.settings,
+        dashboard_url="https://keys.example.org",
+        open_registration="true",
+    ) as running:
+        yield running
+
+
+def secure(board: Dashboard, token: str | None = None) -> httpx2.Client:
+    """A browser beyond the proxy; without Sec-Fetch-Site, as an old one is."""
+    headers = {"host": "keys.example.org", "origin": "https://keys.example.org"}
+    if token is not None:
+        headers["cookie"] = f"__Host-{COOKIE}={token}"
+    made = board.browser()
+    made.client.headers = httpx2.Headers(headers)
+    return made.client
+
+
+def test_nobody_registers_unless_that_is_set(board: Dashboard, https: Dashboard) -> None:
     form = {"email": "new@example.org", "password": PASSWORD}
     assert board.browser().get("/register").status_code == 404
     assert board.browser().post("/register", form).status_code == 404
     assert "/register" not in board.browser().get("/sign-in").text
-    with dashboard(tmp_path, open_registration="true") as opened:
-        browser = opened.browser()
-        assert 'href="/register"' in browser.get("/sign-in").text
-        assert browser.post("/register", form | {"password": "short"}).status_code == 422
-        assert browser.post("/register", form).status_code == 303
-        assert signed_in(browser)
-        account = opened.service.find_user("new@example.org")
-        assert account is not None
-        assert (account.role, account.plan) == (Role.USER, "free")
-        assert browser.get("/admin/users").status_code == 404
-        taken = opened.browser().post("/register", form)
-        assert taken.status_code == 422
-        assert opened.browser().sign_in("new@example.org").status_code == 303
+    assert board.service.find_user("new@example.org") is None
+    browser = secure(https)
+    assert 'href="/register"' in browser.get("/sign-in").text
+    assert browser.post("/register", data=form | {"password": "short"}).status_code == 422
+    entered = browser.post("/register", data=form)
+    assert entered.status_code == 303
+    account = board.service.find_user("new@example.org")
+    assert account is not None
+    assert (account.role, account.plan) == (Role.USER, "free")
+    assert browser.post("/register", data=form).status_code == 422, "it is taken"
 
 
-# -- cookies under https
+def test_under_https_cookies_are_bound_to_the_host_and_to_tls(
+    https: Dashboard, anna: Account
+) -> None:
+    form = {"email": ANNA, "password": PASSWORD}
+    answer = secure(https).post("/sign-in", data=form)
+    assert answer.status_code == 303
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith(f"__Host-{COOKIE}=")
+    assert cookie.endswith("; Path=/; SameSite=strict; Secure")
+    assert "Domain" not in cookie
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+    token = cookie.split(";")[0].split("=")[1]
+    assert secure(https, token).get("/account").status_code == 200
+    bare = secure(https)
+    bare.headers["cookie"] = f"{COOKIE}={token}"
+    assert bare.get("/account").status_code == 303, "another host could have set that one"
 
 
-def test_under_https_cookies_are_bound_to_the_host_and_to_tls(tmp_path: Path) -> None:
-    with dashboard(tmp_path, dashboard_url="https://keys.example.org") as board:
-        board.user(ANNA, password=PASSWORD)
-        headers = {"origin": "https://keys.example.org", "host": "keys.example.org"}
-        form = {"email": ANNA, "password": PASSWORD}
-        answer = httpx2.post(f"{board.url}/sign-in", data=form, headers=headers, trust_env=False)
-        assert answer.status_code == 303
-        cookie = answer.headers["set-cookie"]
-        assert cookie.startswith(f"__Host-{COOKIE}=")
-        assert "; Path=/; SameSite=strict; Secure" in cookie
-        assert "Domain" not in cookie
-        assert answer.headers["strict-transport-security"] == "max-age=31536000"
-        token = cookie.split(";")[0].split("=")[1]
-
-        def status(name: str) -> int:
-            sent = {"cookie": f"{name}={token}"}
-            return httpx2.get(f"{board.url}/account", headers=sent, trust_env=False).status_code
-
-        assert status(f"__Host-{COOKIE}") == 200
-        assert status(COOKIE) == 303, "another host could have set that one"
-
-
-def test_the_throttle_counts_what_one_customer_has_as_one(board: Dashboard) -> None:
+def test_the_throttle_counts_what_one_customer_has_as_one() -> None:
     assert address_bucket("2001:db8:1:2:3::4").scope == address_bucket("2001:db8:1:2::9").scope
     assert address_bucket("2001:db8:1:3::4").scope != address_bucket("2001:db8:1:2::9").scope
     assert address_bucket("::ffff:192.0.2.1").scope == address_bucket("192.0.2.1").scope
