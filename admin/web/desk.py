@@ -7,10 +7,13 @@ where nobody is signed in).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from threading import Lock
+from time import monotonic
 from typing import Final, Protocol
 
 from anyio import CapacityLimiter
@@ -30,9 +33,11 @@ from store.control import nudge
 from store.keys import KeyRepository
 from store.records import Account, Role
 from store.sessions import Session, SignInRepository
+from store.teamspend import TeamSpend
 
 HASHING_AT_ONCE: Final = 2  # of 64 MiB each
 HASHING_WAITING: Final = 32
+FOUND_SECONDS: Final = 10.0
 OIDC_CALLBACK: Final = "/sign-in/oidc/callback"
 
 Handler = Callable[[Request], Response]
@@ -82,7 +87,7 @@ class Found(Protocol):
 Examine = Callable[[], Iterable[Found]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Desk:
     """The store, the settings and the clock, for every page."""
 
@@ -90,6 +95,8 @@ class Desk:
     engine: Engine
     clock: Clock
     examine: Examine
+    _looking: Lock = field(default_factory=Lock)
+    _findings: tuple[float, list[Found]] = field(default_factory=lambda: (-math.inf, []))
 
     @cached_property
     def keys(self) -> KeyRepository:
@@ -113,6 +120,19 @@ class Desk:
         if self.settings.oidc_issuer is None:
             return None
         return Provider(self.settings, f"{self.settings.dashboard_url}{OIDC_CALLBACK}")
+
+    @cached_property
+    def team_spend(self) -> TeamSpend:
+        return TeamSpend(self.engine)
+
+    def found(self) -> list[Found]:
+        """What was found of each part of the gate, at most FOUND_SECONDS ago."""
+        with self._looking:
+            at, findings = self._findings
+            if monotonic() - at > FOUND_SECONDS:
+                findings = list(self.examine())
+                self._findings = monotonic(), findings
+            return findings
 
     def catalog(self) -> Catalog:
         """The catalog as it lies there now."""

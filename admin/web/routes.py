@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from admin.web import account, health, identities, keys, signin, usage
+from admin.web import account, health, identities, keys, people, reports, signin, usage
 from admin.web.desk import Page
 
 PAGES: Final[tuple[Page, ...]] = (
@@ -17,4 +17,6 @@ PAGES: Final[tuple[Page, ...]] = (
     *keys.PAGES,
     *usage.PAGES,
     *account.PAGES,
+    *people.PAGES,
+    *reports.PAGES,
 )
