@@ -18,7 +18,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx2
-import msgspec
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.httpx_client import OAuth2Client
 from authlib.oidc.core import CodeIDToken
@@ -28,8 +27,7 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
 from admin.settings import AdminSettings
-from admin.signins import Identity
-from store.errors import InputError
+from admin.signins import Flow, Identity, ProviderError
 
 WELL_KNOWN: Final = "/.well-known/openid-configuration"
 SCOPE: Final = "openid email"
@@ -46,28 +44,6 @@ SIGNED_BY: Final = frozenset(
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _log = logging.getLogger(__name__)
-
-
-class ProviderError(InputError):
-    """The provider did not vouch for anybody; the reason is in the log."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="provider")
-
-
-class Flow(msgspec.Struct, frozen=True):
-    """What the browser keeps while its user is at the provider.
-
-    `after` is where to go then; `invite` the token of a link, `session` the id of one that the
-    identity is to be linked to.
-    """
-
-    state: str
-    nonce: str
-    verifier: str
-    after: str = ""
-    invite: str = ""
-    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
 
+import msgspec
+
 from admin import inputs, planrules
 from admin.passwords import hash_password, password_matches
 from admin.settings import AdminSettings
@@ -55,6 +57,13 @@ class ThrottledError(InputError):
         )
 
 
+class ProviderError(InputError):
+    """The provider did not vouch for anybody; the reason is in the log."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="provider")
+
+
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """Who comes, as far as the connection says; `session` is the one that the browser has."""
@@ -79,6 +88,21 @@ class Identity:
     issuer: str
     subject: str
     email: str | None
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """What the browser keeps while its user is at the provider.
+
+    `after` is where to go then; `invite` the token of a link, `session` the id of one that the
+    identity is to be linked to.
+    """
+
+    state: str
+    nonce: str
+    verifier: str
+    after: str = ""
+    invite: str = ""
+    session: str = ""
 
 
 def new_token() -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -24,6 +24,7 @@ from admin.ledgercli import ledger_app
 from store.errors import ConfigError, InputError, SchemaMismatchError, StoreError
 
 if TYPE_CHECKING:
+    from admin.web.desk import Found
     from store.catalog import Catalog
     from store.settings import StoreSettings
 
@@ -120,9 +121,15 @@ def authz() -> int:
 def admin() -> int:
     """Run the dashboard, where people keep their keys. The environment has its settings."""
     from admin.web.server import serve  # noqa: PLC0415  see the module's head
+
+    return serve(_examine)
+
+
+def _examine() -> Iterable[Found]:
+    """What doctor finds; grpc and all that it needs is for whoever asks."""
     from tensorgate.doctor import examine  # noqa: PLC0415  see the module's head
 
-    return serve(examine)
+    return examine()
 
 
 @app.command()

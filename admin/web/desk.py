@@ -7,6 +7,7 @@ where nobody is signed in).
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from enum import IntEnum
 from functools import cached_property
 from threading import Lock
 from time import monotonic
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from anyio import CapacityLimiter
 from sqlalchemy import Engine
@@ -23,10 +24,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from admin.metrics import Metrics
-from admin.oidc import Provider
 from admin.service import AdminService
 from admin.settings import AdminSettings
-from admin.signins import SignIns, Visitor, actor_of
+from admin.signins import SignIns, Visitor, actor_of, nobodys_hash
 from store.catalog import Catalog
 from store.clock import Clock
 from store.control import nudge
@@ -35,12 +35,17 @@ from store.records import Account, Role
 from store.sessions import Session, SignInRepository
 from store.teamspend import TeamSpend
 
+if TYPE_CHECKING:
+    from admin.oidc import Provider
+
 HASHING_AT_ONCE: Final = 2  # of 64 MiB each
 HASHING_WAITING: Final = 32
 FOUND_SECONDS: Final = 10.0
 OIDC_CALLBACK: Final = "/sign-in/oidc/callback"
 
 Handler = Callable[[Request], Response]
+
+_log = logging.getLogger(__name__)
 
 
 class Access(IntEnum):
@@ -98,6 +103,12 @@ class Desk:
     _looking: Lock = field(default_factory=Lock)
     _findings: tuple[float, list[Found]] = field(default_factory=lambda: (-math.inf, []))
 
+    def prepare(self) -> None:
+        """What must not wait for the first visitor: a fault of the settings, a first hash."""
+        nobodys_hash()
+        if self.provider is not None:
+            _log.info("people may come in by %s", self.settings.oidc_issuer)
+
     @cached_property
     def keys(self) -> KeyRepository:
         return KeyRepository(self.engine)
@@ -119,6 +130,8 @@ class Desk:
         """Who may vouch for people, where one is configured."""
         if self.settings.oidc_issuer is None:
             return None
+        from admin.oidc import Provider  # noqa: PLC0415  half a second, for those who have one
+
         return Provider(self.settings, f"{self.settings.dashboard_url}{OIDC_CALLBACK}")
 
     @cached_property

@@ -9,15 +9,14 @@ from __future__ import annotations
 import base64
 import re
 import secrets
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from admin.oidc import Flow, Provider
-from admin.signins import Entered, Identity, WrongError, is_token
+from admin.signins import Entered, Flow, Identity, WrongError, is_token
 from admin.web import cookies
 from admin.web.desk import (
     OIDC_CALLBACK,
@@ -33,6 +32,9 @@ from admin.web.desk import (
 from admin.web.pages import local_path, redirect, render
 from admin.web.signin import sign_in_form, tried
 from store.errors import InputError
+
+if TYPE_CHECKING:
+    from admin.oidc import Provider  # its libraries are for whoever has a provider
 
 AFTER_MAX: Final = 512
 AGAIN: Final = "again=1"

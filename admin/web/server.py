@@ -14,7 +14,6 @@ from typing import Final
 import uvicorn
 
 from admin.settings import AdminSettings
-from admin.signins import nobodys_hash
 from admin.web.app import make_app
 from admin.web.desk import Desk, Examine
 from store.clock import wall_us
@@ -66,10 +65,8 @@ def serve(examine: Examine) -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     settings = load(AdminSettings)
-    if settings.oidc_issuer is not None:
-        settings.oidc_client_secret()
     with opened(settings, examine) as parts, _listener(settings) as listener:
-        nobodys_hash()  # now, or the first stranger would wait for it
+        parts.prepare()
         config = uvicorn.Config(
             make_app(parts),
             log_config=None,

@@ -9,8 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from admin.oidc import ProviderError
-from admin.signins import Entered, ThrottledError, WrongError
+from admin.signins import Entered, ProviderError, ThrottledError, WrongError
 from admin.web import cookies
 from admin.web.desk import Access, Page, desk, signins, text_of, visitor_of
 from admin.web.pages import HOME, local_path, redirect, render
