@@ -25,6 +25,7 @@ from authz.books import Books, open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.control import Responder, methods, serving
+from authz.denial import Answer
 from authz.feed import Feed
 from authz.lease import Lease
 from authz.listings import Listings
@@ -37,14 +38,17 @@ from authz.pb.auth_pb2 import CheckRequest
 from authz.refusals import Refusals
 from authz.reload import InForce, Loaded, note_hangups, reloading
 from authz.settings import AuthzSettings
+from authz.tally import Tally
 from authz.watch import watching
 from authz.wire import Reader
+from authz.words import Occasion
 from store.catalog import DEFAULT_UPSTREAM
 from store.clock import steady_clock, wall_us
 from store.control import SOCKET_NAME
 from store.errors import TensorgateError
 from store.keys import KeyRepository
 from store.records import SECOND_US
+from store.refusedcalls import RefusedCalls
 from store.schema import check_current, open_engine
 from store.settings import load
 
@@ -142,8 +146,14 @@ def serve(settings: AuthzSettings) -> bool:
         books = stack.enter_context(open_books(settings, in_force.catalog, metrics))
         cache, feed, plans = _keys(settings, metrics, stack)
         refusals = Refusals(wall_us, settings.key_form())
+        tally = _tally(settings, stack)
+
+        def refused(occasion: Occasion, answer: Answer) -> None:
+            refusals.note(occasion, answer)
+            tally.note(occasion, answer)
+
         checker = _checker(
-            settings, in_force, metrics, books, cache=cache, refusals=refusals, stack=stack
+            settings, in_force, metrics, books, cache=cache, refused=refused, stack=stack
         )
         in_force.begin(checker, plans)
         stack.enter_context(reloading(in_force.reload))
@@ -207,6 +217,16 @@ def _keys(
     return cache, feed, keys.plans
 
 
+def _tally(settings: AuthzSettings, stack: ExitStack) -> Tally:
+    """What counts refused calls for the keys' owners."""
+    engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
+    stack.callback(engine.dispose)
+    tally = Tally(RefusedCalls(engine).add, wall_us)
+    stack.callback(tally.stop)
+    tally.start()
+    return tally
+
+
 def _checker(
     settings: AuthzSettings,
     in_force: InForce,
@@ -214,7 +234,7 @@ def _checker(
     books: Books,
     *,
     cache: KeyCache,
-    refusals: Refusals,
+    refused: Callable[[Occasion, Answer], None],
     stack: ExitStack,
 ) -> Checker:
     listings = Listings(
@@ -235,7 +255,7 @@ def _checker(
         metrics=metrics,
         clock=wall_us,
         site=Site(settings.dashboard_url, settings.key_prefixes[0], settings.stream_seconds),
-        refused=refusals.note,
+        refused=refused,
     )
 
 
