@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
@@ -23,7 +23,7 @@ from admin.passwords import hash_password, password_matches
 from admin.settings import AdminSettings
 from admin.throttle import address_bucket, buckets_of
 from store.clock import Clock
-from store.errors import InputError, NotFoundError
+from store.errors import InputError, NotFoundError, StoreError
 from store.records import SECOND_US, Account, Role
 from store.sessions import (
     INVITE_US,
@@ -135,7 +135,8 @@ class SignIns:
         now_us = self._clock()
         found = self._people.session(token, now_us, self._settings.lifetimes)
         if found is not None and now_us - found[0].seen_us >= TOUCH_US:
-            with self._people.changing(actor_of(found[1]), now_us) as writer:
+            # where it cannot be noted, the session ends the sooner
+            with suppress(StoreError), self._people.changing(actor_of(found[1]), now_us) as writer:
                 writer.touch(found[0])
         return found
 
