@@ -192,16 +192,19 @@ class UsageReader:
         """
         shown = self._dearest(of, by)
         days = self._days(of, by, today, shown)
+        if len(shown) < SERIES and any(OTHERS in by_name for by_name in days.values()):
+            shown = self._dearest(of, by, anew=True)  # there is one that was not there before
+            days = self._days(of, by, today, shown)
         found = [
             Series(name, {day: by_name[name] for day, by_name in days.items() if name in by_name})
             for name in (*shown, OTHERS)
         ]
         return [each for each in found if each.by_day]
 
-    def _dearest(self, of: Of, by: By) -> tuple[str, ...]:
-        """The SERIES names that cost most. Where there are more, remembered for a minute."""
+    def _dearest(self, of: Of, by: By, *, anew: bool = False) -> tuple[str, ...]:
+        """The SERIES names that cost most, remembered for a minute."""
         known: tuple[str, ...] | None = self._memory.get((of, by))
-        if known is not None:
+        if known is not None and not anew:
             return known
         column = _COLUMNS[by]
         high, low = amount(daily.c.charge_nanousd, "charge")
@@ -212,13 +215,11 @@ class UsageReader:
             .group_by(column)
             # in 2^32 nano-USD and then the rest: those that differ by less may change places
             .order_by(high.desc(), low.desc(), func.sum(number).desc(), column)
-            .limit(SERIES + 1)
+            .limit(SERIES)
         )
         with self._connected() as connection:
-            names = [str(name) for name in connection.execute(asked).scalars()]
-        dearest = tuple(names[:SERIES])
-        if len(names) > SERIES:
-            self._memory.put((of, by), dearest, DEAREST_SECONDS)
+            dearest = tuple(str(name) for name in connection.execute(asked).scalars())
+        self._memory.put((of, by), dearest, DEAREST_SECONDS)
         return dearest
 
     def _days(

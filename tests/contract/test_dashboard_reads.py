@@ -394,6 +394,15 @@ def test_the_memory_is_bounded() -> None:
     assert len(memory._kept) == MOST
 
 
+def test_a_name_that_is_new_among_few_is_shown_at_once(engine: Engine) -> None:
+    reader = UsageReader(engine)
+    assert reader.series(WEEK, By.MODEL, TODAY) == []
+    for number in range(SERIES):
+        book(engine, 100 - number, model=f"m{number}")
+        series = reader.series(WEEK, By.MODEL, TODAY)
+        assert [each.name for each in series] == [f"m{n}" for n in range(number + 1)]
+
+
 def test_who_is_dearest_of_many_is_remembered_and_what_they_cost_is_not(engine: Engine) -> None:
     for number in range(SERIES + 1):
         book(engine, 100 - number, model=f"m{number}")
