@@ -16,7 +16,8 @@ from admin import inputs, planrules
 from admin.passwords import hash_password, make_password
 from store.catalog import Catalog
 from store.clock import Clock, wall_us
-from store.errors import InputError, NotFoundError
+from store.control import Control
+from store.errors import InputError, NotFoundError, NotRunningError
 from store.keys import KeyRepository
 from store.keywriter import Writer
 from store.records import Account, Role
@@ -61,7 +62,7 @@ class AccountService:
         return self._clock()
 
     def _catalog(self) -> Catalog:
-        return Catalog.read(self._settings.catalog)
+        return catalog_in_force(self._settings)
 
     def add_user(
         self,
@@ -174,8 +175,21 @@ class AccountService:
         self._changed()
 
 
+def catalog_in_force(settings: StoreSettings) -> Catalog:
+    """The catalog that calls are judged by: as this state's authz has read it.
+
+    Its file may be another by now, one that authz refuses or was not told to read. Where no
+    authz runs here, the file. Raises ConfigError, StoreUnavailableError.
+    """
+    try:
+        found = Control.of(settings).ask("catalog")
+    except NotRunningError:
+        return Catalog.read(settings.catalog)
+    return Catalog.parse(found["text"], found["path"])
+
+
 def new_id(kind: str) -> str:
-    """`acc_…` or `key_…`: 80 random bits in lower-case base 32."""
+    """`acc_…`, `key_…` or `ses_…`: 80 random bits in lower-case base 32."""
     return f"{kind}_{base64.b32encode(secrets.token_bytes(10)).decode().lower()}"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from admin import inputs, planrules
 from admin.accounts import AccountService, new_id, no_account
@@ -28,6 +28,9 @@ from store.text import utc
 
 if TYPE_CHECKING:
     from store.settings import StoreSettings
+
+
+FORM_CHARS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,8 @@ def _key_of(writer: Writer, account: Account, alias: str, key_id: str | None = N
 
 
 def _check_first(writer: Writer, account: Account, form: str, key_id: str) -> None:
+    if len(form) > FORM_CHARS:
+        raise InputError("That form is none of ours. Open the page anew.", code="invalid_form")
     minted = writer.use_form(account, form, key_id)
     if minted is not None:
         raise RepeatedError(

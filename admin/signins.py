@@ -7,11 +7,10 @@ is known how it ends. Whoever comes in gets a new session, whatever the browser 
 
 from __future__ import annotations
 
-import base64
 import re
 import secrets
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
@@ -19,12 +18,12 @@ from typing import Final
 import msgspec
 
 from admin import inputs, planrules
+from admin.accounts import catalog_in_force, new_id
 from admin.passwords import hash_password, password_matches
 from admin.settings import AdminSettings
 from admin.throttle import address_bucket, buckets_of
-from store.catalog import Catalog
 from store.clock import Clock
-from store.errors import InputError, NotFoundError
+from store.errors import InputError, NotFoundError, StoreError
 from store.records import SECOND_US, Account, Role
 from store.sessions import (
     INVITE_US,
@@ -136,7 +135,8 @@ class SignIns:
         now_us = self._clock()
         found = self._people.session(token, now_us, self._settings.lifetimes)
         if found is not None and now_us - found[0].seen_us >= TOUCH_US:
-            with self._people.changing(actor_of(found[1]), now_us) as writer:
+            # where it cannot be noted, the session ends the sooner
+            with suppress(StoreError), self._people.changing(actor_of(found[1]), now_us) as writer:
                 writer.touch(found[0])
         return found
 
@@ -245,9 +245,9 @@ class SignIns:
             return self._let_in(writer, account, visitor, "registration")
 
     def _newcomer(self, email: str) -> Account:
-        catalog = Catalog.read(self._settings.catalog)
+        catalog = catalog_in_force(self._settings)
         return Account(
-            id=f"acc_{_random()}",
+            id=new_id("acc"),
             email=email,
             team=None,
             plan=planrules.plan_named(catalog, catalog.default_plan).name,
@@ -343,7 +343,7 @@ class SignIns:
             writer.end_session(visitor.session.account_id, visitor.session.id)
         token = new_token()
         session = Session(
-            id=f"ses_{_random()}",
+            id=new_id("ses"),
             account_id=account.id,
             means=means,
             address=visitor.address,
@@ -373,10 +373,6 @@ class _Counted:
 def actor_of(account: Account) -> str:
     """Who asks, for the audit log."""
     return f"web:{account.email}"
-
-
-def _random() -> str:
-    return base64.b32encode(secrets.token_bytes(10)).decode().lower()
 
 
 def _name(email: str) -> str:

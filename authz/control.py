@@ -13,6 +13,7 @@ and its result; money is nano-USD:
                                   id, or null (authz/refusals.py)
   models    {}                    [name, …]: what the model servers list, of each its own
   feed      {}                    null, once every change that was committed before has been applied
+  catalog   {}                    {path, text}: the catalog in force, whatever its file says by now
   catalog_reload  {}              {path, changes, warnings, seconds}, once the file is in force (see
                                   authz/reload.py); else the error names every fault by its line
 
@@ -53,6 +54,8 @@ def methods(
     feed: Feed,
     reload: Callable[[], object],
     refusals: Refusals,
+    catalog: Callable[[], object],
+    *,
     listed: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, Method]:
     """What can be asked, by name. A method raises InputError or StoreError."""
@@ -89,6 +92,7 @@ def methods(
         "refusal": refusal,
         "models": lambda _: list(listed()),
         "feed": lambda _: feed.poll(),
+        "catalog": lambda _: catalog(),
         "catalog_reload": lambda _: reload(),
     }
 

@@ -158,7 +158,9 @@ def serve(settings: AuthzSettings) -> bool:
         in_force.begin(checker, plans)
         stack.enter_context(reloading(in_force.reload))
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
-        known = methods(books, feed, in_force.reload, refusals, checker.listed)
+        known = methods(
+            books, feed, in_force.reload, refusals, in_force.written, listed=checker.listed
+        )
         responder = Responder(settings.state, known)
         stack.enter_context(serving(settings.runtime / SOCKET_NAME, responder))
         health = Health()

@@ -110,7 +110,7 @@ class Ledger:
             return
         with self._writing() as connection:
             booked = _rows(connection, [hold.id for hold in opened])
-            new = [_hold_columns(hold) for hold in opened if hold.id not in booked]
+            new = [hold_columns(hold) for hold in opened if hold.id not in booked]
             if new:
                 connection.execute(self._insert_new(holds), new)
 
@@ -123,7 +123,7 @@ class Ledger:
         )
         with self._snapshot() as connection:
             found = connection.execute(asked).all()
-        return [_read_hold(*row) for row in found]
+        return [read_hold(*row) for row in found]
 
     def ended_since(self, since_us: int) -> list[tuple[str, int]]:
         """(request id, settled µs) of holds that ended after a moment."""
@@ -376,7 +376,8 @@ def _price_text(price: Price) -> str:
     return msgspec.json.encode(price).decode()
 
 
-def _hold_columns(hold: Hold) -> Columns:
+def hold_columns(hold: Hold) -> Columns:
+    """A hold as the copy has it."""
     return {
         "hold_id": hold.id,
         "request_id": hold.request_id,
@@ -390,10 +391,11 @@ def _hold_columns(hold: Hold) -> Columns:
     }
 
 
-def _read_hold(hold_id: str, record: str) -> Hold:
+def read_hold(hold_id: str, record: str) -> Hold:
+    """A hold of the copy. Raises StoreUnavailableError for what cannot be read."""
     try:
         return unpack_hold(record)
-    except ValueError as fault:
+    except (ValueError, TypeError) as fault:
         raise StoreUnavailableError(
             f"The database keeps hold {hold_id} in a form that this Tensorgate cannot read. "
             "Start the newest version that has been used on it."

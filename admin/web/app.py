@@ -45,6 +45,8 @@ _WORDS: Final[dict[int, tuple[str, str]]] = {
     408: ("That took too long", "Go back, and send it again."),
 }
 
+_UNREAD: Final = frozenset({408, 413, 415})
+
 _log = logging.getLogger(__name__)
 
 
@@ -204,4 +206,6 @@ def _busy(request: Request) -> Response:
 async def _http_fault(request: Request, fault: Exception) -> Response:
     status = fault.status_code if isinstance(fault, HTTPException) else 500
     title, message = _WORDS.get(status, ("That did not work", "Go back, and try again."))
+    if status in _UNREAD:  # the rest of what is sent is not even looked at
+        return error_page(request, status, title, message, connection="close")
     return error_page(request, status, title, message)

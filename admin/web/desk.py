@@ -29,7 +29,8 @@ from admin.settings import AdminSettings
 from admin.signins import SignIns, Visitor, actor_of, nobodys_hash
 from store.catalog import Catalog
 from store.clock import Clock
-from store.control import nudge
+from store.control import Control, nudge
+from store.errors import StoreError
 from store.keylist import KeyList
 from store.keys import KeyRepository
 from store.records import Account, Role
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 HASHING_AT_ONCE: Final = 2  # of 64 MiB each
 HASHING_WAITING: Final = 32
 FOUND_SECONDS: Final = 10.0
+CONTROL_SECONDS: Final = 1.0
 OIDC_CALLBACK: Final = "/sign-in/oidc/callback"
 
 Handler = Callable[[Request], Response]
@@ -102,6 +104,7 @@ class Desk:
     engine: Engine
     clock: Clock
     examine: Examine
+    _catalog: tuple[str, Catalog] | None = None
     _looking: Lock = field(default_factory=Lock)
     _findings: tuple[float, list[Found]] = field(default_factory=lambda: (-math.inf, []))
 
@@ -158,8 +161,20 @@ class Desk:
             return findings
 
     def catalog(self) -> Catalog:
-        """The catalog as it lies there now."""
-        return Catalog.read(self.settings.catalog)
+        """The catalog that calls are judged by: as authz has it, else as its file has it now.
+
+        It is parsed anew only where its text is another: that takes a while for a long one.
+        """
+        try:
+            found = Control.of(self.settings).ask("catalog", seconds=CONTROL_SECONDS)
+            text, path = str(found["text"]), str(found["path"])
+        except (StoreError, LookupError, TypeError):
+            path = str(self.settings.catalog)
+            text = Catalog.text_of(self.settings.catalog)
+        known = self._catalog
+        if known is None or known[0] != text:
+            known = self._catalog = text, Catalog.parse(text, path)
+        return known[1]
 
     def gate_url(self) -> str | None:
         """Where clients reach the gate, as `up` wrote it; None if that is not known."""

@@ -82,7 +82,7 @@ def running(
         clock.advance(us=1)  # what is read from here on is newer than the feed's position
         path = settings.runtime / SOCKET_NAME
         try:
-            known = methods(books, feed, dict, Refusals(clock, settings.key_form()))
+            known = methods(books, feed, dict, Refusals(clock, settings.key_form()), dict)
             with serving(path, Responder(settings.state, known)):
                 yield Running(settings, engine, books, cache, Control.of(settings))
         finally:
@@ -189,7 +189,7 @@ def test_a_reload_is_answered_with_what_changed_or_with_every_fault(
         return answer
 
     settings.state.mkdir()
-    known = methods(None, None, reload, None)  # type: ignore[arg-type]  # nothing else is asked
+    known = methods(None, None, reload, None, dict)  # type: ignore[arg-type]  # nothing else is asked
     with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
         asker = Control.of(settings)
         assert asker.ask("catalog_reload") == {"path": "c", "changes": [], "warnings": []}

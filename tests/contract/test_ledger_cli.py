@@ -235,7 +235,7 @@ def counting(
     settings.runtime.mkdir(mode=0o700, exist_ok=True)
     with open_books(settings, lambda: Catalog.read(settings.catalog), Metrics()) as opened:
         refusals = Refusals(wall_us, settings.key_form())
-        known = change(methods(opened, None, dict, refusals))  # type: ignore[arg-type]  nobody asks for the feed
+        known = change(methods(opened, None, dict, refusals, dict))  # type: ignore[arg-type]  nobody asks for the feed
         with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
             yield opened
 
