@@ -5,6 +5,7 @@ Bounded: a page, its windows' sums, one seek in the ledger a key, and the accoun
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -114,6 +115,17 @@ class KeyList:
             connection = held.execution_options(**read_options(self._engine))
             lines = _lines(connection, asked, account_id, now_us)
         return lines[0] if lines else None
+
+    def called(self, account_id: str, key_ids: Collection[str]) -> dict[str, tuple[str, str]]:
+        """By id, the (alias, hint) of those of the keys that are the account's."""
+        asked = select(keys.c.id, keys.c.alias, keys.c.hint).where(
+            keys.c.id.in_(list(key_ids)), keys.c.account_id == account_id
+        )
+        if not key_ids:
+            return {}
+        with driver_errors(), self._engine.connect() as held:
+            connection = held.execution_options(**read_options(self._engine))
+            return {row[0]: (row[1], row[2]) for row in connection.execute(asked)}
 
     def names(self, account_id: str, limit: int = 500) -> list[tuple[str, str, str]]:
         """(id, alias, hint) of the account's keys, the newest first, for a list to choose from."""

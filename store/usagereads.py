@@ -7,21 +7,36 @@ more than `SAMPLE_OF_DAY` each): exact numbers would need every row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, and_, bindparam, case, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+)
 
+from store.daymemory import CHANGING_DAYS, DayMemory
 from store.ledger import read_row
-from store.ledgersums import AMOUNTS, added_calls, amount, calls, whole
+from store.ledgersums import AMOUNTS, CALLS, added_calls, amount, calls, whole
 from store.records import DAY_US, Basis, LedgerRow, Seen, window_at, window_ends_us
 from store.schema import daily, driver_errors, ledger, read_options, refused, spent
 
 SERIES: Final = 6
+DEAREST_SECONDS: Final = 60.0
 MAX_DAYS: Final = 366
 SAMPLE: Final = 9_000
 SAMPLE_OF_DAY: Final = 200
@@ -104,10 +119,7 @@ class Series:
 
     @property
     def total(self) -> Sums:
-        total = Sums()
-        for each in self.by_day.values():
-            total = total.plus(each)
-        return total
+        return _all_of(self.by_day.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,41 +165,90 @@ class Place:
 
 
 class UsageReader:
-    """Reads one database. Thread-safe; StoreUnavailableError on driver errors."""
+    """Reads one database. Thread-safe; StoreUnavailableError on driver errors.
+
+    What days that are over add up to is remembered for a while (store/daymemory.py); `today` says
+    which those are.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._memory = DayMemory()
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
         with driver_errors(), self._engine.connect() as held:
             yield held.execution_options(**read_options(self._engine))
 
-    def total(self, of: Of) -> Sums:
+    def total(self, of: Of, today: int) -> Sums:
         """What all of it adds up to."""
-        asked = select(*added_calls(daily), *_amounts()).where(*_of(of))
-        with self._connected() as connection:
-            return _sums(connection.execute(asked).mappings().one())
+        days = self._days(of, By.TEAM, today, ())
+        return _all_of(each for by_name in days.values() for each in by_name.values())
 
-    def series(self, of: Of, by: By) -> list[Series]:
+    def series(self, of: Of, by: By, today: int) -> list[Series]:
         """By day: the SERIES that cost most, dearest first, then the rest together if there is any.
 
         Calls decide among those that cost the same. With `By.KEY` names are ids of keys.
         """
+        shown = self._dearest(of, by)
+        days = self._days(of, by, today, shown)
+        if len(shown) < SERIES and any(OTHERS in by_name for by_name in days.values()):
+            shown = self._dearest(of, by, anew=True)  # there is one that was not there before
+            days = self._days(of, by, today, shown)
+        found = [
+            Series(name, {day: by_name[name] for day, by_name in days.items() if name in by_name})
+            for name in (*shown, OTHERS)
+        ]
+        return [each for each in found if each.by_day]
+
+    def _dearest(self, of: Of, by: By, *, anew: bool = False) -> tuple[str, ...]:
+        """The SERIES names that cost most, remembered for a minute."""
+        known: tuple[str, ...] | None = self._memory.get((of, by))
+        if known is not None and not anew:
+            return known
         column = _COLUMNS[by]
+        high, low = amount(daily.c.charge_nanousd, "charge")
+        number = sum((daily.c[name] for name in CALLS), start=literal(0))
+        asked = (
+            select(column)
+            .where(*_of(of, of.days))
+            .group_by(column)
+            # in 2^32 nano-USD and then the rest: those that differ by less may change places
+            .order_by(high.desc(), low.desc(), func.sum(number).desc(), column)
+            .limit(SERIES)
+        )
         with self._connected() as connection:
-            names = _dearest(connection, of, column)
-            shown = names[:SERIES]
-            grouped = case((column.in_(shown), column), else_=None) if shown else column
-            asked = (
-                select(daily.c.day, grouped.label("name"), *added_calls(daily), *_amounts())
-                .where(*_of(of))
-                .group_by(daily.c.day, grouped)
-            )
-            found: dict[str | None, dict[int, Sums]] = {name: {} for name in shown}
+            dearest = tuple(str(name) for name in connection.execute(asked).scalars())
+        self._memory.put((of, by), dearest, DEAREST_SECONDS)
+        return dearest
+
+    def _days(
+        self, of: Of, by: By, today: int, shown: tuple[str, ...]
+    ) -> dict[int, dict[str | None, Sums]]:
+        """By day, by name, those that are not shown as OTHERS; a day without a call has none."""
+        found: dict[int, dict[str | None, Sums]] = {}
+        missing = []
+        for day in of.days:
+            known = self._memory.get((of.account_id, of.key_id, by, shown, day))
+            if known is None:
+                missing.append(day)
+            found[day] = known or {}
+        if not missing:
+            return found
+        column = _COLUMNS[by]
+        name = case((column.in_(shown), column), else_=None) if shown else null()
+        asked = (
+            select(daily.c.day, name.label("name"), *added_calls(daily), *_amounts())
+            .where(*_of(of, missing))
+            .group_by(daily.c.day, literal_column("name"))
+        )
+        with self._connected() as connection:
             for row in connection.execute(asked).mappings():
-                found.setdefault(row["name"], {})[row["day"]] = _sums(row)
-        return [Series(name, by_day) for name, by_day in found.items()]
+                found[row["day"]][row["name"]] = _sums(row)
+        for day in missing:
+            if day <= today - CHANGING_DAYS:
+                self._memory.put((of.account_id, of.key_id, by, shown, day), found[day])
+        return found
 
     def refused(self, of: Of) -> list[tuple[int, str, int]]:
         """(day, reason, calls), in order."""
@@ -246,7 +307,7 @@ class UsageReader:
             nanousd = int(connection.execute(in_all).scalar() or 0)
         return Window(starts_us, ends_us, nanousd, by_day)
 
-    def took(self, of: Of) -> list[Took]:
+    def took(self, of: Of, today: int) -> list[Took]:
         """How long calls took, by day, or where there are more than MAX_SPANS, by week.
 
         Calls without an end that was seen (swept, or given back) say nothing of it.
@@ -256,7 +317,7 @@ class UsageReader:
         limit = min(SAMPLE_OF_DAY, SAMPLE // len(spans))
         mine = ledger.c.account_id if of.key_id is None else ledger.c.key_id
         asked = (
-            select(ledger.c.seen, ledger.c.basis)
+            select(ledger.c.seen, ledger.c.basis, ledger.c.account_id)
             .where(
                 mine == (of.key_id or of.account_id),
                 ledger.c.admitted_us >= bindparam("from_us"),
@@ -269,8 +330,15 @@ class UsageReader:
         with self._connected() as connection:
             for day in spans:
                 until = min(day + length, of.last_day + 1)
-                bounds = {"from_us": day * DAY_US, "until_us": until * DAY_US}
-                found.append(_took(day, connection.execute(asked, bounds).all()))
+                key = (of.account_id, of.key_id, "took", day, until, limit)
+                took = self._memory.get(key)
+                if took is None:
+                    bounds = {"from_us": day * DAY_US, "until_us": until * DAY_US}
+                    rows = connection.execute(asked, bounds).all()
+                    took = _took(day, [row[:2] for row in rows if row[2] == of.account_id])
+                    if until <= today - CHANGING_DAYS:
+                        self._memory.put(key, took)
+                found.append(took)
         return found
 
     def calls(
@@ -283,28 +351,30 @@ class UsageReader:
         limit: int = 50,
     ) -> list[Call]:
         """The account's calls that are over, those that began last first."""
-        wanted: list[ColumnElement[bool]] = [ledger.c.account_id == account_id]
-        if key_id is not None:
-            wanted.append(ledger.c.key_id == key_id)
+        # One condition finds the rows, by its index, and what is another's is left out here: a
+        # planner that may choose looks through all of an account's rows for one request.
         if request_id is not None:
-            wanted.append(ledger.c.request_id == request_id)
+            wanted: list[ColumnElement[bool]] = [ledger.c.request_id == request_id]
+        elif key_id is not None:
+            wanted = [ledger.c.key_id == key_id]
+        else:
+            wanted = [ledger.c.account_id == account_id]
         if behind is not None:
             same = and_(ledger.c.admitted_us == behind.admitted_us, ledger.c.seq < behind.seq)
             wanted += [
                 ledger.c.admitted_us <= behind.admitted_us,
                 or_(ledger.c.admitted_us < behind.admitted_us, same),
             ]
-        asked = (
-            select(ledger)
-            .where(*wanted)
-            .order_by(ledger.c.admitted_us.desc(), ledger.c.seq.desc())
-            .limit(limit)
-        )
+        asked = select(ledger).where(*wanted)
+        if request_id is None:
+            asked = asked.order_by(ledger.c.admitted_us.desc(), ledger.c.seq.desc())
         with self._connected() as connection:
-            return [
+            found = [
                 Call(row["seq"], read_row(row), _seen(row["seen"]))
-                for row in connection.execute(asked).mappings()
+                for row in connection.execute(asked.limit(limit)).mappings()
+                if row["account_id"] == account_id and key_id in (None, row["key_id"])
             ]
+        return sorted(found, key=lambda call: (-call.row.admitted_us, -call.seq))
 
     def every_call(self, of: Of) -> Iterator[Call]:
         """The calls that began in the range, the last first, in batches: for an export."""
@@ -341,11 +411,8 @@ class UsageReader:
                 yield (*names, _sums(row))
 
 
-def _of(of: Of) -> list[ColumnElement[bool]]:
-    wanted = [
-        daily.c.account_id == of.account_id,
-        daily.c.day.between(of.first_day, of.last_day),
-    ]
+def _of(of: Of, days: Sequence[int]) -> list[ColumnElement[bool]]:
+    wanted = [daily.c.account_id == of.account_id, daily.c.day.in_(days)]
     return wanted if of.key_id is None else [*wanted, daily.c.key_id == of.key_id]
 
 
@@ -357,18 +424,11 @@ def _sums(row: Any) -> Sums:
     return Sums(calls(row), *(whole(row, name) for name in AMOUNTS))
 
 
-def _dearest(connection: Connection, of: Of, column: ColumnElement[str]) -> list[str]:
-    high, low = amount(daily.c.charge_nanousd, "charge")
-    number = sum((daily.c[f"calls_{basis.value}"] for basis in Basis), start=0)
-    asked = (
-        select(column)
-        .where(*_of(of))
-        .group_by(column)
-        # in 2^32 nano-USD and then the rest: those that differ by less may change places
-        .order_by(high.desc(), low.desc(), func.sum(number).desc(), column)
-        .limit(SERIES + 1)
-    )
-    return [str(name) for name in connection.execute(asked).scalars()]
+def _all_of(sums: Iterable[Sums]) -> Sums:
+    total = Sums()
+    for each in sums:
+        total = total.plus(each)
+    return total
 
 
 def _seen(text: str | None) -> Seen | None:

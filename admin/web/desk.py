@@ -32,10 +32,12 @@ from store.catalog import Catalog
 from store.clock import Clock
 from store.control import Control, nudge
 from store.errors import StoreError
+from store.keylist import KeyList
 from store.keys import KeyRepository
 from store.records import Account, Role
 from store.sessions import Session, SignInRepository
 from store.teamspend import TeamSpend
+from store.usagereads import UsageReader
 
 if TYPE_CHECKING:
     from admin.oidc import Provider
@@ -116,6 +118,14 @@ class Desk:
     @cached_property
     def keys(self) -> KeyRepository:
         return KeyRepository(self.engine)
+
+    @cached_property
+    def key_list(self) -> KeyList:
+        return KeyList(self.engine)
+
+    @cached_property
+    def usage(self) -> UsageReader:
+        return UsageReader(self.engine)
 
     @cached_property
     def people(self) -> SignInRepository:

@@ -23,9 +23,8 @@ from admin.web.texts import day
 from store.catalog import Catalog, Plan, is_pattern
 from store.control import Control
 from store.errors import InputError, NotFoundError, RepeatedError, StoreError
-from store.keylist import PAGE_KEYS, KeyLine, KeyList, Show
+from store.keylist import PAGE_KEYS, KeyLine, Show
 from store.records import DAY_US
-from store.usagereads import UsageReader
 
 NEAR_EXPIRY_DAYS: Final = 14  # from then on answers say `x-key-expires`, too
 NEAR_BUDGET_PERCENT: Final = 80
@@ -62,9 +61,7 @@ def keys_page(request: Request) -> Response:
     search = asked.get("q", "").strip()[:SEARCH_CHARS]
     now_us = desk(request).clock()
     number = max(1, keyforms.number(asked.get("page", "1")))
-    page = KeyList(desk(request).engine).page(
-        account.id, show, now_us, search=search, number=number
-    )
+    page = desk(request).key_list.page(account.id, show, now_us, search=search, number=number)
     plan = desk(request).catalog().plans.get(account.plan)
     views = [
         (_address(each, search, 1), each.value.capitalize(), page.counts[each], each is show)
@@ -114,7 +111,7 @@ def new_page(request: Request) -> Response:
         if line is None:
             return _no_such_key(request)
         form = keyforms.form_of_key(line.record, choice.names)
-        names = KeyList(desk(request).engine).names(line.record.account_id)
+        names = desk(request).key_list.names(line.record.account_id)
         form.alias = keyforms.free_alias(form.alias, frozenset(alias for _, alias, _ in names))
     return _form_page(request, choice, form)
 
@@ -177,8 +174,7 @@ def first_call(request: Request) -> Response:
     reason = None
     if line.last_us is None:
         today = desk(request).clock() // DAY_US
-        reader = UsageReader(desk(request).engine)
-        reason = reader.last_refused(line.record.account_id, line.record.id, today)
+        reason = desk(request).usage.last_refused(line.record.account_id, line.record.id, today)
     looked = keyforms.number(request.query_params.get("looked", "0"))
     return render(
         request, "parts/first_call.html", line=line, reason=reason, looked=looked, waits=WAITS
@@ -295,7 +291,7 @@ def _revoke_page(request: Request, error: str | None) -> Response:
 
 def _line(request: Request, key_id: str) -> KeyLine | None:
     each = desk(request)
-    return KeyList(each.engine).line(current_account(request).id, key_id, each.clock())
+    return each.key_list.line(current_account(request).id, key_id, each.clock())
 
 
 def _no_such_key(request: Request) -> Response:
@@ -339,7 +335,7 @@ def _form_page(
 ) -> Response:
     each = desk(request)
     account = current_account(request)
-    counts = KeyList(each.engine).page(account.id, Show.LIVE, each.clock()).counts
+    counts = each.key_list.page(account.id, Show.LIVE, each.clock()).counts
     return render(
         request,
         "key_form.html",

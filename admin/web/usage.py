@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -81,15 +80,20 @@ def usage_page(request: Request) -> Response:
     account = current_account(request)
     each = desk(request)
     now_us = each.clock()
-    names = KeyList(each.engine).names(account.id)
-    asked = _asked(request, account, now_us, names)
+    asked = _asked(request, account, now_us)
     if asked is None:
         return _no_such_range(request)
-    reader = UsageReader(each.engine)
-    of = asked.of
-    total = reader.total(of)
+    reader = each.usage
+    of, today = asked.of, now_us // DAY_US
+    total = reader.total(of, today)
     refused = reader.refused(of)
-    series = _named(reader.series(of, asked.by), asked.by, names)
+    series = reader.series(of, asked.by, today)
+    calls = reader.calls(account.id, key_id=of.key_id, limit=CALLS_SHOWN)
+    shown = {call.row.key_id for call in calls}
+    if asked.by is By.KEY:
+        shown |= {one.name for one in series if one.name is not None}
+    names = each.key_list.names(account.id)
+    called = each.key_list.called(account.id, shown)
     burn = _burn(request, account, reader, of.key_id, now_us)
     return render(
         request,
@@ -98,18 +102,18 @@ def usage_page(request: Request) -> Response:
         by=asked.by.value,
         names=names,
         total=total,
-        before=_before(reader, of),
+        before=_before(reader, of, today),
         refused_calls=sum(calls for _, _, calls in refused),
-        series=series,
+        series=_named(series, asked.by, called),
         refusals=_reasons(refused),
-        took=reader.took(of),
+        took=reader.took(of, today),
         burn=burn,
         days=list(of.days),
         day_text=day_text,
         ranges=_ranges(asked),
         groups=_groups(asked),
-        calls=reader.calls(account.id, key_id=of.key_id, limit=CALLS_SHOWN),
-        aliases={key_id: alias for key_id, alias, _ in names},
+        calls=calls,
+        aliases={key_id: alias for key_id, (alias, _) in called.items()},
         longest=MAX_DAYS,
     )
 
@@ -118,13 +122,12 @@ def calls_page(request: Request) -> Response:
     """The calls that are over, the last first; one of them by its request id."""
     account = current_account(request)
     each = desk(request)
-    names = KeyList(each.engine).names(account.id)
     asked = request.query_params
     key_id = asked.get("key") or None
-    if key_id is not None and key_id not in {name[0] for name in names}:
+    if key_id and each.key_list.line(account.id, key_id, each.clock()) is None:
         return _no_such_range(request)
     request_id = asked.get("q", "").strip()[:ID_CHARS]
-    found = UsageReader(each.engine).calls(
+    found = each.usage.calls(
         account.id,
         key_id=key_id,
         request_id=request_id or None,
@@ -132,12 +135,13 @@ def calls_page(request: Request) -> Response:
         limit=CALLS_A_PAGE + 1,
     )
     calls = found[:CALLS_A_PAGE]
+    called = each.key_list.called(account.id, {call.row.key_id for call in calls})
     return render(
         request,
         "calls.html",
         calls=calls,
-        names=names,
-        aliases={each_id: alias for each_id, alias, _ in names},
+        names=each.key_list.names(account.id),
+        aliases={one: alias for one, (alias, _) in called.items()},
         key_id=key_id,
         search=request_id,
         behind=_behind(calls, key_id) if len(found) > CALLS_A_PAGE else None,
@@ -150,11 +154,10 @@ def sums_csv(request: Request) -> Response:
     """The sums by day of the range, as CSV: exact, for a spreadsheet."""
     account = current_account(request)
     each = desk(request)
-    names = KeyList(each.engine).names(account.id)
-    asked = _asked(request, account, each.clock(), names)
+    asked = _asked(request, account, each.clock())
     if asked is None:
         return _no_such_range(request)
-    lines = UsageReader(each.engine).lines(asked.of)
+    lines = each.usage.lines(asked.of)
     rows = ((day_text(line[0]), *line[1:5], *_numbers(line[5])) for line in lines)
     name = f"usage-{day_text(asked.of.first_day)}-{day_text(asked.of.last_day)}.csv"
     return csv_answer(name, _SUMS, rows)
@@ -164,11 +167,10 @@ def calls_csv(request: Request) -> Response:
     """Every call that began in the range, as CSV: the ledger's rows, the last first."""
     account = current_account(request)
     each = desk(request)
-    names = KeyList(each.engine).names(account.id)
-    asked = _asked(request, account, each.clock(), names)
+    asked = _asked(request, account, each.clock())
     if asked is None:
         return _no_such_range(request)
-    reader = UsageReader(each.engine)
+    reader = each.usage
 
     def rows() -> Iterator[Sequence[Any]]:
         for call in reader.every_call(asked.of):
@@ -181,13 +183,11 @@ def calls_csv(request: Request) -> Response:
 # -- what was asked
 
 
-def _asked(
-    request: Request, account: Account, now_us: int, names: list[tuple[str, str, str]]
-) -> Asked | None:
+def _asked(request: Request, account: Account, now_us: int) -> Asked | None:
     """None for a range or a key that there is not."""
     query = request.query_params
     key_id = query.get("key") or None
-    if key_id is not None and key_id not in {name[0] for name in names}:
+    if key_id is not None and desk(request).key_list.line(account.id, key_id, now_us) is None:
         return None
     by = next((each for each in By if each.value == query.get("by")), By.MODEL)
     today = now_us // DAY_US
@@ -237,17 +237,17 @@ def _no_such_range(request: Request) -> Response:
 # -- what is shown
 
 
-def _before(reader: UsageReader, of: Of) -> Sums | None:
+def _before(reader: UsageReader, of: Of, today: int) -> Sums | None:
     """What as many days before it add up to; None where there are none before."""
     earlier = of.before()
-    return None if earlier.first_day < 0 else reader.total(earlier)
+    return None if earlier.first_day < 0 else reader.total(earlier, today)
 
 
 def _named(
-    series: list[Series], by: By, names: list[tuple[str, str, str]]
+    series: list[Series], by: By, keys: Mapping[str, tuple[str, str]]
 ) -> list[tuple[str, Series]]:
     """Each with what people call it."""
-    aliases = {key_id: f"{alias} ({hint[-4:]})" for key_id, alias, hint in names}
+    aliases = {key_id: f"{alias} ({hint[-4:]})" for key_id, (alias, hint) in keys.items()}
 
     def called(name: str | None) -> str:
         if name is None:
@@ -281,9 +281,9 @@ def _burn(
         if budget is not None:
             window = reader.window(account.id, account.id, account.created_us, now_us)
             return burn_down("your account", budget, window, now_us)
-        line = _tightest(each.engine, account.id, now_us)
+        line = _tightest(each.key_list, account.id, now_us)
     else:
-        line = KeyList(each.engine).line(account.id, key_id, now_us)
+        line = each.key_list.line(account.id, key_id, now_us)
     budget = None if line is None else line.record.budget_nanousd
     if line is None or budget is None:
         return None
@@ -291,8 +291,8 @@ def _burn(
     return burn_down(line.record.alias, budget, window, now_us)
 
 
-def _tightest(engine: Engine, account_id: str, now_us: int) -> KeyLine | None:
-    lines = KeyList(engine).page(account_id, Show.LIVE, now_us).lines
+def _tightest(key_list: KeyList, account_id: str, now_us: int) -> KeyLine | None:
+    lines = key_list.page(account_id, Show.LIVE, now_us).lines
     budgeted = [line for line in lines if line.record.budget_nanousd]
     return max(
         budgeted,

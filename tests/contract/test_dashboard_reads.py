@@ -12,13 +12,15 @@ from moneyhelp import ACCOUNT, KEY, OTHER_KEY, charge, hold, mint
 from sqlalchemy import Engine, event
 from statehelp import NOW_US
 
+from store.clock import elapsed_seconds
+from store.daymemory import KEPT_SECONDS, MOST, DayMemory
 from store.errors import StoreUnavailableError
 from store.keylist import PAGE_KEYS, KeyList, Show
 from store.ledger import Ledger
 from store.records import DAY_US, INT64_MAX, WINDOW_US, Basis, KeyRecord, Seen
 from store.refusedcalls import RefusedCalls, RefusedOf, Times
 from store.schema import open_engine
-from store.usagereads import SERIES, By, Of, Place, Sums, UsageReader
+from store.usagereads import DEAREST_SECONDS, SERIES, By, Of, Place, Sums, UsageReader
 
 OpenEngine = Callable[[], Engine]
 
@@ -145,10 +147,10 @@ def test_the_dearest_are_told_apart_and_the_rest_is_together(engine: Engine) -> 
     for number in range(SERIES + 3):
         book(engine, 100 - number, model=f"m{number}", at=NOW_US - (number % 3) * DAY_US)
     book(engine, 7, key=STRANGERS, model="theirs")
-    series = UsageReader(engine).series(WEEK, By.MODEL)
+    series = UsageReader(engine).series(WEEK, By.MODEL, TODAY)
     assert [each.name for each in series] == [*(f"m{n}" for n in range(SERIES)), None]
     assert [each.total.nanousd for each in series][-2:] == [95, 94 + 93 + 92]
-    total = UsageReader(engine).total(WEEK)
+    total = UsageReader(engine).total(WEEK, TODAY)
     assert total == Sums(9, 99, 27, 0, 63, sum(range(92, 101)))
     summed = Sums()
     for each in series:
@@ -161,22 +163,22 @@ def test_sums_are_of_the_range_the_key_and_the_account(engine: Engine) -> None:
         book(engine, 10**days, at=NOW_US - days * DAY_US)
     book(engine, 5, key=OTHER_KEY)
     reader = UsageReader(engine)
-    assert reader.total(WEEK).nanousd == 1_000_006
-    assert reader.total(WEEK.before()).nanousd == 10_000_000
-    assert reader.total(replace(WEEK, key_id=OTHER_KEY.id)).nanousd == 5
-    assert reader.total(replace(WEEK, account_id=STRANGER.id)) == Sums()
-    assert reader.total(replace(WEEK, account_id=STRANGER.id, key_id=KEY.id)) == Sums()
-    by_key = reader.series(WEEK, By.KEY)
+    assert reader.total(WEEK, TODAY).nanousd == 1_000_006
+    assert reader.total(WEEK.before(), TODAY).nanousd == 10_000_000
+    assert reader.total(replace(WEEK, key_id=OTHER_KEY.id), TODAY).nanousd == 5
+    assert reader.total(replace(WEEK, account_id=STRANGER.id), TODAY) == Sums()
+    assert reader.total(replace(WEEK, account_id=STRANGER.id, key_id=KEY.id), TODAY) == Sums()
+    by_key = reader.series(WEEK, By.KEY, TODAY)
     assert {each.name: each.total.calls for each in by_key} == {KEY.id: 2, OTHER_KEY.id: 1}
-    assert [each.name for each in reader.series(WEEK, By.TEAM)] == ["red"]
+    assert [each.name for each in reader.series(WEEK, By.TEAM, TODAY)] == ["red"]
     assert by_key[0].by_day.keys() == {TODAY - 6, TODAY}
 
 
 def test_sums_beyond_64_bits_are_exact(engine: Engine) -> None:
     for number in range(3):
         book(engine, INT64_MAX, model=f"m{number}")
-    assert UsageReader(engine).total(WEEK).nanousd == 3 * INT64_MAX
-    [day] = UsageReader(engine).series(WEEK, By.TEAM)
+    assert UsageReader(engine).total(WEEK, TODAY).nanousd == 3 * INT64_MAX
+    [day] = UsageReader(engine).series(WEEK, By.TEAM, TODAY)
     assert day.total.nanousd == 3 * INT64_MAX
 
 
@@ -243,14 +245,14 @@ def test_percentiles_are_of_each_days_calls(engine: Engine) -> None:
     book(engine, 0, basis=Basis.RELEASED, seen=seen(10**9))
     book(engine)  # of whose end nothing was seen
     book(engine, seen=seen(10**9), key=STRANGERS)
-    *_, yesterday, today = UsageReader(engine).took(WEEK)
+    *_, yesterday, today = UsageReader(engine).took(WEEK, TODAY)
     assert (today.of, today.p50_us, today.p95_us) == (100, 50_000, 95_000)
     assert (today.first_p50_us, today.first_p95_us) == (49, 95)
     assert (yesterday.day, yesterday.of, yesterday.p50_us) == (TODAY - 1, 1, 7)
     assert yesterday.first_p50_us is None
-    nothing = UsageReader(engine).took(replace(WEEK, key_id=OTHER_KEY.id))
+    nothing = UsageReader(engine).took(replace(WEEK, key_id=OTHER_KEY.id), TODAY)
     assert [each.p50_us for each in nothing] == [None] * 7
-    year = UsageReader(engine).took(Of(ACCOUNT.id, TODAY - 365, TODAY))
+    year = UsageReader(engine).took(Of(ACCOUNT.id, TODAY - 365, TODAY), TODAY)
     assert len(year) == 53
     assert (year[-1].of, year[-1].day) == (101, TODAY - 1)
 
@@ -318,13 +320,13 @@ def test_no_page_reads_a_whole_table(engine: Engine) -> None:
     keys.line(ACCOUNT.id, KEY.id, NOW_US)
     keys.names(ACCOUNT.id)
     for of in (WEEK, replace(WEEK, key_id=KEY.id)):
-        reader.total(of)
+        reader.total(of, TODAY)
         reader.refused(of)
-        reader.took(of)
+        reader.took(of, TODAY)
         list(reader.lines(of))
         list(reader.every_call(of))
         for by in By:
-            reader.series(of, by)
+            reader.series(of, by, TODAY)
     reader.window(ACCOUNT.id, KEY.id, KEY.created_us, NOW_US)
     reader.last_refused(ACCOUNT.id, KEY.id, TODAY)
     reader.calls(ACCOUNT.id, request_id="some", behind=Place(NOW_US, 5))
@@ -344,9 +346,72 @@ def test_a_database_that_is_out_is_said_so(engine: Engine) -> None:
     broken = open_engine("sqlite:////nowhere/at-all.db")
     for read in (
         lambda: KeyList(broken).names(ACCOUNT.id),
-        lambda: UsageReader(broken).total(WEEK),
+        lambda: UsageReader(broken).total(WEEK, TODAY),
         lambda: RefusedCalls(broken).add({RefusedOf("a", 1, "k", "r"): Times(1, 1)}),
     ):
         with pytest.raises(StoreUnavailableError):
             read()
     broken.dispose()
+
+
+# -- what is remembered
+
+
+def test_days_that_are_over_are_asked_once_and_the_last_two_each_time(engine: Engine) -> None:
+    for days in range(7):
+        book(engine, 100 + days, at=NOW_US - days * DAY_US, seen=seen(1000 + days))
+    reader = UsageReader(engine)
+
+    def read() -> tuple[int, list[int | None]]:
+        for by in By:
+            assert sum(each.total.nanousd for each in reader.series(WEEK, by, TODAY)) == (
+                reader.total(WEEK, TODAY).nanousd
+            )
+        took = [each.p50_us for each in reader.took(WEEK, TODAY)]
+        return reader.total(WEEK, TODAY).nanousd, took
+
+    before = read()
+    assert before == (721, [1006, 1005, 1004, 1003, 1002, 1001, 1000])
+    book(engine, 1_000, at=NOW_US, seen=seen(9000))
+    book(engine, 10_000, at=NOW_US - DAY_US, seen=seen(9000))
+    after = read()  # what is booked late into the day before is there, too
+    assert after[0] == 11_721
+    # nobody else is told of it
+    assert reader.total(replace(WEEK, account_id=STRANGER.id), TODAY) == Sums()
+    # a day that is over is not asked again, and not for ever
+    book(engine, 100_000, at=NOW_US - 2 * DAY_US)
+    assert read()[0] == 11_721
+    reader._memory._seconds = lambda: elapsed_seconds() + KEPT_SECONDS
+    assert read()[0] == 111_721
+
+
+def test_the_memory_is_bounded() -> None:
+    memory = DayMemory(lambda: 0.0)
+    for number in range(MOST + 2):
+        memory.put(number, {"some": number})
+    assert memory.get(0) is memory.get(1) is None
+    assert memory.get(2) == {"some": 2}
+    assert len(memory._kept) == MOST
+
+
+def test_a_name_that_is_new_among_few_is_shown_at_once(engine: Engine) -> None:
+    reader = UsageReader(engine)
+    assert reader.series(WEEK, By.MODEL, TODAY) == []
+    for number in range(SERIES):
+        book(engine, 100 - number, model=f"m{number}")
+        series = reader.series(WEEK, By.MODEL, TODAY)
+        assert [each.name for each in series] == [f"m{n}" for n in range(number + 1)]
+
+
+def test_who_is_dearest_of_many_is_remembered_and_what_they_cost_is_not(engine: Engine) -> None:
+    for number in range(SERIES + 1):
+        book(engine, 100 - number, model=f"m{number}")
+    reader = UsageReader(engine)
+    reader.series(WEEK, By.MODEL, TODAY)
+    book(engine, 5_000, model="new")
+    book(engine, 1_000, model="m0")
+    series = reader.series(WEEK, By.MODEL, TODAY)
+    assert (series[0].name, series[0].total.nanousd) == ("m0", 1_100)
+    assert (series[-1].name, series[-1].total.nanousd) == (None, 5_000 + 100 - SERIES)
+    reader._memory._seconds = lambda: elapsed_seconds() + DEAREST_SECONDS
+    assert reader.series(WEEK, By.MODEL, TODAY)[0].name == "new"
