@@ -1,28 +1,25 @@
 """Every account as an admin lists them: a page at a time, with keys, spend and last visit.
 
-What was spent is read from the sums by day, of the last `SPEND_DAYS` UTC days and today. Those of
-days that are over for `SETTLED_DAYS` are kept until midnight, of `MOST_KEPT` accounts: worst case,
-a row that is booked as late as that shows a day later.
+What was spent is read from the sums by day, of the last `SPEND_DAYS` UTC days and today; what days
+that are over add up to is remembered (store/daymemory.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, case, func, or_, select
 
+from store.daymemory import CHANGING_DAYS, DayMemory
 from store.keywriter import read_account
 from store.ledgersums import amount, whole
 from store.records import DAY_US, Account
 from store.schema import accounts, daily, driver_errors, keys, read_options
-from store.teamspend import SETTLED_DAYS
 
 PAGE_ACCOUNTS: Final = 50
 SPEND_DAYS: Final = 30
-MOST_KEPT: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +51,7 @@ class AccountList:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._kept: tuple[int, dict[str, int]] = (0, {})
-        self._lock = Lock()
+        self._over = DayMemory()
 
     def page(self, now_us: int, *, search: str = "", number: int = 1) -> AccountPage:
         """Accounts by e-mail; `number` is clipped to what there is.
@@ -104,8 +100,8 @@ class AccountList:
         )
         counts = {row[0]: (int(row[1]), int(row[2])) for row in connection.execute(counted)}
         today = now_us // DAY_US
-        before = self._settled(connection, ids, today)
-        lately = _spent(connection, ids, today - SETTLED_DAYS, today + 1)
+        before = self._before(connection, ids, today)
+        lately = _spent(connection, ids, today + 1 - CHANGING_DAYS, today + 1)
         return tuple(
             AccountLine(
                 account,
@@ -116,18 +112,16 @@ class AccountList:
             for account, seen_us in seen
         )
 
-    def _settled(self, connection: Connection, ids: Sequence[str], today: int) -> dict[str, int]:
-        """What was spent on days that are over, so that no row of theirs is booked any more."""
-        with self._lock:
-            day, kept = self._kept
-            if day != today or len(kept) > MOST_KEPT:
-                kept = {}
-                self._kept = (today, kept)
-            missing = [each for each in ids if each not in kept]
-        found = _spent(connection, missing, today - SPEND_DAYS, today - SETTLED_DAYS)
-        with self._lock:
-            kept.update(found)
-            return {each: kept[each] for each in ids}
+    def _before(self, connection: Connection, ids: Sequence[str], today: int) -> dict[str, int]:
+        """What was spent on days that are over."""
+        known: dict[str, int | None] = {each: self._over.get((each, today)) for each in ids}
+        missing = [each for each, nanousd in known.items() if nanousd is None]
+        found = _spent(connection, missing, today - SPEND_DAYS, today + 1 - CHANGING_DAYS)
+        for each, nanousd in found.items():
+            self._over.put((each, today), nanousd)
+        return {
+            each: found[each] if nanousd is None else nanousd for each, nanousd in known.items()
+        }
 
 
 def _like(search: str) -> list[ColumnElement[bool]]:

@@ -1,7 +1,6 @@
 """What teams spent in each month, from the sums by day.
 
-A month is one of UTC. Days that are over for `SETTLED_DAYS` are read once and kept until midnight:
-worst case, a row that is booked as late as that (after an outage of days) shows a day later.
+A month is one of UTC. What days that are over add up to is remembered (store/daymemory.py).
 """
 
 from __future__ import annotations
@@ -9,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from threading import Lock
 from typing import Final
 
 from sqlalchemy import Engine, func, select
 
+from store.daymemory import CHANGING_DAYS, DayMemory
 from store.ledgersums import added_calls, amount, calls, whole
 from store.records import DAY_US, SECOND_US
 from store.schema import daily, driver_errors, read_options
 
 MONTHS: Final = 6
 MOST_MONTHS: Final = 120
-SETTLED_DAYS: Final = 3
 _EPOCH: Final = date(1970, 1, 1)
 
 
@@ -78,8 +76,7 @@ class TeamSpend:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._kept: dict[tuple[int, int], tuple[Spent, ...]] = {}
-        self._lock = Lock()
+        self._over = DayMemory()
 
     def months(self, months: Sequence[Month], now_us: int) -> dict[Month, tuple[Spent, ...]]:
         """What each team spent in each of the months, by name of the team."""
@@ -97,21 +94,12 @@ class TeamSpend:
 
     def _month(self, month: Month, now_us: int) -> tuple[Spent, ...]:
         first, last = month.first_day, month.next().first_day
-        settled = min(max(now_us // DAY_US - SETTLED_DAYS, first), last)
-        return _together(self._settled(first, settled), self._read(settled, last))
-
-    def _settled(self, first: int, last: int) -> tuple[Spent, ...]:
-        """Of days that are over, so that no row of theirs is booked any more."""
-        with self._lock:
-            kept = self._kept.get((first, last))
-        if kept is None:
-            kept = self._read(first, last)
-            with self._lock:
-                # the same month until an earlier day was kept: it is never asked for again
-                for each in [each for each in self._kept if each[0] == first]:
-                    del self._kept[each]
-                self._kept[first, last] = kept
-        return kept
+        over = min(max(now_us // DAY_US + 1 - CHANGING_DAYS, first), last)
+        known: tuple[Spent, ...] | None = self._over.get((first, over))
+        if known is None:
+            known = self._read(first, over)
+            self._over.put((first, over), known)
+        return _together(known, self._read(over, last))
 
     def _read(self, first: int, last: int) -> tuple[Spent, ...]:
         """Of the days from `first` to before `last`."""

@@ -250,7 +250,7 @@ def test_months() -> None:
     ]
 
 
-def test_days_that_are_over_are_kept_until_midnight_and_the_last_ones_are_not(
+def test_days_that_are_over_are_remembered_and_the_last_ones_are_not(
     board: Dashboard,
 ) -> None:
     account = board.user("kept@example.org", team="kept")
