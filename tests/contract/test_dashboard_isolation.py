@@ -158,11 +158,10 @@ def test_anothers_is_not_there(scene: Scene, page: Page) -> None:
 @pytest.mark.parametrize(
     ("role", "page"),
     [
-        (role, page)
+        pytest.param(role, page, id=f"{role} {page.method} {page.path}")
         for role, page in product(("bob", "auditor"), SIGNED_IN)
         if page.access > (Access.USER if role == "bob" else Access.AUDITOR)
     ],
-    ids=str,
 )
 def test_what_a_role_may_not_is_not_there(scene: Scene, role: str, page: Page) -> None:
     browser = scene.board.browser(getattr(scene, role))
