@@ -1,6 +1,7 @@
 """Every account as an admin lists them: a page at a time, with keys, spend and last visit.
 
-What was spent is read from the sums by day, of the last `SPEND_DAYS` UTC days and today.
+What was spent is read from the sums by day, of the last `SPEND_DAYS` UTC days and today; what days
+that are over add up to is remembered (store/daymemory.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, case, func, or_, select
 
+from store.daymemory import CHANGING_DAYS, DayMemory
 from store.keywriter import read_account
 from store.ledgersums import amount, whole
 from store.records import DAY_US, Account
@@ -49,6 +51,7 @@ class AccountList:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._over = DayMemory()
 
     def page(self, now_us: int, *, search: str = "", number: int = 1) -> AccountPage:
         """Accounts by e-mail; `number` is clipped to what there is.
@@ -70,7 +73,7 @@ class AccountList:
             )
             rows = connection.execute(asked).mappings().all()
             seen = [(read_account(row), row["seen_us"]) for row in rows]
-            return AccountPage(_lines(connection, seen, now_us), found, number)
+            return AccountPage(self._lines(connection, seen, now_us), found, number)
 
     def line(self, account_id: str, now_us: int) -> AccountLine | None:
         """One account; None if there is none of this id."""
@@ -80,7 +83,45 @@ class AccountList:
             row = connection.execute(asked).mappings().first()
             if row is None:
                 return None
-            return _lines(connection, [(read_account(row), row["seen_us"])], now_us)[0]
+            return self._lines(connection, [(read_account(row), row["seen_us"])], now_us)[0]
+
+    def _lines(
+        self,
+        connection: Connection,
+        seen: Sequence[tuple[Account, int | None]],
+        now_us: int,
+    ) -> tuple[AccountLine, ...]:
+        ids = [account.id for account, _ in seen]
+        live = case((keys.c.revoked_us.is_(None) & (keys.c.expires_us > now_us), 1), else_=0)
+        counted = (
+            select(keys.c.account_id, func.sum(live), func.count())
+            .where(keys.c.account_id.in_(ids))
+            .group_by(keys.c.account_id)
+        )
+        counts = {row[0]: (int(row[1]), int(row[2])) for row in connection.execute(counted)}
+        today = now_us // DAY_US
+        before = self._before(connection, ids, today)
+        lately = _spent(connection, ids, today + 1 - CHANGING_DAYS, today + 1)
+        return tuple(
+            AccountLine(
+                account,
+                *counts.get(account.id, (0, 0)),
+                spent_nanousd=before[account.id] + lately[account.id],
+                seen_us=seen_us,
+            )
+            for account, seen_us in seen
+        )
+
+    def _before(self, connection: Connection, ids: Sequence[str], today: int) -> dict[str, int]:
+        """What was spent on days that are over."""
+        known: dict[str, int | None] = {each: self._over.get((each, today)) for each in ids}
+        missing = [each for each, nanousd in known.items() if nanousd is None]
+        found = _spent(connection, missing, today - SPEND_DAYS, today + 1 - CHANGING_DAYS)
+        for each, nanousd in found.items():
+            self._over.put((each, today), nanousd)
+        return {
+            each: found[each] if nanousd is None else nanousd for each, nanousd in known.items()
+        }
 
 
 def _like(search: str) -> list[ColumnElement[bool]]:
@@ -90,31 +131,14 @@ def _like(search: str) -> list[ColumnElement[bool]]:
     return [or_(*(column.icontains(search, autoescape=True) for column in columns))]
 
 
-def _lines(
-    connection: Connection, seen: Sequence[tuple[Account, int | None]], now_us: int
-) -> tuple[AccountLine, ...]:
-    ids = [account.id for account, _ in seen]
-    live = case((keys.c.revoked_us.is_(None) & (keys.c.expires_us > now_us), 1), else_=0)
-    counted = (
-        select(keys.c.account_id, func.sum(live), func.count())
-        .where(keys.c.account_id.in_(ids))
-        .group_by(keys.c.account_id)
-    )
-    counts = {row[0]: (int(row[1]), int(row[2])) for row in connection.execute(counted)}
-    summed = (
+def _spent(connection: Connection, ids: Sequence[str], first: int, last: int) -> dict[str, int]:
+    """Nano-USD of each account on the days from `first` to before `last`."""
+    if not ids:
+        return {}
+    asked = (
         select(daily.c.account_id, *amount(daily.c.charge_nanousd, "charge"))
-        .where(daily.c.account_id.in_(ids), daily.c.day >= now_us // DAY_US - SPEND_DAYS)
+        .where(daily.c.account_id.in_(ids), daily.c.day >= first, daily.c.day < last)
         .group_by(daily.c.account_id)
     )
-    spent = {
-        row["account_id"]: whole(row, "charge") for row in connection.execute(summed).mappings()
-    }
-    return tuple(
-        AccountLine(
-            account,
-            *counts.get(account.id, (0, 0)),
-            spent_nanousd=spent.get(account.id, 0),
-            seen_us=seen_us,
-        )
-        for account, seen_us in seen
-    )
+    rows = connection.execute(asked).mappings()
+    return dict.fromkeys(ids, 0) | {row["account_id"]: whole(row, "charge") for row in rows}

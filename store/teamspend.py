@@ -1,7 +1,6 @@
 """What teams spent in each month, from the sums by day.
 
-A month is one of UTC. Months that are over for longer than `SETTLED_DAYS` are read once and kept
-for a while: worst case, a row that was booked so late shows `KEPT_SECONDS` later.
+A month is one of UTC. What days that are over add up to is remembered (store/daymemory.py).
 """
 
 from __future__ import annotations
@@ -9,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from threading import Lock
-from time import monotonic
 from typing import Final
 
 from sqlalchemy import Engine, func, select
 
+from store.daymemory import CHANGING_DAYS, DayMemory
 from store.ledgersums import added_calls, amount, calls, whole
-from store.records import SECOND_US
+from store.records import DAY_US, SECOND_US
 from store.schema import daily, driver_errors, read_options
 
 MONTHS: Final = 6
 MOST_MONTHS: Final = 120
-SETTLED_DAYS: Final = 3
-KEPT_SECONDS: Final = 600.0
 _EPOCH: Final = date(1970, 1, 1)
 
 
@@ -71,14 +67,16 @@ class Spent:
     calls: int
     nanousd: int
 
+    def plus(self, other: Spent) -> Spent:
+        return Spent(self.team, self.calls + other.calls, self.nanousd + other.nanousd)
+
 
 class TeamSpend:
     """Reads one database. Thread-safe; StoreUnavailableError on driver errors."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._kept: dict[Month, tuple[float, tuple[Spent, ...]]] = {}
-        self._lock = Lock()
+        self._over = DayMemory()
 
     def months(self, months: Sequence[Month], now_us: int) -> dict[Month, tuple[Spent, ...]]:
         """What each team spent in each of the months, by name of the team."""
@@ -95,24 +93,25 @@ class TeamSpend:
         return Month(moment.year, moment.month)
 
     def _month(self, month: Month, now_us: int) -> tuple[Spent, ...]:
-        with self._lock:
-            kept = self._kept.get(month)
-        if kept is not None and monotonic() - kept[0] < KEPT_SECONDS:
-            return kept[1]
-        found = self._read(month)
-        if month.next().first_day + SETTLED_DAYS <= now_us // (86_400 * SECOND_US):
-            with self._lock:
-                self._kept[month] = (monotonic(), found)
-        return found
+        first, last = month.first_day, month.next().first_day
+        over = min(max(now_us // DAY_US + 1 - CHANGING_DAYS, first), last)
+        known: tuple[Spent, ...] | None = self._over.get((first, over))
+        if known is None:
+            known = self._read(first, over)
+            self._over.put((first, over), known)
+        return _together(known, self._read(over, last))
 
-    def _read(self, month: Month) -> tuple[Spent, ...]:
+    def _read(self, first: int, last: int) -> tuple[Spent, ...]:
+        """Of the days from `first` to before `last`."""
+        if first == last:
+            return ()
         asked = (
             select(
                 daily.c.team,
                 *added_calls(daily),
                 *amount(daily.c.charge_nanousd, "charge"),
             )
-            .where(daily.c.day >= month.first_day, daily.c.day < month.next().first_day)
+            .where(daily.c.day >= first, daily.c.day < last)
             .group_by(daily.c.team)
             .order_by(daily.c.team)
         )
@@ -120,3 +119,13 @@ class TeamSpend:
             connection = held.execution_options(**read_options(self._engine))
             rows = connection.execute(asked).mappings().all()
         return tuple(Spent(row["team"] or None, calls(row), whole(row, "charge")) for row in rows)
+
+
+def _together(*parts: tuple[Spent, ...]) -> tuple[Spent, ...]:
+    """One for each team, by name."""
+    found: dict[str | None, Spent] = {}
+    for part in parts:
+        for each in part:
+            known = found.get(each.team)
+            found[each.team] = each if known is None else known.plus(each)
+    return tuple(found[team] for team in sorted(found, key=lambda team: team or ""))

@@ -27,6 +27,7 @@ from admin.metrics import Metrics
 from admin.service import AdminService
 from admin.settings import AdminSettings
 from admin.signins import SignIns, Visitor, actor_of, nobodys_hash
+from store.accountlist import AccountList
 from store.catalog import Catalog
 from store.clock import Clock
 from store.control import Control, nudge
@@ -146,6 +147,10 @@ class Desk:
         from admin.oidc import Provider  # noqa: PLC0415  half a second, for those who have one
 
         return Provider(self.settings, f"{self.settings.dashboard_url}{OIDC_CALLBACK}")
+
+    @cached_property
+    def account_list(self) -> AccountList:
+        return AccountList(self.engine)
 
     @cached_property
     def team_spend(self) -> TeamSpend:

@@ -22,7 +22,7 @@ from admin.web.desk import (
     visitor_of,
 )
 from admin.web.pages import redirect, render
-from store.accountlist import SPEND_DAYS, AccountLine, AccountList
+from store.accountlist import SPEND_DAYS, AccountLine
 from store.errors import InputError, NotFoundError
 from store.keylist import KeyLine, KeyList, Show
 from store.records import DAY_US, Account, Role
@@ -39,7 +39,7 @@ def users_page(request: Request) -> Response:
     search = request.query_params.get("q", "").strip()[:SEARCH_CHARS]
     number = max(1, keyforms.number(request.query_params.get("page", "1")))
     parts = desk(request)
-    page = AccountList(parts.engine).page(parts.clock(), search=search, number=number)
+    page = parts.account_list.page(parts.clock(), search=search, number=number)
     return render(request, "users.html", page=page, search=search, days=SPEND_DAYS)
 
 
@@ -118,7 +118,7 @@ def revoke(request: Request) -> Response:
 
 def _line(request: Request) -> AccountLine:
     parts = desk(request)
-    found = AccountList(parts.engine).line(request.path_params["account"], parts.clock())
+    found = parts.account_list.line(request.path_params["account"], parts.clock())
     if found is None:
         raise NotFoundError("There is no such account.")
     return found

@@ -17,6 +17,7 @@ from dashboardhelp import book_call
 from peers.dashboard import PASSWORD, Browser, Dashboard, dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
+from store.accountlist import AccountList
 from store.clock import wall_us
 from store.records import DAY_US, Account, Role
 from store.teamspend import Month, TeamSpend, last_months, month_at
@@ -249,17 +250,32 @@ def test_months() -> None:
     ]
 
 
-def test_a_month_that_is_over_is_kept_for_a_while(board: Dashboard) -> None:
+def test_days_that_are_over_are_remembered_and_the_last_ones_are_not(
+    board: Dashboard,
+) -> None:
     account = board.user("kept@example.org", team="kept")
     key = board.service.mint(account.email, "key", models="*").record
-    reader, now_us = TeamSpend(board.engine), wall_us()
-    old, present = last_months(now_us, 4)[3], month_at(now_us)
-    assert reader.months([old], now_us) == {old: ()}
-    book_call(board.engine, key, settled_us=(old.first_day + 1) * DAY_US)
-    book_call(board.engine, key, settled_us=now_us)
-    assert reader.months([old], now_us) == {old: ()}, "it is read again ten minutes later"
-    assert TeamSpend(board.engine).months([old], now_us)[old][0].team == "kept"
-    assert any(each.team == "kept" for each in reader.months([present], now_us)[present])
+    # a clock of its own, in the middle of a month; rows are only booked by hand here
+    now_us = wall_us() + 400 * DAY_US
+    while not 10 <= now_us // DAY_US - month_at(now_us).first_day <= 20:
+        now_us += DAY_US
+    teams, people = TeamSpend(board.engine), AccountList(board.engine)
+    month, over_us = month_at(now_us), now_us - 5 * DAY_US
+
+    def said(teams: TeamSpend, people: AccountList, at_us: int = now_us) -> tuple[int, int]:
+        spents = teams.months([month], at_us)[month]
+        line = people.line(account.id, at_us)
+        assert line is not None
+        return sum(each.nanousd for each in spents), line.spent_nanousd
+
+    book_call(board.engine, key, settled_us=over_us, charge_nanousd=3)
+    assert said(teams, people) == (3, 3)
+    book_call(board.engine, key, settled_us=now_us, charge_nanousd=5)
+    assert said(teams, people) == (8, 8), "today is read each time"
+    book_call(board.engine, key, settled_us=over_us, charge_nanousd=7)
+    assert said(teams, people) == (8, 8), "this one was booked days too late"
+    assert said(TeamSpend(board.engine), AccountList(board.engine)) == (15, 15)
+    assert said(teams, people, now_us + DAY_US) == (15, 15), "the next day it shows"
 
 
 # -- the system
