@@ -7,6 +7,7 @@ where nobody is signed in).
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -229,8 +230,11 @@ def texts_of(request: Request, name: str) -> Sequence[str]:
 
 
 def address_of(request: Request) -> str:
-    """Whence a request came: an IP address, as far as we can tell."""
-    return request.client.host if request.client else "unknown"
+    """Whence a request came, as far as we can tell: an IP address, or `unknown`."""
+    try:
+        return str(ipaddress.ip_address(request.client.host if request.client else ""))
+    except ValueError:
+        return "unknown"
 
 
 def visitor_of(request: Request) -> Visitor:

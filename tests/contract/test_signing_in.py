@@ -378,6 +378,7 @@ def https(board: Dashboard, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         settings=board.settings,
         dashboard_url="https://keys.example.org",
         open_registration="true",
+        admin_trusted_proxies="127.0.0.0/8",
     ) as running:
         yield running
 
@@ -425,6 +426,23 @@ def test_under_https_cookies_are_bound_to_the_host_and_to_tls(
     bare = secure(https)
     bare.headers["cookie"] = f"{COOKIE}={token}"
     assert bare.get("/account").status_code == 303, "another host could have set that one"
+
+
+def test_an_address_is_believed_only_of_a_proxy_that_is_trusted(
+    board: Dashboard, https: Dashboard, anna: Account
+) -> None:
+    form = {"email": ANNA, "password": PASSWORD}
+    seen = "SELECT address FROM audit WHERE action = 'session.begin' ORDER BY id DESC LIMIT 1"
+
+    def noted(client: httpx2.Client, said: str) -> str:
+        answer = client.post("/sign-in", data=form, headers={"x-forwarded-for": said})
+        assert answer.status_code == 303
+        return str(rows(board, seen)[0][0])
+
+    assert noted(board.browser().client, "203.0.113.9") == "127.0.0.1"
+    assert noted(secure(https), "203.0.113.9") == "203.0.113.9"
+    assert noted(secure(https), "198.51.100.1, 203.0.113.9") == "203.0.113.9", "the last hop's word"
+    assert noted(secure(https), "x" * 500) == "unknown"
 
 
 def test_the_throttle_counts_what_one_customer_has_as_one() -> None:
