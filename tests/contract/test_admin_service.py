@@ -553,3 +553,15 @@ def test_whoever_serves_is_told_of_each_change_once_it_is_there(tmp_path: Path) 
         assert len(seen) == 4
         assert seen == sorted(set(seen)), "each saw the change that it was told of"
         assert seen[-1] == repository.last_change()
+
+
+def test_an_id_that_goes_along_must_be_the_keys(service: AdminService) -> None:
+    """A page that was left open names a key that has another successor by now."""
+    older = mint(service).record
+    service.revoke(ANNA, "laptop", confirm="laptop", key_id=older.id)
+    younger = mint(service).record
+    refused("not_found", service.update, ANNA, "laptop", rpm=1, key_id=older.id)
+    refused("not_found", service.revoke, ANNA, "laptop", confirm="laptop", key_id=older.id)
+    assert service.list_keys(ANNA) == [younger]
+    service.update(ANNA, "laptop", rpm=1, key_id=younger.id)
+    assert service.revoke(ANNA, "laptop", confirm="laptop", key_id=younger.id).id == younger.id
