@@ -16,6 +16,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from authz.model import Dialect
 from authz.pb.accesslog_entry_pb2 import (
+    AccessLogCommon,
     AccessLogType,
     HTTPAccessLogEntry,
     HTTPResponseProperties,
@@ -27,6 +28,7 @@ RESPONSE: Final = "tensorgate.usage"
 _ERRORS: Final = 400
 _MAX_STATUS: Final = 999
 _MAX_DIGITS: Final = 12
+_MOMENT_DIGITS: Final = 15  # of milliseconds since 1970
 _STREAMS: Final = frozenset({"sse", "lines", "array"})
 _BY_UPSTREAM: Final = "via_upstream"
 _CUT_OFF: Final = ("downstream_remote_disconnect", "upstream_reset_after_response_started")
@@ -75,7 +77,8 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     `complete`: and so is the answer's end. `final`: `usage` is the whole answer's. `stream`: what
     was generated was counted as it came, in `events` and `content_bytes`. `hides_output`: the
     request said that not all of it was to be streamed. `duration_us` is from when the request was
-    there, and was asked about, to the end.
+    there, and was asked about, to the end, and `first_us` to the first of what was generated as it
+    came, 0 where that was not seen.
     """
 
     request_id: str
@@ -95,6 +98,7 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     content_bytes: int
     encoded: bool
     hides_output: bool
+    first_us: int = 0
 
     @property
     def failed(self) -> bool:
@@ -111,6 +115,7 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     usage, whole = _usage(response) if response else (None, False)
     details = entry.response.response_code_details
     status = entry.response.response_code.value
+    duration_us = max(0, _us(common.duration) - _us(common.time_to_last_rx_byte))
     if _text(decision, "dialect") == Dialect.GRPC:
         status = _grpc_status(entry.response) or status
     return Ending(
@@ -124,7 +129,7 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         answered=details == _BY_UPSTREAM
         or (common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)),
         complete=details == _BY_UPSTREAM,
-        duration_us=max(0, _us(common.duration) - _us(common.time_to_last_rx_byte)),
+        duration_us=duration_us,
         usage=usage,
         final=whole and _text(response, "final") == "1",
         stream=_text(response, "format") in _STREAMS,
@@ -132,7 +137,22 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         content_bytes=_count(_text(response, "content_bytes")) or 0,
         encoded=bool(_text(response, "encoded")),
         hides_output=_text(decision, "hides_output") == "1",
+        first_us=_first_us(_text(response, "first_ms"), common, duration_us),
     )
+
+
+def _first_us(first_ms: str | None, common: AccessLogCommon, duration_us: int) -> int:
+    """How long after the request was there that moment was; at most as long as all of it took.
+
+    The moment is by the system's clock, as the start is: where that was set meanwhile, it may lie
+    anywhere.
+    """
+    at_ms = _count(first_ms, _MOMENT_DIGITS)
+    if at_ms is None:
+        return 0
+    start = common.start_time
+    there_us = start.seconds * SECOND_US + start.nanos // 1000 + _us(common.time_to_last_rx_byte)
+    return min(max(1, at_ms * 1000 - there_us), duration_us)
 
 
 def _grpc_status(response: HTTPResponseProperties) -> int | None:
@@ -153,8 +173,8 @@ def _text(fields: Mapping[str, Value], name: str) -> str | None:
     return None if value is None else value.string_value
 
 
-def _count(text: str | None) -> int | None:
-    if text is None or not text.isascii() or not text.isdecimal() or len(text) > _MAX_DIGITS:
+def _count(text: str | None, digits: int = _MAX_DIGITS) -> int | None:
+    if text is None or not text.isascii() or not text.isdecimal() or len(text) > digits:
         return None
     return int(text)
 

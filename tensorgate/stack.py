@@ -1,9 +1,9 @@
 """The parts of one gate as child processes: brought up in order, kept up, brought down in order.
 
 Up: Valkey where several workers count in one of ours, authz (until each of its processes says
-SERVING), the demo server where there is no upstream, Envoy (until it answers, and asks for a key).
-Down: Envoy first, after a drain, so that authz is there for everything that Envoy still has to ask
-and to log; Valkey last.
+SERVING), the dashboard, the demo server where there is no upstream, Envoy (until it answers, and
+asks for a key). Down: Envoy first, after a drain, so that authz is there for everything that Envoy
+still has to ask and to log; Valkey last.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Stack:
             self._await(self._begin(self._valkey()), lambda: valkey.fault(counted) is None)
         # started together, for they do not need each other
         authz = self._begin(self._authz())
+        admin = self._begin(self._program("admin", ("admin",)))
         demo = None
         if self._setup.upstream is None:
             demo = self._begin(self._program("demo", ("demo", "--listen", str(self.upstream))))
@@ -73,6 +74,7 @@ class Stack:
         if demo is not None:
             self._await(demo, lambda: vitals.http_status(self.upstream, "GET", "/health"))
         self._await(self._begin(self._envoy()), self._asks_for_keys)
+        self._await(admin, self._dashboard_answers)
 
     def watch(self) -> None:
         """Keep the parts running until somebody asks to stop."""
@@ -93,7 +95,7 @@ class Stack:
         try:
             if "envoy" in self._supervisor.children and not self._signals.urgent:
                 self._drain()
-            for name in ("envoy", "authz", "demo", "valkey"):
+            for name in ("envoy", "admin", "authz", "demo", "valkey"):
                 self._supervisor.stop(name)
         finally:
             self._supervisor.kill_all()
@@ -167,6 +169,12 @@ class Stack:
             return False
         refused = vitals.http_status(local, "POST", "/v1/chat/completions")
         return refused is not None and refused[0] == vitals.UNAUTHORIZED
+
+    def _dashboard_answers(self) -> bool:
+        """It can do its work: its database and the catalog are there."""
+        here = self._setup.admin
+        ready = vitals.http_status(Address(ports.reach(here.host), here.port), "GET", "/readyz")
+        return ready is not None and ready[0] == vitals.OK
 
     def _drain(self) -> None:
         """No new connections; what is in flight may end; then the access log is sent."""

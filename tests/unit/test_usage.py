@@ -199,6 +199,26 @@ def test_time_is_counted_from_when_the_request_was_there() -> None:
     assert read_ending(entry(ALLOWED, upload_ms=10, duration_ms=3)).duration_us == 0
 
 
+@pytest.mark.parametrize(
+    ("first_ms", "first_us"),
+    [
+        ("1795000000260", 250_000),  # the request was there 10 ms after its start
+        ("1795000000010", 1),
+        ("1794000000000", 1),  # a clock that was set back
+        ("1796000000000", 1_000_000),  # and one that was set forward: no longer than all of it
+        ("9" * 16, 0),
+        ("1795000000260.5", 0),
+        ("-5", 0),
+        ("", 0),
+    ],
+)
+def test_the_first_token_is_counted_from_there_too(first_ms: str, first_us: int) -> None:
+    made = entry(ALLOWED, WHOLE | {"first_ms": first_ms})
+    made.common_properties.start_time.FromSeconds(1_795_000_000)
+    assert read_ending(made).first_us == first_us
+    assert read_ending(entry(ALLOWED, WHOLE)).first_us == 0
+
+
 def test_a_decision_is_read_as_text_only() -> None:
     made = entry({"outcome": "allowed", "hold_id": ""})
     assert read_ending(made).hold_id is None
