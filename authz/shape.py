@@ -73,6 +73,8 @@ CONTEXT: Final = frozenset(
     {
         *("web_search_options", "mcp_servers", "audio", "prompt_id", "container"),
         *("image_data", "multi_modal_data", "prompt_embeds", "images", "video_data", "audio_data"),
+        *("image_url", "image_input", "image_url_input", "image_bytes_input", "video_bytes_input"),
+        "prompt_embedding_table",  # TensorRT-LLM
         *("image", "ref_audio", "references", "template", "input_embeds", "data_sources"),
         *("chat_template", "chat_template_kwargs", "documents"),  # the prompt is made by them
     }

@@ -200,7 +200,7 @@ TRITON_GENERATE: Final = _triton(streams=False)
 TRITON_GENERATE_STREAM: Final = _triton(streams=True)
 PREDICT: Final = Shape(
     "instances",
-    beside=("inputs", "examples"),
+    beside=("inputs", "examples", "data"),  # `data`: KServe takes a CloudEvent too
     kind=Content.ROWS,
     nests=("parameters",),  # KServe's runtimes take generation's parameters there
 )

@@ -366,6 +366,19 @@ def test_ollamas_input(shape: Shape, members: dict[str, Any], text: bool) -> Non
     assert ask_of(shape, **members).text_only is text
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("image_input", "image_bytes_input", "image_url_input", "video_bytes_input"),
+        *("prompt_embedding_table", "image_url"),
+    ],
+)
+def test_tritons_media(name: str) -> None:
+    for shape in (shapes.TRITON_GENERATE, shapes.TRITON_GENERATE_STREAM):
+        assert not ask_of(shape, text_input="x", **{name: "https://example.org/cat"}).text_only
+    assert ask_of(shapes.TRITON_GENERATE, text_input="x").text_only
+
+
 def test_ollamas_prompts() -> None:
     assert ask_of(shapes.OLLAMA_EMBED, input=["a", "b", "c"]).prompts == 3
     assert ask_of(shapes.OLLAMA_GENERATE, prompt="a", context=[1, 2, 3]).prompts == 1
@@ -710,6 +723,8 @@ def test_a_shape_that_is_none(sizes: Any) -> None:
         ({"instances": [[1.0, 2.0]]}, 1),
         ({"instances": [1, 2, 3]}, 3),
         ({"instances": ["a", {"b": 1}]}, 2),
+        ({"specversion": "1.0", "data": {"instances": [1, 2, 3, 4]}}, 4),  # a CloudEvent, to KServe
+        ({"data": {"inputs": {"a": [1, 2], "b": [1, 2, 3]}}}, 3),
         ({"inputs": {"a": [[1], [2]], "b": [[1], [2]]}}, 2),
         ({"inputs": [1, 2, 3, 4]}, 4),
         ({"inputs": "x"}, 1),
