@@ -50,6 +50,9 @@ _GRPC_ERRORS: Final = {
     "16": 401,  # UNAUTHENTICATED
 }
 _GRPC_OTHER_ERROR: Final = 500
+_GRPC_CLIENTS_OWN: Final = frozenset({"1", "4"})
+"""How a server ends a call because its client took it back, or said `grpc-timeout` of it: it may
+have done all of the work by then."""
 
 _END_TYPES: Final = frozenset({AccessLogType.NotSet, AccessLogType.DownstreamEnd})
 
@@ -110,8 +113,12 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     usage, whole = _usage(response) if response else (None, False)
     details = entry.response.response_code_details
     status = entry.response.response_code.value
-    if _text(decision, "dialect") == Dialect.GRPC:
-        status = _grpc_status(entry.response) or status
+    code = _grpc_code(entry.response) if _text(decision, "dialect") == Dialect.GRPC else None
+    if code is not None:
+        status = _GRPC_ERRORS.get(code, _GRPC_OTHER_ERROR)
+    whole_answer = details == _BY_UPSTREAM
+    is_cut = common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)
+    servers_own = code not in _GRPC_CLIENTS_OWN
     return Ending(
         request_id=common.stream_id,
         running=common.intermediate_log_entry or common.access_log_type not in _END_TYPES,
@@ -119,9 +126,8 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         hold_id=_text(decision, "hold_id") or None,
         status=status if status <= _MAX_STATUS else 0,
         reached=common.HasField("time_to_first_upstream_tx_byte"),
-        answered=details == _BY_UPSTREAM
-        or (common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)),
-        complete=details == _BY_UPSTREAM,
+        answered=servers_own and (whole_answer or is_cut),
+        complete=servers_own and whole_answer,
         duration_us=max(0, _us(common.duration) - _us(common.time_to_last_rx_byte)),
         usage=usage,
         final=whole and _text(response, "final") == "1",
@@ -133,11 +139,11 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     )
 
 
-def _grpc_status(response: HTTPResponseProperties) -> int | None:
-    """The HTTP status for a gRPC call's own error: on the wire every one of them is a 200."""
+def _grpc_code(response: HTTPResponseProperties) -> str | None:
+    """A gRPC call's own error: on the wire every one of them is a 200."""
     for found in (response.response_trailers, response.response_headers):
         if _GRPC_STATUS in found and found[_GRPC_STATUS] != "0":
-            return _GRPC_ERRORS.get(found[_GRPC_STATUS], _GRPC_OTHER_ERROR)
+            return found[_GRPC_STATUS]
     return None
 
 
