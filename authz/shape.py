@@ -48,8 +48,9 @@ TEMPLATING: Final = tuple(
 these names: another template, another talk, another form of what comes out. Controls as well;
 all else in there are variables of the template."""
 
-QUERY_CONTROLS: Final = frozenset({"autoload"})
-"""What steers a server from the query of the path: whether llama.cpp's router loads a model."""
+QUERY_CONTROLS: Final = frozenset({"autoload", "fields", "$fields"})
+"""What steers a server from the query of the path: whether llama.cpp's router loads a model; which
+members Gemini's answer has, so that it may be without its usage."""
 
 HIDING: Final = (
     *("include_reasoning", "stream_reasoning"),  # vLLM; SGLang, LightLLM

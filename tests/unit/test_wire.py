@@ -164,6 +164,15 @@ def test_a_query_that_steers_the_server_is_a_control(query: str) -> None:
     assert read("/v1/chat/completions?auto=load", body=CHAT).controls == ()
 
 
+@pytest.mark.parametrize("name", ["fields", "$fields", "%24Fields"])
+def test_a_query_that_leaves_the_usage_out_of_the_answer_is_a_control(name: str) -> None:
+    """Gemini's servers send of an answer only the members that are asked for."""
+    path = f"/v1beta/models/m:streamGenerateContent?alt=sse&{name}=candidates"
+    asked = read(path, body=b'{"contents":[]}')
+    assert (asked.body, len(asked.controls)) == (None, 1)
+    assert asked.controls[0].endswith("fields")
+
+
 # ── The plaintext ends here ──────────────────────────────────────────────────────────────────────
 
 ODD = mistyped(KEY)
