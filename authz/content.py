@@ -58,9 +58,15 @@ _PART_MEMBERS: Final = Names(
         *("functionCall", "function_call", "functionResponse", "function_response"),
     )
 )
+_REQUEST_MEMBERS: Final = Names(
+    (
+        *("model", "content", "title", "taskType", "task_type"),
+        *("outputDimensionality", "output_dimensionality"),
+    )
+)
 _CALL_MEMBERS: Final = Names(("id", "name", "args", "response", "willContinue", "scheduling"))
 _DECLARED_MEMBERS: Final = Names(("functionDeclarations", "function_declarations"))
-_MANY: Final = (Content.PROMPTS, Content.DOCUMENTS)
+_MANY: Final = (Content.PROMPTS, Content.DOCUMENTS, Content.REQUESTS)
 _OPAQUE: Final = (Content.OPAQUE, Content.ROWS)
 _MAX_NESTING: Final = 4  # messages, parts, results, their parts
 _MAX_OTHERS: Final = 8
@@ -299,6 +305,13 @@ def _contents(value: Any, visits: _Visits) -> None:
                     _inside(inner, _CALL_MEMBERS)
 
 
+def _requests(requests: Any, visits: _Visits) -> None:
+    """Requests whose contents are text. Raises where one is something else."""
+    for request in () if requests is None else _listed(requests, visits):
+        if "content" in _inside(request, _REQUEST_MEMBERS):
+            _contents(request["content"], visits)
+
+
 def _declarations(tools: Any, visits: _Visits) -> None:
     """Functions that the client runs are text. Raises where there is another tool."""
     for tool in () if tools is None else _listed(tools, visits):
@@ -385,6 +398,7 @@ _READ: Final[Mapping[str, Callable[[Any, _Visits], None]]] = {
     Content.PROMPTS.value: _only_text,
     Content.DOCUMENTS.value: _documents,
     Content.PARTS.value: _contents,
+    Content.REQUESTS.value: _requests,
 }
 
 

@@ -93,6 +93,7 @@ class Content(StrEnum):
     PROMPTS = "prompts"  # text or tokens, or a list of them: many prompts
     DOCUMENTS = "documents"  # a list of texts, each read together with a query
     PARTS = "parts"  # contents and parts, as Gemini writes them
+    REQUESTS = "requests"  # a list of requests of Gemini's, each with one content and the model
     OPAQUE = "opaque"  # its size in tokens cannot be told
     ROWS = "rows"  # the same, but lists of it are so many inputs: tensors, instances
 

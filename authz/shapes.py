@@ -120,6 +120,9 @@ GEMINI_STREAM: Final = _gemini(streams=True)
 GEMINI_EMBED: Final = Shape(
     "content", kind=Content.PARTS, generates=False, prefix="models/", spellings=_SPELLINGS
 )
+GEMINI_EMBED_BATCH: Final = Shape(
+    "requests", kind=Content.REQUESTS, generates=False, prefix="models/", spellings=_SPELLINGS
+)
 GEMINI_COUNT: Final = Shape(
     stored=("cachedContent", "generateContentRequest.cachedContent"),
     models=("model", "generateContentRequest.model"),

@@ -324,6 +324,39 @@ def test_geminis_embeddings() -> None:
     assert not ask_of(shapes.GEMINI_EMBED, content={"parts": [{"inlineData": {}}]}).text_only
 
 
+def test_geminis_embeddings_of_many() -> None:
+    one = {"model": "models/m", "content": TEXT[0], "taskType": "CLUSTERING"}
+    ask = ask_of(shapes.GEMINI_EMBED_BATCH, requests=[one, {"content": TEXT[0]}, one])
+    assert (ask.text_only, ask.prompts, ask.slot) == (True, 3, None)
+    for other in ({"content": {"parts": [{"fileData": {}}]}}, {"content": TEXT[0], "file": "x"}, 1):
+        ask = ask_of(shapes.GEMINI_EMBED_BATCH, requests=[one, other])
+        assert (ask.text_only, ask.prompts) == (False, 2)
+    assert ask_of(shapes.GEMINI_EMBED_BATCH, requests=None).prompts == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"model": "models/other"}, Reason.AMBIGUOUS_BODY),
+        ({"model": 1}, Reason.AMBIGUOUS_BODY),
+        ({"Model": "models/m"}, Reason.AMBIGUOUS_BODY),
+        ({"model\0": "models/m"}, Reason.AMBIGUOUS_BODY),
+        ({f"x{at}": 1 for at in range(65)}, Reason.INVALID_PARAMETER),
+    ],
+)
+def test_each_of_many_embeddings_is_of_the_model_in_the_path(
+    request_: dict[str, Any], reason: Reason
+) -> None:
+    one = {"model": "models/m", "content": TEXT[0]}
+    assert fault_of(shapes.GEMINI_EMBED_BATCH, requests=[one, request_]).reason is reason
+
+
+def test_there_are_not_too_many_embeddings() -> None:
+    assert ask_of(shapes.GEMINI_EMBED_BATCH, requests=[{}] * 1000).prompts == 1000
+    fault = fault_of(shapes.GEMINI_EMBED_BATCH, requests=[{}] * 1001)
+    assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "requests")
+
+
 def test_who_streams() -> None:
     assert not body_of(shapes.GEMINI, contents=TEXT).stream
     assert body_of(shapes.GEMINI_STREAM, contents=TEXT).stream
