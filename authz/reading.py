@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
-from urllib.parse import unquote_plus
 
 from authz.ask import MAX_SEQUENCES
 from authz.body import Body, is_model_name, read_json, second
 from authz.form import read_form
 from authz.infer import read_infer, read_model_name
 from authz.model import Ask, Endpoint, Fault, Lane, Place, Reason
-from authz.shape import Shape
 from authz.shapes import NOTHING
 
 JSON_LENGTH: Final = "inference-header-content-length"
@@ -24,8 +22,6 @@ _TENSORS: Final = "/infer"
 _FIELDS: Final = frozenset(name for name in NOTHING.second if "." not in name) | {
     *("model", "stream", "n"),
 }
-_MAX_URLENCODED: Final = 1000  # fields of a body whose type says that it has such
-_MAX_NAME: Final = 300  # characters of one of them that are looked at
 _REPEATS: Final = re.compile(r"[1-9][0-9]{0,5}")
 _BOOLEANS: Final = {
     **dict.fromkeys(("true", "1", "yes", "on", "t", "y"), True),
@@ -42,53 +38,18 @@ def read_body(
 
     `model` is what the path or the catalog says; `headers` have lower-case names.
     """
-    if endpoint.shape is not None:
-        fault = _other_reading(headers.get("content-type", ""), raw, endpoint.shape)
-        if fault is not None:
-            return fault
+    if endpoint.shape is not None and _is_of_another_charset(headers.get("content-type", "")):
+        return Fault(Reason.MALFORMED_BODY, "its Content-Type names another charset than UTF-8")
     if endpoint.place is Place.BODY:
         return read_json(raw, endpoint.shape)
     return _READ[endpoint.place](endpoint, model, raw, headers)
 
 
-def urlencoded(text: str) -> Iterator[tuple[str, str]]:
-    """The names in a query or a form, as the most lenient of servers takes them, with their values.
-
-    Values are as they stand.
-    """
-    for part in text.replace(";", "&").split("&"):
-        name, _, value = part.partition("=")
-        plain = unquote_plus(name[:_MAX_NAME]).strip()
-        yield re.split(r"[\[.\0]", plain, maxsplit=1)[0].lower(), value
-
-
-def _other_reading(content_type: str, raw: bytes, shape: Shape) -> Fault | None:
-    """Why some server could take the bytes of JSON for something else than we do, if one could."""
-    if content_type == "application/json":
-        return None
-    content_type = content_type.lower()
-    if _is_of_another_charset(content_type):
-        return Fault(Reason.MALFORMED_BODY, "its Content-Type names another charset than UTF-8")
-    if "form" in content_type and _is_a_form_too(raw, shape):
-        detail = "by its Content-Type it is a form, and as one it says something else than as JSON"
-        return Fault(Reason.AMBIGUOUS_BODY, detail)
-    return None
-
-
-def _is_a_form_too(raw: bytes, shape: Shape) -> bool:
-    """Whether a server that goes by the type (as LiteLLM does) finds a name that we read.
-
-    JSON cannot hold the line that would make it multipart.
-    """
-    if raw.count(b"&") + raw.count(b";") > _MAX_URLENCODED:
-        return True
-    ours = {name.lower() for name in shape.members.ours}
-    return any(name in ours for name, _ in urlencoded(raw.decode(errors="replace")))
-
-
 def _is_of_another_charset(content_type: str) -> bool:
-    """Whether a type in lower case names one."""
-    named = content_type.split("charset")[1:]
+    """Whether some server could take the bytes of JSON for other characters than we do."""
+    if content_type == "application/json":
+        return False
+    named = content_type.lower().split("charset")[1:]
     return not all(_UTF8.fullmatch(each) for each in named)
 
 

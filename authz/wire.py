@@ -6,7 +6,8 @@ as dynamic metadata (strings: Envoy keeps numbers as doubles) what the settlemen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_plus
@@ -18,7 +19,7 @@ from authz.endpoints import BUILT_IN, Table
 from authz.model import Fault, Reason, Request
 from authz.pack import Pairs
 from authz.pb.auth_pb2 import CheckRequest
-from authz.reading import read_body, urlencoded
+from authz.reading import read_body
 from authz.shape import QUERY_CONTROLS
 from store.keyformat import Digester, KeyForm
 
@@ -97,7 +98,7 @@ class Reader:
         _, _, query = http.path.partition("?")
         controls, fault = reading.controls, None
         if query:
-            asked = tuple(urlencoded(query))
+            asked = tuple(_asked(query))
             fault = _other_model(asked, reading.model)
             controls += tuple(name for name, _ in asked if name in QUERY_CONTROLS)
         return request.reading(
@@ -108,6 +109,13 @@ class Reader:
             base=None if reading.adapter is None else reading.model,
             controls=controls,
         )
+
+
+def _asked(query: str) -> Iterator[tuple[str, str]]:
+    """The names in a query, as the most lenient of servers takes them, with their values."""
+    for part in query.replace(";", "&").split("&"):
+        name, _, value = part.partition("=")
+        yield re.split(r"[\[.\0]", unquote_plus(name).strip(), maxsplit=1)[0].lower(), value
 
 
 def _other_model(asked: Iterable[tuple[str, str]], model: str) -> Fault | None:

@@ -144,37 +144,6 @@ def test_json_is_of_no_other_charset(content_type: str, passes: bool) -> None:
             assert "charset" in asked.body.detail
 
 
-FORM_TOO = {"content-type": "application/x-www-form-urlencoded"}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "&model=another&",
-        ";model=another;",
-        "& %6dodel=another",
-        "&MODEL=another",
-        "&model[0]=another",
-        "&lora_path=another",
-        "&max_tokens=99999",
-        "&" * 2000,
-    ],
-)
-def test_json_that_its_content_type_makes_a_form(text: str) -> None:
-    """LiteLLM and others read any body as a form whose type says so."""
-    body = {"model": "m", "messages": [{"role": "user", "content": text}]}
-    asked = read("/v1/chat/completions", body, FORM_TOO)
-    assert reason_of(asked) is Reason.AMBIGUOUS_BODY
-    assert reason_of(read("/v1/chat/completions", body)) is None
-
-
-def test_what_curl_sends_by_itself_is_read_as_json() -> None:
-    said = "AT&T; a=b&c=d, if (x && y) { model=1; }&modelled=2"
-    body = {"model": "m", "messages": [{"role": "user", "content": said}]}
-    asked = read("/v1/chat/completions", body, FORM_TOO)
-    assert (asked.model, asked.body) == ("m", None)
-
-
 # ── JSON that tensors follow ─────────────────────────────────────────────────────────────────────
 
 JSON = b'{"inputs":[{"name":"x","parameters":{"binary_data_size":4}}]}'
