@@ -119,6 +119,27 @@ def test_a_content_type_excuses_nothing(value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "retyped"),
+    [
+        ("application/x-www-form-urlencoded", True),
+        ("Application/X-WWW-Form-Urlencoded; charset=utf-8", True),
+        ("application/json, multipart/form-data; boundary=x", True),
+        ("application/json", False),
+        ("text/plain", False),
+        ("", False),
+    ],
+)
+def test_json_with_the_type_of_a_form(value: str, retyped: bool) -> None:
+    """LiteLLM reads any body as a form whose type says so: there a text may name a model."""
+    headers = {"content-type": value}
+    body = b'{"model":"m","messages":[{"role":"user","content":"&model=another&"}]}'
+    asked = read(headers=headers, body=body)
+    assert (asked.model, asked.body, asked.retyped) == ("m", None, retyped)
+    assert not read("/v1/audio/transcriptions", headers=headers, body=body).retyped
+    assert not read("/nowhere", headers=headers, body=body).retyped
+
+
+@pytest.mark.parametrize(
     ("value", "encoded"), [("gzip", True), ("identity", True), ("br, gzip", True), ("", False)]
 )
 def test_any_content_encoding_counts(value: str, encoded: bool) -> None:
