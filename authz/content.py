@@ -141,7 +141,7 @@ def read_input(has: Mapping[str, Any], raw: bytes, shape: Shape) -> Input:
     visits = _Visits()
     try:
         text_only = shape.media.isdisjoint(has) or all(
-            has[name] is None for name in shape.media if name in has
+            _is_empty(has[name]) for name in shape.media if name in has
         )
         if text_only:
             _read_text(has, shape, tokens, visits)
@@ -345,8 +345,13 @@ def _small(item: Any, names: tuple[str, ...]) -> None:
     if len(others) > _MAX_OTHERS:  # each is looked for among all members
         raise _NotUnderstoodError
     for name in others:
-        if "\0" in name or not isinstance(item[name], _Small):
+        if "\0" in name or not (isinstance(item[name], _Small) or _is_empty(item[name])):
             raise _NotUnderstoodError
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether it cannot name any input: LangChain sends a list of no images with each message."""
+    return value is None or (isinstance(value, simdjson.Array) and len(value) == 0)
 
 
 def _refers(content: Any) -> bool:

@@ -412,6 +412,15 @@ def test_tritons_media(name: str) -> None:
     assert ask_of(shapes.TRITON_GENERATE, text_input="x").text_only
 
 
+def test_a_bound_of_sglangs_that_is_null_is_none_and_no_other_holds() -> None:
+    """Left out it is 128 there; null is what its context has room for."""
+    ask = ask_of(shapes.GENERATE, text="x", sampling_params={"max_new_tokens": None})
+    assert (ask.output, ask.slot) == (None, None)
+    assert ask_of(shapes.GENERATE, text="x", sampling_params={}).slot is not None
+    bounds = {"parameters": {"max_new_tokens": 5}, "sampling_params": {"max_new_tokens": None}}
+    assert ask_of(shapes.GENERATE, text="x", **bounds).output is None
+
+
 def test_ollamas_prompts() -> None:
     assert ask_of(shapes.OLLAMA_EMBED, input=["a", "b", "c"]).prompts == 3
     assert ask_of(shapes.OLLAMA_GENERATE, prompt="a", context=[1, 2, 3]).prompts == 1
