@@ -52,6 +52,9 @@ _GRPC_ERRORS: Final = {
     "16": 401,  # UNAUTHENTICATED
 }
 _GRPC_OTHER_ERROR: Final = 500
+_GRPC_CLIENTS_OWN: Final = frozenset({"1", "4"})
+"""How a server ends a call because its client took it back, or said `grpc-timeout` of it: it may
+have done all of the work by then."""
 
 _END_TYPES: Final = frozenset({AccessLogType.NotSet, AccessLogType.DownstreamEnd})
 
@@ -116,8 +119,12 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     details = entry.response.response_code_details
     status = entry.response.response_code.value
     duration_us = max(0, _us(common.duration) - _us(common.time_to_last_rx_byte))
-    if _text(decision, "dialect") == Dialect.GRPC:
-        status = _grpc_status(entry.response) or status
+    code = _grpc_code(entry.response) if _text(decision, "dialect") == Dialect.GRPC else None
+    if code is not None:
+        status = _GRPC_ERRORS.get(code, _GRPC_OTHER_ERROR)
+    whole_answer = details == _BY_UPSTREAM
+    is_cut = common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)
+    servers_own = code not in _GRPC_CLIENTS_OWN
     return Ending(
         request_id=common.stream_id,
         running=common.intermediate_log_entry or common.access_log_type not in _END_TYPES,
@@ -126,9 +133,8 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         account_id=_text(decision, "account_id") or "",
         status=status if status <= _MAX_STATUS else 0,
         reached=common.HasField("time_to_first_upstream_tx_byte"),
-        answered=details == _BY_UPSTREAM
-        or (common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)),
-        complete=details == _BY_UPSTREAM,
+        answered=servers_own and (whole_answer or is_cut),
+        complete=servers_own and whole_answer,
         duration_us=duration_us,
         usage=usage,
         final=whole and _text(response, "final") == "1",
@@ -155,11 +161,11 @@ def _first_us(first_ms: str | None, common: AccessLogCommon, duration_us: int) -
     return min(max(1, at_ms * 1000 - there_us), duration_us)
 
 
-def _grpc_status(response: HTTPResponseProperties) -> int | None:
-    """The HTTP status for a gRPC call's own error: on the wire every one of them is a 200."""
+def _grpc_code(response: HTTPResponseProperties) -> str | None:
+    """A gRPC call's own error: on the wire every one of them is a 200."""
     for found in (response.response_trailers, response.response_headers):
         if _GRPC_STATUS in found and found[_GRPC_STATUS] != "0":
-            return _GRPC_ERRORS.get(found[_GRPC_STATUS], _GRPC_OTHER_ERROR)
+            return found[_GRPC_STATUS]
     return None
 
 

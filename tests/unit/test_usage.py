@@ -60,6 +60,15 @@ def test_a_grpc_calls_own_error(place: str, code: str, status: int) -> None:
     assert (ending.status, ending.failed) == (status, status != 200)
 
 
+@pytest.mark.parametrize(("code", "status"), [("1", 499), ("4", 504)])
+@pytest.mark.parametrize("place", ["trailers", "headers"])
+def test_a_call_that_its_client_ended_is_not_free(place: str, code: str, status: int) -> None:
+    """A client's `grpc-timeout` makes the server end the call, whatever it has done by then."""
+    ending = grpc_call(**{place: {"grpc-status": code}})
+    assert (ending.status, ending.answered, ending.failed) == (status, False, False)
+    assert (ending.reached, ending.complete) == (True, False)
+
+
 def test_a_servers_word_of_grpc_counts_in_a_grpc_call_alone() -> None:
     assert not grpc_call("openai", headers={"grpc-status": "5"}).failed
     assert not grpc_call().failed
