@@ -1,0 +1,61 @@
+"""Render what the ConfigMaps carry; with --check only compare, and fail if it is not current.
+
+kustomize reads no file outside of its folder, so Envoy's configurations and the catalog lie beside
+the manifests as copies. This makes them.
+"""
+
+# ruff: noqa: INP001 - a folder of manifests, not a package
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tensorgate.envoy.options import RenderOptions
+from tensorgate.envoy.render import render
+
+HERE = Path(__file__).resolve().parent
+CATALOG = HERE.parents[1] / "catalog.yaml"
+SHARED = RenderOptions(
+    upstream="model:8000",
+    upstream_health="/health",
+    listen="0.0.0.0",  # noqa: S104  of a pod, behind a network policy
+    ops_listen="0.0.0.0:9902",
+)
+
+
+def files() -> dict[str, str]:
+    """Path below here → text."""
+    return {
+        "base/catalog.yaml": CATALOG.read_text(encoding="utf-8"),
+        "base/envoy.yaml": render(SHARED),
+        "overlays/production/envoy.yaml": render(
+            replace(SHARED, tls_sds=Path("/etc/envoy/tls.yaml"))
+        ),
+        "components/sidecar/envoy.yaml": render(replace(SHARED, upstream="127.0.0.1:8000")),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit code: 0 when all is current, or has been made so."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
+    check = parser.parse_args(arguments).check
+    stale = []
+    for name, text in files().items():
+        path = HERE / name
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    if check and stale:
+        print(f"not current: {', '.join(stale)}; run `make manifests`", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
