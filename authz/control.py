@@ -9,11 +9,16 @@ and its result; money is nano-USD:
   drift     {accounts: [id, …]}   {id: by how much counters and ledger differ, or null if the
                                   account moved meanwhile, or is not counted (any more)}
   holds     {}                    {hold id: nano-USD}: every open hold
+  settling  {}                    {ends_waiting, ledger_lag_seconds}: of this process alone
   refusal   {id: "…"}             what is known of a call that was refused lately, by its request
                                   id, or null (authz/refusals.py)
   feed      {}                    null, once every change that was committed before has been applied
+  catalog_check   {}              null where catalog_reload would be done; else its error
   catalog_reload  {}              {path, changes, warnings, seconds}, once the file is in force (see
                                   authz/reload.py); else the error names every fault by its line
+
+A meter knows neither refusal nor feed. Of several processes each has a socket of its own, and
+their supervisor answers for all of them (authz/joined.py).
 
 Whoever may open the socket (mode 0600) is this user or root, who can read and change all of this
 without it. It is bounded all the same: a few questions at once, each of them small and in time.
@@ -48,17 +53,30 @@ Method = Callable[[Mapping[str, Any]], object]
 
 
 def methods(
-    books: Books, feed: Feed, reload: Callable[[], object], refusals: Refusals
+    books: Books,
+    *,
+    reload: Callable[[], object],
+    try_out: Callable[[], object],
+    feed: Feed | None = None,
+    refusals: Refusals | None = None,
 ) -> dict[str, Method]:
-    """What can be asked, by name. A method raises InputError or StoreError."""
+    """What can be asked, by name. A method raises InputError or StoreError.
+
+    Without a feed, or refusals, those cannot be asked for.
+    """
+
+    def settling(_: Mapping[str, Any]) -> dict[str, object]:
+        return {
+            "ends_waiting": books.settler.waiting,
+            "ledger_lag_seconds": round(books.settler.lag_seconds(), 3),
+        }
 
     def counters(_: Mapping[str, Any]) -> object:
         holds = books.counters.open_holds()
         return {
             "open_holds": len(holds),
             "held_nanousd": sum(hold.nanousd for hold in holds),
-            "ends_waiting": books.settler.waiting,
-            "ledger_lag_seconds": round(books.settler.lag_seconds(), 3),
+            **settling({}),
             "accounts": len(books.counters.accounts()),
             "drift_nanousd": books.upkeep.drift_nanousd,
         }
@@ -70,21 +88,27 @@ def methods(
             for account_id in _account_ids(arguments)
         }
 
-    def refusal(arguments: Mapping[str, Any]) -> object:
-        asked = arguments.get("id")
-        if not isinstance(asked, str):
-            raise InputError("`id` has to be a text.")
-        return refusals.find(asked)
-
-    return {
+    known: dict[str, Method] = {
         "counters": counters,
         "accounts": lambda _: sorted(books.counters.accounts()),
         "drift": drift,
         "holds": lambda _: {hold.id: hold.nanousd for hold in books.counters.open_holds()},
-        "refusal": refusal,
-        "feed": lambda _: feed.poll(),
+        "settling": settling,
+        "catalog_check": lambda _: try_out(),
         "catalog_reload": lambda _: reload(),
     }
+    if refusals is not None:
+        known["refusal"] = lambda arguments: refusals.find(_request_id(arguments))
+    if feed is not None:
+        known["feed"] = lambda _: feed.poll()
+    return known
+
+
+def _request_id(arguments: Mapping[str, Any]) -> str:
+    asked = arguments.get("id")
+    if not isinstance(asked, str):
+        raise InputError("`id` has to be a text.")
+    return asked
 
 
 def _account_ids(arguments: Mapping[str, Any]) -> list[str]:

@@ -1,23 +1,29 @@
 """Counters in process mean one worker: whoever holds the lock on the state counts.
 
-The kernel frees the lock with its holder, however it dies. Needs a local file system.
+Where several count together, the lock is on the sockets of a runtime folder instead. The kernel
+frees a lock with its holder, however it dies. Needs a local file system.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from store.errors import InputError
+from store.settings import PREFIX
 
 LOCK_NAME: Final = "authz.lock"
 
 
 class Lease:
-    """An exclusive lock on a state folder."""
+    """An exclusive lock on a folder."""
 
-    def __init__(self, state: Path) -> None:
-        self._path = state / LOCK_NAME
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_NAME
         self._file: int | None = None
 
     def acquire(self) -> bool:
@@ -45,3 +51,22 @@ class Lease:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+@contextmanager
+def sockets_of(runtime: Path) -> Iterator[None]:
+    """Have the sockets in a runtime folder for oneself. Raises InputError where another has them.
+
+    gRPC would take over a socket that is in use without a word.
+    """
+    runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+    lease = Lease(runtime)
+    if not lease.acquire():
+        raise InputError(
+            f"Process {lease.holder()} serves on the sockets in {runtime}. "
+            f"Stop it first, or name another folder in {PREFIX}RUNTIME."
+        )
+    try:
+        yield
+    finally:
+        lease.release()

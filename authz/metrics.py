@@ -1,7 +1,19 @@
-"""What Prometheus sees. No label per key; a model that the catalog does not name is `other`."""
+"""What Prometheus sees. No label per key; a model that the catalog does not name is `other`.
+
+A process alone keeps its numbers in memory. Several processes of one gate share one `/metrics`
+(authz/exposition.py): each keeps its own in files of one folder, and they are added up there. So
+each gauge says by its mode what several of it are together; only those of processes that live
+count.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
 from typing import Final
 
 from prometheus_client import (
@@ -10,17 +22,43 @@ from prometheus_client import (
     Gauge,
     Histogram,
     disable_created_metrics,
+    values,
 )
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody reads
 
+FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # the variable is prometheus_client's own
+FOLLOW_SECONDS: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
 _FAST: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
-class Metrics:
-    """The instruments of one process, on one registry."""
+def shared_folder() -> Path | None:
+    """Where processes of one gate keep their numbers, if a supervisor said so."""
+    named = os.environ.get(FOLDER)
+    return Path(named) if named else None
 
-    def __init__(self) -> None:
+
+def share_as(name: str) -> None:
+    """Instruments that are made from now on keep their numbers in the shared folder.
+
+    `name` is this process's own among those that share, and that of the next one in its place: it
+    goes on counting where this one ended, however that was, so counters never go back.
+    """
+    values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """The instruments of one process, on one registry.
+
+    `shared`: they are in the shared folder (see `share_as`, which is called before).
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self.shared = shared
+        self._followed: list[tuple[Gauge, Callable[[], float]]] = []
         self.registry = registry = CollectorRegistry()
         self.checks = Counter(
             "tensorgate_checks",
@@ -72,14 +110,45 @@ class Metrics:
         )
         self.catalog_loaded = Gauge(
             "tensorgate_catalog_loaded_timestamp_seconds",
-            "When the catalog in force was read, in seconds since 1970.",
+            "When the catalog in force was read, in seconds since 1970; of several, the oldest.",
             registry=registry,
+            multiprocess_mode="livemin",
         )
         self._money(registry)
 
     def cache_request(self, result: str) -> None:
         """Count one; looking a label up by its value, each time, costs as much again."""
         self._cache_results[result].inc()
+
+    def follow(self, gauge: Gauge, read: Callable[[], float]) -> None:
+        """`gauge` has what `read` says: at each look, or where it is shared every second."""
+        if self.shared:
+            self._followed.append((gauge, read))
+        else:
+            gauge.set_function(read)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Keep shared gauges up to date, in a thread of its own."""
+        ended = Event()
+
+        def run() -> None:
+            while not ended.wait(FOLLOW_SECONDS):
+                for gauge, read in tuple(self._followed):
+                    try:
+                        gauge.set(read())
+                    except Exception:  # noqa: BLE001  a defect in one must not freeze the others
+                        _log.exception("a metric cannot be read")
+
+        thread = Thread(target=run, name="metrics", daemon=True)
+        if self.shared:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if thread.ident is not None:
+                thread.join()
 
     def _money(self, registry: CollectorRegistry) -> None:
         self.settlements = Counter(
@@ -111,15 +180,20 @@ class Metrics:
             registry=registry,
         )
         self.holds_outstanding = Gauge(
-            "tensorgate_holds_outstanding", "Holds that are open.", registry=registry
+            "tensorgate_holds_outstanding",
+            "Holds that are open.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.ledger_lag = Gauge(
             "tensorgate_ledger_lag_seconds",
             "Age of the oldest end that is not in the ledger yet.",
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self.drift = Gauge(
             "tensorgate_drift_nanousd",
             "By how much counters and ledger differ, over accounts that are quiet.",
             registry=registry,
+            multiprocess_mode="livesum",
         )

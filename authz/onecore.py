@@ -15,18 +15,27 @@ from __future__ import annotations
 import os
 
 
-def keep_to_one_core() -> int | None:
+def core_of(worker: int, workers: int, cores: int) -> int | None:
+    """The number of the core that one of several workers keeps to; None where there are too few.
+
+    A worker at full load needs one core, and Envoy before it about as much again.
+    """
+    return worker if cores >= 2 * workers else None
+
+
+def keep_to_one_core(number: int | None = None) -> int | None:
     """Bind this thread, and every thread that it starts from now on, to one of its cores.
 
-    Which one follows from the process id, so processes that were started one after the other lie
-    on different cores. None where there is no choice, or where the system does not let us.
+    Which one follows from `number`, or else from the process id, so processes that were started
+    one after the other lie on different cores. None where there is no choice, or where the system
+    does not let us.
     """
     if not hasattr(os, "sched_setaffinity"):
         return None
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) == 1:
         return None
-    core = cores[os.getpid() % len(cores)]
+    core = cores[(os.getpid() if number is None else number) % len(cores)]
     try:
         os.sched_setaffinity(0, {core})
     except OSError:  # it is an optimisation: a sandbox may forbid it

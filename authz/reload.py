@@ -1,5 +1,7 @@
 """The catalog in force, and how another takes its place while requests are answered.
 
+A process that answers no checks, as a meter, has one in force as well, and never says `begin`.
+
 One assignment puts a new catalog in force. A Check reads what it is answered by once, at its
 beginning, so it sees one catalog from top to bottom; holds carry the price that they were made
 with. What the servers list is judged by the new catalog from its next reading on (30 s).
@@ -113,17 +115,25 @@ class InForce:
             "seconds": round(perf_counter() - started, 3),
         }
 
-    def _turn(self, new: Loaded) -> list[Change]:
+    def try_out(self) -> None:
+        """Read the file again and change nothing. Raises ConfigError where `reload` would."""
+        self._fits(Loaded.read(self._path))
+
+    def _fits(self, new: Loaded) -> None:
         old = self._loaded
         faults = frame(old.catalog, old.table).faults(frame(new.catalog, new.table))
         if faults:
             raise ConfigError(
                 f"The catalog {self._path} cannot take the place of the one in force:", faults
             )
-        found = changes(old.catalog, new.catalog)
-        checker = self.checker
-        reader = replace(checker.reader, table=new.table)
-        self._checker = replace(checker, catalog=new.catalog, reader=reader)
+
+    def _turn(self, new: Loaded) -> list[Change]:
+        self._fits(new)
+        found = changes(self._loaded.catalog, new.catalog)
+        checker = self._checker
+        if checker is not None:
+            reader = replace(checker.reader, table=new.table)
+            self._checker = replace(checker, catalog=new.catalog, reader=reader)
         self._loaded = new
         return found
 

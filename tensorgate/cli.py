@@ -85,7 +85,13 @@ def up(
     state: Annotated[
         Path | None, typer.Option(help="The state folder. [default: TENSORGATE_STATE, .tensorgate]")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that decide.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that decide; several need Redis, and without TENSORGATE_REDIS_URL a "
+            "Valkey is started. [default: TENSORGATE_WORKERS, 1]"
+        ),
+    ] = None,
     listen: Annotated[str, typer.Option(metavar="IP", help="The address to bind.")] = "127.0.0.1",
     metrics_listen: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where Prometheus reads.")
@@ -107,9 +113,28 @@ def up(
 
 
 @app.command()
-def authz() -> int:
+def authz(
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="So many processes, and one that meters; several need TENSORGATE_REDIS_URL. "
+            "[default: TENSORGATE_WORKERS, 1]"
+        ),
+    ] = None,
+) -> int:
     """Run the service that decides; Envoy asks it. The environment has its settings."""
     from authz.server import main as serve  # noqa: PLC0415  see the module's head
+    from store.settings import PREFIX  # noqa: PLC0415  see the module's head
+
+    if workers is not None:
+        os.environ[f"{PREFIX}WORKERS"] = str(workers)
+    return serve()
+
+
+@app.command()
+def meter() -> int:
+    """Run only what meters and settles: `authz --workers` starts one. It needs Redis."""
+    from authz.server import main_meter as serve  # noqa: PLC0415  see the module's head
 
     return serve()
 

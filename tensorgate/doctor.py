@@ -22,7 +22,9 @@ from typing import Final
 from sqlalchemy import Engine, func, select
 
 from authz.endpoints import table_of
+from authz.health import serving as is_serving
 from authz.settings import AuthzSettings
+from authz.sockets import HEALTH, LOG, Place, Role, healths
 from store import schema
 from store.catalog import Catalog
 from store.clock import wall_us
@@ -40,13 +42,15 @@ from store.keys import KeyRepository
 from store.records import MINUTE_US, SECOND_US
 from store.settings import PREFIX, StoreSettings, load
 from store.text import usd
-from tensorgate import vitals
+from tensorgate import valkey, vitals
 from tensorgate.binaries import envoy_path
 from tensorgate.ports import Address, parse_address
+from tensorgate.preflight import UpSettings
 from tensorgate.statefolder import PRIVATE, StateFolder
 from tensorgate.upstream import ProbeThread, Silent
 
 START: Final = "start the gate: `make run` or `tensorgate up`"
+METER: Final = Place(Role.METER).name
 LEAST_FREE_BYTES: Final = 200 * 1024 * 1024
 MOST_LAG_SECONDS: Final = 5.0  # a row is in SQL within one second while SQL answers
 ENVOY_VERSION_SECONDS: Final = 10.0
@@ -134,7 +138,7 @@ def _envoy_binary() -> Finding:
 
 def _settings() -> tuple[Finding, StoreSettings | None, AuthzSettings | None]:
     try:
-        settings, authz = load(StoreSettings), load(AuthzSettings)
+        settings, authz = load(StoreSettings), load(UpSettings)
     except ConfigError as fault:
         text = "; ".join(fault.faults)
         return Finding("settings", Status.FAIL, text, "mend the environment"), None, None
@@ -278,8 +282,12 @@ def _running(state: StateFolder, settings: AuthzSettings) -> Iterator[Finding]:
     """The processes, as the last `up` described them, else as the settings do."""
     about = state.running() if state.is_locked() else {}
     runtime = Path(state.read("runtime") or settings.runtime)
+    workers = about.get("workers") or settings.workers
+    yield from _redis(settings, runtime, workers)
     authz = _authz(runtime, state)
     yield authz
+    if authz.status is not Status.FAIL:
+        yield from _processes(runtime, state, workers)
     if authz.status is Status.OK:
         yield _ledger(Control.of(settings))
     gate = _known(about.get("local"))
@@ -291,8 +299,8 @@ def _running(state: StateFolder, settings: AuthzSettings) -> Iterator[Finding]:
 
 
 def _authz(runtime: Path, state: StateFolder) -> Finding:
-    health = runtime / "health.sock"
-    match vitals.authz_serving(health):
+    health = runtime / HEALTH
+    match is_serving(health):
         case True:
             return Finding("authz", Status.OK, f"serving ({health})")
         case False:
@@ -304,6 +312,40 @@ def _authz(runtime: Path, state: StateFolder) -> Finding:
             )
         case _:
             return Finding("authz", Status.FAIL, f"not running (nobody at {health})", START)
+
+
+def _processes(runtime: Path, state: StateFolder, workers: int) -> Iterator[Finding]:
+    """The workers and the meter, where there are several; their supervisor was looked at."""
+    if workers == 1:
+        return
+    log = f"its log says why: {state.logs / 'authz.log'}"
+    well = {name: is_serving(path) for name, path in healths(runtime, workers).items()}
+    away = [name for name, serves in well.items() if not serves and name != METER]
+    text = f"{workers - len(away)} of {workers} serving"
+    if away:
+        status = Status.WARN if len(away) < workers else Status.FAIL
+        yield Finding("workers", status, f"{text}; not {', '.join(away)}", log)
+    else:
+        yield Finding("workers", Status.OK, text)
+    if well[METER]:
+        yield Finding("meter", Status.OK, f"reads what Envoy logs ({runtime / LOG})")
+    else:
+        text = "not running: calls go on, and what they cost waits"
+        yield Finding("meter", Status.FAIL, text, log)
+
+
+def _redis(settings: AuthzSettings, runtime: Path, workers: int) -> Iterator[Finding]:
+    """What several workers count in; nothing is told of its address, which may have a password."""
+    ours = settings.redis_url is None
+    if ours and workers == 1:
+        return
+    why = valkey.fault(settings.redis_url or valkey.url(runtime))
+    whose = f"the gate's own ({runtime / valkey.SOCKET_NAME})" if ours else f"{PREFIX}REDIS_URL"
+    if why is None:
+        yield Finding("redis", Status.OK, f"answers: {whose}")
+    else:
+        advice = START if ours else f"start it, or mend {PREFIX}REDIS_URL"
+        yield Finding("redis", Status.FAIL, f"does not answer ({why}): {whose}", advice)
 
 
 def _ledger(control: Control) -> Finding:

@@ -10,15 +10,16 @@ MOST_ENVOY_THREADS: Final = 4
 CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
-def spare_processors(cpu_max: Path = CPU_MAX) -> int:
-    """Envoy's worker threads: the processors that authz leaves, 1 to 4.
+def spare_processors(workers: int = 1, cpu_max: Path = CPU_MAX) -> int:
+    """Envoy's worker threads: the processors that authz leaves, 1 to 4 for each of its workers.
 
-    One authz worker uses one processor whole and bounds the throughput; four Envoy threads are
+    An authz worker uses one processor whole and bounds the throughput; four Envoy threads are
     more than it can keep busy.
     """
     usable = len(os.sched_getaffinity(0))
     quota = _quota(cpu_max)
-    return max(1, min(MOST_ENVOY_THREADS, (min(usable, quota) if quota else usable) - 1))
+    spare = (min(usable, quota) if quota else usable) - workers
+    return max(1, min(MOST_ENVOY_THREADS * workers, spare))
 
 
 def _quota(cpu_max: Path) -> int | None:

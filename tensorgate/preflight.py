@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from authz.change import frame
 from authz.endpoints import table_of
@@ -17,7 +17,8 @@ from authz.settings import AuthzSettings
 from store.catalog import Catalog
 from store.errors import ConfigError
 from store.settings import PREFIX, Names, load, split_names
-from tensorgate import ports
+from tensorgate import ports, valkey
+from tensorgate.binaries import valkey_path
 from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
 from tensorgate.machine import spare_processors
@@ -38,6 +39,11 @@ class UpSettings(AuthzSettings):
 
     _split_origins = field_validator("cors_origins", mode="before")(split_names)
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_shared_by_several(cls, value: str | None, _info: ValidationInfo) -> str | None:
+        return value  # several workers without one get a Valkey of ours
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -47,7 +53,7 @@ class Asked:
     port: int = 8080
     admin_port: int = 8081
     state: Path | None = None
-    workers: int = 1
+    workers: int | None = None
     listen: str = "127.0.0.1"
     metrics_listen: str | None = None
     upstream_grpc: str | None = None
@@ -70,6 +76,11 @@ class Setup:
     notes: tuple[str, ...]
 
     @property
+    def own_valkey(self) -> bool:
+        """Whether the workers count in a Valkey that `up` runs itself."""
+        return self.settings.workers > 1 and self.settings.redis_url is None
+
+    @property
     def local(self) -> Address:
         """Where this machine reaches the gate."""
         return Address(ports.reach(self.gate.host), self.gate.port)
@@ -90,7 +101,8 @@ class Setup:
             port=self.gate.port,
             cors_origins=self.settings.cors_origins,
             runtime=runtime,
-            concurrency=spare_processors(),
+            workers=self.settings.workers,
+            concurrency=spare_processors(self.settings.workers),
             key_form=self.settings.key_form(),
             body_limit_mib=self.settings.body_limit_mib,
             stream_seconds=self.settings.stream_seconds,
@@ -100,15 +112,17 @@ class Setup:
     def environ(self, runtime: Path) -> dict[str, str]:
         """The children's environment: ours, and what was settled here."""
         upstream = {f"{PREFIX}UPSTREAM": str(self.upstream)} if self.upstream else {}
+        redis = {f"{PREFIX}REDIS_URL": valkey.url(runtime)} if self.own_valkey else {}
         return {
             **os.environ,
             **upstream,
+            **redis,
             f"{PREFIX}STATE": str(self.state.path),
             f"{PREFIX}CATALOG": str(self.settings.catalog.absolute()),
             f"{PREFIX}RUNTIME": str(runtime),
             f"{PREFIX}ENVOY_MARK": frame(self.catalog, table_of(self.catalog)).mark,
             f"{PREFIX}METRICS_LISTEN": str(self.metrics),
-            f"{PREFIX}WORKERS": "1",
+            f"{PREFIX}WORKERS": str(self.settings.workers),
         }
 
 
@@ -140,10 +154,13 @@ def _catalog(path: Path) -> Catalog:
 def check(asked: Asked) -> Setup:
     """Check options, settings, catalog, pepper and ports. Raises ConfigError listing all faults.
 
-    Sets TENSORGATE_STATE, so that every part of this process finds the same state.
+    Sets TENSORGATE_STATE, so that every part of this process finds the same state, and
+    TENSORGATE_WORKERS where a number was given.
     """
     if asked.state is not None:
         os.environ[f"{PREFIX}STATE"] = str(asked.state.absolute())
+    if asked.workers is not None:
+        os.environ[f"{PREFIX}WORKERS"] = str(asked.workers)
     faults = _Faults()
     settings = faults.get("settings", lambda: load(UpSettings))
     catalog = None
@@ -154,7 +171,9 @@ def check(asked: Asked) -> Setup:
     faults.get(
         f"--admin-port (make: ADMIN_PORT) {asked.admin_port}", lambda: _port(asked.admin_port)
     )
-    faults.get(f"--workers (make: WORKERS) {asked.workers}", lambda: _one_worker(asked.workers))
+    if settings is not None and settings.workers > 1 and settings.redis_url is None:
+        what = f"--workers (make: WORKERS) {settings.workers}"
+        faults.get(what, valkey_path)
     given = asked.upstream or (settings.upstream if settings else None)
     upstream = None
     if given:
@@ -249,11 +268,3 @@ def _free(address: Address, otherwise: str) -> Address:
     if why is not None:
         raise ValueError(f"{address} is {why}; {otherwise}")
     return address
-
-
-def _one_worker(workers: int) -> int:
-    if workers < 1:
-        raise ValueError("at least 1")
-    if workers > 1:
-        raise ValueError("counters are in process, so there is one; more workers need Redis")
-    return workers

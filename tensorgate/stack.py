@@ -1,8 +1,9 @@
 """The parts of one gate as child processes: brought up in order, kept up, brought down in order.
 
-Up: authz (until its health says SERVING), the demo server where there is no upstream, Envoy
-(until it answers, and asks for a key). Down: Envoy first, after a drain, so that authz is there
-for everything that Envoy still has to ask and to log.
+Up: Valkey where several workers count in one of ours, authz (until each of its processes says
+SERVING), the demo server where there is no upstream, Envoy (until it answers, and asks for a key).
+Down: Envoy first, after a drain, so that authz is there for everything that Envoy still has to ask
+and to log; Valkey last.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from authz import logs
+from authz.health import serving as is_serving
+from authz.sockets import healths
+from authz.supervise import Child, Program, Say, Signals, Supervisor, ended
 from store.errors import TensorgateError
-from tensorgate import logs, ports, vitals
+from tensorgate import ports, valkey, vitals
 from tensorgate.binaries import envoy_path
 from tensorgate.drain import drain
 from tensorgate.envoy.render import render
 from tensorgate.ports import Address
 from tensorgate.preflight import Setup
-from tensorgate.supervise import Child, Program, Say, Signals, Supervisor, ended
 
 START_SECONDS: Final = 60.0
 LOOK_EVERY: Final = 0.05
 QUIET_SECONDS: Final = 1.0
 DRAIN_SECONDS: Final = 5.0
+FLEET_STOP_SECONDS: Final = 30.0  # workers, then their meter: 3 s, and more only while SQL is out
 SHOWN_LINES: Final = 15
 BOUND_LOGS_EVERY: Final = 60.0
 
@@ -52,13 +59,16 @@ class Stack:
 
     def start(self) -> None:
         """Start every part and wait until each does its work. Raises StartError, Stopped."""
+        if self._setup.own_valkey:
+            counted = valkey.url(self._runtime)
+            self._await(self._begin(self._valkey()), lambda: valkey.fault(counted) is None)
         # started together, for they do not need each other
-        authz = self._begin(self._program("authz", ("authz",)))
+        authz = self._begin(self._authz())
         demo = None
         if self._setup.upstream is None:
             demo = self._begin(self._program("demo", ("demo", "--listen", str(self.upstream))))
-        health = self._runtime / "health.sock"
-        self._await(authz, lambda: vitals.authz_serving(health) is True)
+        for health in healths(self._runtime, self._setup.settings.workers).values():
+            self._await(authz, partial(is_serving, health))
         if demo is not None:
             self._await(demo, lambda: vitals.http_status(self.upstream, "GET", "/health"))
         self._await(self._begin(self._envoy()), self._asks_for_keys)
@@ -82,7 +92,7 @@ class Stack:
         try:
             if "envoy" in self._supervisor.children and not self._signals.urgent:
                 self._drain()
-            for name in ("envoy", "authz", "demo"):
+            for name in ("envoy", "authz", "demo", "valkey"):
                 self._supervisor.stop(name)
         finally:
             self._supervisor.kill_all()
@@ -90,7 +100,19 @@ class Stack:
     def _program(self, name: str, words: tuple[str, ...]) -> Program:
         # -P: a module that lies in the present folder must not take the place of one of ours
         argv = (sys.executable, "-P", "-m", "tensorgate", *words)
-        return Program(name, argv, self._setup.state.logs / f"{name}.log", self._environ)
+        return Program(name, argv, self._log(name), self._environ)
+
+    def _authz(self) -> Program:
+        program = self._program("authz", ("authz",))
+        several = self._setup.settings.workers > 1
+        return replace(program, stop_seconds=FLEET_STOP_SECONDS) if several else program
+
+    def _valkey(self) -> Program:
+        argv = valkey.argv(self._runtime)
+        return Program("valkey", argv, self._log("valkey"), self._environ, own_group=True)
+
+    def _log(self, name: str) -> Path:
+        return self._setup.state.logs / f"{name}.log"
 
     def _envoy(self) -> Program:
         state = self._setup.state
@@ -105,10 +127,10 @@ class Stack:
             *("--drain-strategy", "immediate"),
             "--disable-hot-restart",  # it would bind a name that all Envoys of a machine share
         )
-        return Program("envoy", argv, state.logs / "envoy.log", self._environ, own_group=True)
+        return Program("envoy", argv, self._log("envoy"), self._environ, own_group=True)
 
     def _begin(self, program: Program) -> Child:
-        logs.bound(program.log)
+        logs.bound(self._log(program.name))
         try:
             return self._supervisor.start(program)
         except OSError as fault:
@@ -131,8 +153,9 @@ class Stack:
             self._signals.wait(LOOK_EVERY)
 
     def _story(self, child: Child, what: str) -> str:
-        last = logs.tail(child.program.log, SHOWN_LINES)
-        shown = [f"The end of {child.program.log}:", *(f"  {line}" for line in last)]
+        log = self._log(child.program.name)
+        last = logs.tail(log, SHOWN_LINES)
+        shown = [f"The end of {log}:", *(f"  {line}" for line in last)]
         return "\n".join([f"{child.program.name} {what}.", *(shown if last else ())])
 
     def _asks_for_keys(self) -> bool:
@@ -158,8 +181,9 @@ class Stack:
         )
 
     def _bound_logs(self) -> None:
-        for child in self._supervisor.children.values():
+        for name in self._supervisor.children:
+            log = self._log(name)
             try:
-                logs.bound(child.program.log)
+                logs.bound(log)
             except OSError as fault:  # a full disk must not end the gate
-                self._say(f"{child.program.log} cannot be bounded: {fault.strerror}")
+                self._say(f"{log} cannot be bounded: {fault.strerror}")

@@ -1,6 +1,9 @@
 """`tensorgate up`: the whole gate on one machine, from nothing to the first call.
 
-    check → state folder → database → authz, demo, Envoy → first user and key → ready → watch → stop
+    check → state folder → database → Valkey, authz, demo, Envoy → first user and key → ready
+          → watch → stop
+
+Valkey only where there are several workers and no Redis was named.
 
 What is printed to be used (the ready line, the key, the curl line) goes to stdout; what tells of
 progress and trouble goes to stderr. SIGINT, SIGTERM and a terminal that is closed stop it in order
@@ -16,11 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from authz.supervise import Signals
 from store import schema
 from tensorgate import preflight, welcome
 from tensorgate.preflight import Asked, Setup
 from tensorgate.stack import QUIET_SECONDS, Stack, StartError, Stopped
-from tensorgate.supervise import Signals
 from tensorgate.upstream import ProbeThread, probe
 
 
@@ -31,14 +34,14 @@ def up(
     port: int = 8080,
     admin_port: int = 8081,
     state: Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     listen: str = "127.0.0.1",
     metrics_listen: str | None = None,
 ) -> int:
     """Run the gate until it is asked to stop; the exit status.
 
-    None is "not given": TENSORGATE_UPSTREAM, _UPSTREAM_GRPC, _STATE, _METRICS_LISTEN or a default
-    speaks then.
+    None is "not given": TENSORGATE_UPSTREAM, _UPSTREAM_GRPC, _STATE, _WORKERS, _METRICS_LISTEN or a
+    default speaks then.
     Raises InputError or StoreError for what a person can mend before anything has started.
     """
     asked = Asked(upstream, port, admin_port, state, workers, listen, metrics_listen, upstream_grpc)
@@ -90,7 +93,9 @@ def _announce(setup: Setup, stack: Stack, asking: ProbeThread | None) -> None:
     """The gate is up: write where it is, make the first key, tell."""
     found = asking.answer() if asking else probe(stack.upstream)
     setup.state.write("url", f"{setup.url}\n")
-    setup.state.write_running(setup.url, setup.local, stack.upstream, setup.metrics)
+    setup.state.write_running(
+        setup.url, setup.local, stack.upstream, setup.metrics, setup.settings.workers
+    )
     lines = welcome.greet(setup, found)
     _print(sys.stdout, "\n".join([f"tensorgate ready  {setup.url}", *lines]))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from tensorgate.logs import printable
+from authz.logs import printable
 from tensorgate.ports import Address
 
 LARGEST: Final = 1024 * 1024

@@ -1,4 +1,4 @@
-"""Looking at running parts from outside: authz by gRPC health, Envoy by HTTP.
+"""Looking at running parts from outside, by HTTP (authz/health.py has gRPC's way).
 
 Every look is one bounded question and answers with a value; none raises.
 """
@@ -7,37 +7,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import logging
 import socket
 from pathlib import Path
 from typing import Final
 
-import grpc
-
-from authz.pb import health_pb2, health_pb2_grpc
 from tensorgate.ports import Address
 
 SECONDS: Final = 1.0
 LARGEST: Final = 256 * 1024
 OK: Final = 200
 UNAUTHORIZED: Final = 401
-
-logging.getLogger("grpc").setLevel(logging.CRITICAL)  # "not there yet" is no news here
-
-
-def authz_serving(health: Path, seconds: float = SECONDS) -> bool | None:
-    """Whether authz wants calls, by its health socket; None if nobody answers there."""
-    if not health.exists():
-        return None
-    # no proxy, no shared channel: a look must not remember an earlier failure's back-off
-    options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-    with grpc.insecure_channel(f"unix:{health}", options) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=seconds)
-        except grpc.RpcError:
-            return None
-    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def http_status(

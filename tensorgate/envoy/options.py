@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from authz.endpoints import BUILT_IN
 from authz.model import Endpoint
+from authz.sockets import MOST_WORKERS
 from store.catalog import DEFAULT_UPSTREAM, Upstream
 from store.catalogfile import UPSTREAM_NAME, url_path
 from store.errors import ConfigError
@@ -203,7 +204,7 @@ def _ops(options: RenderOptions) -> Address | None:
 def _numbers(options: RenderOptions, faults: _Faults) -> None:
     for flag, value, least, most in (
         ("--port", options.port, 1, HIGHEST),
-        ("--workers", options.workers, 1, 64),
+        ("--workers", options.workers, 1, MOST_WORKERS),
         ("--concurrency", options.concurrency, 1, MOST_CONCURRENCY),
         ("--body-limit-mib", options.body_limit_mib, 1, 1024),
         ("--heap-mib", options.heap_mib, 1, 1024 * 1024),

@@ -14,6 +14,7 @@ from typing import Any, Final
 import jinja2
 
 from authz.listings import LISTING_PATHS
+from authz.sockets import LOG, Place, Role
 from tensorgate.envoy import capacity, headers, replies, routes, scripts
 from tensorgate.envoy.capacity import Capacity
 from tensorgate.envoy.options import Checked, RenderOptions, check
@@ -54,9 +55,13 @@ def _template() -> jinja2.Template:
 
 def _data(checked: Checked, sizes: Capacity) -> dict[str, Any]:
     options = checked.options
+    places = Place.all_of(options.workers)
     return {
         "o": options,
         "checked": checked,
+        "workers": [place for place in places if place.role is not Role.METER],
+        "meter": places[0],
+        "log": LOG,
         "sizes": sizes,
         "capacity": capacity,
         "headers": headers,

@@ -82,7 +82,13 @@ def running(
         clock.advance(us=1)  # what is read from here on is newer than the feed's position
         path = settings.runtime / SOCKET_NAME
         try:
-            known = methods(books, feed, dict, Refusals(clock, settings.key_form()))
+            known = methods(
+                books,
+                reload=dict,
+                try_out=dict,
+                feed=feed,
+                refusals=Refusals(clock, settings.key_form()),
+            )
             with serving(path, Responder(settings.state, known)):
                 yield Running(settings, engine, books, cache, Control.of(settings))
         finally:

@@ -3,7 +3,7 @@
 import stat
 from pathlib import Path
 
-from tensorgate import logs
+from authz import logs
 
 
 def test_a_log_is_private_and_is_appended_to(tmp_path: Path) -> None:

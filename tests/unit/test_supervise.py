@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tensorgate.supervise import Backoff, Program, Signals, Supervisor, ended
+from authz.supervise import Backoff, Program, Signals, Supervisor, ended
 
 SLEEPER = (sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)")
 STUBBORN = (
@@ -189,7 +189,7 @@ def test_a_hangup_is_a_wish_to_reload_and_taken_once() -> None:
 
 def test_a_terminal_that_closes_stops_what_was_started_on_it() -> None:
     script = """if True:
-        from tensorgate.supervise import Signals
+        from authz.supervise import Signals
         with Signals() as signals:
             print('on', flush=True)
             while not signals.asked:
@@ -215,7 +215,7 @@ def test_a_hangup_of_the_terminal_that_we_were_started_on_is_a_wish_to_stop(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = [True, False]
-    monkeypatch.setattr("tensorgate.supervise.has_terminal", lambda: there.pop(0))
+    monkeypatch.setattr("authz.supervise.has_terminal", lambda: there.pop(0))
     with Signals() as signals:
         signal.raise_signal(number)
         assert signals.asked
@@ -266,7 +266,7 @@ def test_the_death_of_a_child_ends_a_wait(
 def test_no_child_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import os, pathlib, time
-        from tensorgate.supervise import Program, Signals, Supervisor
+        from authz.supervise import Program, Signals, Supervisor
         with Signals() as signals:
             supervisor = Supervisor(signals, print)
             for own in (False, True):

@@ -13,14 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Self
 
-from tensorgate import tether
-from tensorgate.logs import open_log
+from authz import tether
+from authz.logs import open_log
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 5.0
@@ -46,11 +46,14 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `own_group`: for one that cannot ignore SIGINT (Envoy)."""
+    """What to run. `own_group`: for one that cannot ignore SIGINT (Envoy, Valkey).
+
+    It writes to `log`, or with None to where this process writes.
+    """
 
     name: str
     argv: tuple[str, ...]
-    log: Path
+    log: Path | None
     environ: Mapping[str, str]
     own_group: bool = False
     stop_seconds: float = 5.0
@@ -76,25 +79,29 @@ class Signals:
     """SIGINT and SIGTERM as a wish to stop that the main loop reads, and a wait that they end.
 
     SIGHUP is a wish to reload, unless it says that the terminal which we were started on is gone.
+    To a `part` of something larger it is never anything else, and SIGINT, where that is ignored,
+    stays so: whoever started it says when it is to stop.
     A handler only notes, so nothing is ever interrupted half-way. Used as a context manager,
     which puts back what was there before.
     """
 
     WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 
-    def __init__(self) -> None:
+    def __init__(self, *, part: bool = False) -> None:
         self.asked = False
         self._interrupts = 0
         self._hangup = False
-        self._on_terminal = has_terminal()
+        self._part = part
+        self._on_terminal = not part and has_terminal()
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        # nohup ignores SIGHUP, and means it
+        kept = {signal.SIGINT} if self._part else {signal.SIGHUP}
         for number in self.WATCHED:
-            # nohup ignores SIGHUP, and means it
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            if signal.getsignal(number) != signal.SIG_IGN or number not in kept:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -117,7 +124,7 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if number == signal.SIGHUP and self._on_terminal == has_terminal():
+        if number == signal.SIGHUP and (self._part or self._on_terminal == has_terminal()):
             self._hangup = True
         elif number != signal.SIGCHLD:
             self.asked = True
@@ -140,12 +147,17 @@ class Signals:
 
 
 class Supervisor:
-    """Owns the children. `say` prints one line for people."""
+    """Owns the children. `say` prints one line for people; `died` is told whose process ended."""
 
     def __init__(
-        self, signals: Signals, say: Say, now: Callable[[], float] = time.monotonic
+        self,
+        signals: Signals,
+        say: Say,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        died: Callable[[str], object] = lambda _name: None,
     ) -> None:
-        self._signals, self._say, self._now = signals, say, now
+        self._signals, self._say, self._now, self._died = signals, say, now, died
         self.children: dict[str, Child] = {}
 
     def start(self, program: Program) -> Child:
@@ -161,10 +173,12 @@ class Supervisor:
             if child.restart_at is None and not child.alive:
                 delay = child.backoff.after(now - child.started)
                 child.restart_at = now + delay
+                where = f" (its log: {child.program.log})" if child.program.log else ""
                 self._say(
                     f"{child.program.name} {ended(child.process.returncode)}; starting it again"
-                    f" in {delay:.1f} s (its log: {child.program.log})"
+                    f" in {delay:.1f} s{where}"
                 )
+                self._died(child.program.name)
             if child.restart_at is not None and child.restart_at <= now:
                 self._restart(child, now)
         due = [c.restart_at - now for c in self.children.values() if c.restart_at is not None]
@@ -179,20 +193,29 @@ class Supervisor:
         else:
             child.started, child.restart_at = now, None
 
-    def stop(self, name: str) -> None:
-        """SIGTERM, then SIGKILL after the program's `stop_seconds` or on a second Ctrl-C."""
-        child = self.children.pop(name, None)
-        if child is None or not child.alive:
-            return
-        child.process.terminate()
-        deadline = self._now() + child.program.stop_seconds
+    def stop(self, *names: str) -> None:
+        """SIGTERM to all of them, then SIGKILL after a program's `stop_seconds`.
+
+        On a second Ctrl-C without waiting.
+        """
+        begun = self._now()
+        found = [self.children.pop(name) for name in names if name in self.children]
+        stopping = [child for child in found if child.alive]
+        for child in stopping:
+            child.process.terminate()
+        for child in stopping:
+            self._see_off(child, begun + child.program.stop_seconds)
+
+    def _see_off(self, child: Child, deadline: float) -> None:
+        """Wait until it has ended, at most until then."""
         while child.alive and self._now() < deadline and not self._signals.urgent:
             # at most 0.1 s at a time: a death between the look and the wait must not cost more
             self._signals.wait(min(0.1, deadline - self._now()))
         if child.alive:
+            program = child.program
             if not self._signals.urgent:
                 self._say(
-                    f"{name} did not stop within {child.program.stop_seconds:g} s; killing it"
+                    f"{program.name} did not stop within {program.stop_seconds:g} s; killing it"
                 )
             child.process.kill()
             child.process.wait()
@@ -234,12 +257,12 @@ def ended(code: int) -> str:
 def _spawn(program: Program) -> subprocess.Popen[bytes]:
     # -I -S: nothing but the standard library, at 10 ms; the program that follows has its own
     tied = (sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *program.argv)
-    with open_log(program.log) as log:
+    with nullcontext() if program.log is None else open_log(program.log) as log:
         return subprocess.Popen(  # noqa: S603 -- argv is ours, no shell
             tied,
             stdin=subprocess.DEVNULL,
             stdout=log,
-            stderr=subprocess.STDOUT,
+            stderr=None if log is None else subprocess.STDOUT,
             env=dict(program.environ),
             process_group=0 if program.own_group else None,
         )

@@ -1,0 +1,50 @@
+"""A Valkey of our own, for several workers on one machine where no Redis was named.
+
+It listens on a socket in the private runtime folder and nowhere else, and writes nothing to a
+disk: what it counts is counted anew from the ledger and the open holds whenever it has started.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from tensorgate.binaries import valkey_path
+
+SOCKET_NAME: Final = "valkey.sock"
+LOOK_SECONDS: Final = 1.0
+
+
+def url(runtime: Path) -> str:
+    """How the processes reach it."""
+    return f"unix://{runtime / SOCKET_NAME}"
+
+
+def argv(runtime: Path) -> tuple[str, ...]:
+    """Its command line. `noeviction`: a count that is thrown away would be a limit that is none."""
+    return (
+        str(valkey_path()),
+        *("--port", "0"),
+        *("--unixsocket", str(runtime / SOCKET_NAME)),
+        *("--unixsocketperm", "600"),
+        *("--save", ""),
+        *("--appendonly", "no"),
+        *("--maxmemory-policy", "noeviction"),
+        *("--dir", str(runtime)),
+        *("--daemonize", "no"),
+    )
+
+
+def fault(address: str, seconds: float = LOOK_SECONDS) -> str | None:
+    """Why the Redis or Valkey at an address does not take commands; None: it does."""
+    try:
+        client = redis.Redis.from_url(
+            address, socket_timeout=seconds, socket_connect_timeout=seconds
+        )
+        with client:
+            client.ping()
+    except (redis.RedisError, OSError, ValueError) as why:
+        return type(why).__name__
+    return None
