@@ -72,6 +72,10 @@ proto: $(DEV_STAMP) ## generate authz/pb from proto/
 proto-current: $(DEV_STAMP)
 	@$(BIN)/python proto/generate.py --check
 
+.PHONY: manifests
+manifests: $(DEV_STAMP) ## render what the ConfigMaps of deploy/kubernetes carry
+	@$(BIN)/python deploy/kubernetes/render.py
+
 # A throwaway venv for uv: it is needed for nothing else. `--universal` locks for every platform
 # and every Python from 3.11 on; hashes are of the files themselves, wherever they come from.
 COMPILE = "$$uv/bin/uv" pip compile --universal --python-version 3.11 --generate-hashes \
