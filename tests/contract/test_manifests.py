@@ -235,7 +235,9 @@ def test_ports_are_where_somebody_listens(resources: list[Manifest]) -> None:
                 assert address["pipe"]["path"].startswith("/run/tensorgate/")
         # its admin can do anything with it: a socket in a volume of this pod alone
         assert config["admin"]["address"]["pipe"]["path"].startswith("/run/tensorgate/")
-        named = {p["name"]: p["containerPort"] for each in containers(pod) for p in each.get("ports", ())}
+        named = {
+            p["name"]: p["containerPort"] for each in containers(pod) for p in each.get("ports", ())
+        }
         numbers = set(named.values())
         for service in of(resources, "Service"):
             selector = service["spec"]["selector"].items()
