@@ -73,8 +73,9 @@ proto-current: $(DEV_STAMP)
 	@$(BIN)/python proto/generate.py --check
 
 .PHONY: manifests
-manifests: $(DEV_STAMP) ## render what the ConfigMaps of deploy/kubernetes carry
+manifests: $(DEV_STAMP) ## render what is made in deploy/: ConfigMaps, rules, dashboard
 	@$(BIN)/python deploy/kubernetes/render.py
+	@$(BIN)/python deploy/grafana/render.py
 
 # A throwaway venv for uv: it is needed for nothing else. `--universal` locks for every platform
 # and every Python from 3.11 on; hashes are of the files themselves, wherever they come from.

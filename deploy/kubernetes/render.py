@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from tensorgate.envoy.render import render
 
 HERE = Path(__file__).resolve().parent
 CATALOG = HERE.parents[1] / "catalog.yaml"
+RULES = HERE.parents[1] / "deploy/prometheus/rules.yaml"
+_KIND = """\
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: tensorgate
+spec:
+"""
 SHARED = RenderOptions(
     upstream="model:8000",
     upstream_health="/health",
@@ -31,11 +40,19 @@ def files() -> dict[str, str]:
     return {
         "base/catalog.yaml": CATALOG.read_text(encoding="utf-8"),
         "base/envoy.yaml": render(SHARED),
+        "components/monitoring/rules.yaml": _prometheus_rule(),
         "overlays/production/envoy.yaml": render(
             replace(SHARED, tls_sds=Path("/etc/envoy/tls.yaml"))
         ),
         "components/sidecar/envoy.yaml": render(replace(SHARED, upstream="127.0.0.1:8000")),
     }
+
+
+def _prometheus_rule() -> str:
+    """The rules as the operator's kind. They are indented and otherwise as they are written."""
+    text = RULES.read_text(encoding="utf-8")
+    head, _, rest = text.partition("groups:\n")
+    return head + _KIND + "  groups:\n" + textwrap.indent(rest, "  ")
 
 
 def main(arguments: list[str]) -> int:
