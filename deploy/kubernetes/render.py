@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
+from tensorgate.envoy.scripts import inference
 
 HERE = Path(__file__).resolve().parent
 CATALOG = HERE.parents[1] / "catalog.yaml"
@@ -27,6 +28,35 @@ metadata:
   name: tensorgate
 spec:
 """
+_ISTIO = """\
+# Istio's gateways run our script: usage is read from the answers, and bounds are put into requests.
+# Made by `make manifests`.
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata:
+  name: tensorgate-metering
+  namespace: istio-ingress
+spec:
+  workloadSelector: {{labels: {{istio: ingress}}}}
+  configPatches:
+    - applyTo: HTTP_FILTER
+      match:
+        context: GATEWAY
+        listener:
+          filterChain:
+            filter:
+              name: envoy.filters.network.http_connection_manager
+              subFilter: {{name: envoy.filters.http.router}}
+      patch:
+        operation: INSERT_BEFORE
+        value:
+          name: tensorgate.inference
+          typed_config:
+            "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
+            stat_prefix: inference
+            default_source_code:
+              inline_string: |
+{script}"""
 SHARED = RenderOptions(
     upstream="model:8000",
     upstream_health="/health",
@@ -41,6 +71,7 @@ def files() -> dict[str, str]:
         "base/catalog.yaml": CATALOG.read_text(encoding="utf-8"),
         "base/envoy.yaml": render(SHARED),
         "components/monitoring/rules.yaml": _prometheus_rule(),
+        "../istio/metering.yaml": _ISTIO.format(script=textwrap.indent(inference(), " " * 18)),
         "overlays/production/envoy.yaml": render(
             replace(SHARED, tls_sds=Path("/etc/envoy/tls.yaml"))
         ),

@@ -13,6 +13,7 @@ from store.catalog import DEFAULT_UPSTREAM, Catalog
 from store.errors import ConfigError, InputError
 from store.settings import PREFIX, StoreSettings, load, split_names
 from tensorgate.drain import drain
+from tensorgate.envoy import scripts
 from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
 
@@ -184,6 +185,12 @@ def render_command(
         heartbeat_seconds=heartbeat_seconds,
     )
     _put(render(options), output)
+
+
+@app.command("script")
+def script_command() -> None:
+    """Print the Lua that meters answers and bounds requests, for an Envoy that is not ours."""
+    typer.echo(scripts.inference(), nl=False)
 
 
 @app.command("drain")
