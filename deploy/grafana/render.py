@@ -107,7 +107,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "How calls were settled",
             {"{{basis}}": "sum by (basis) (rate(tensorgate_settlements_total[$__rate_interval]))"},
             "reqps",
-            "`metered` is exact, `estimated` was cut, `held` cost all it could, `released` nothing.",
+            "`metered` is exact, `estimated` was cut, `held` cost its hold, `released` nothing.",
             stacked=True,
             colors={"metered": "green", "estimated": "yellow", "held": "red", "released": "blue"},
         ),
