@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from peers.image import Image
+from peers.image import USER, Image
 from peers.ports import free_port, listens
 from peers.process import Child
 
@@ -21,7 +21,6 @@ from tensorgate.binaries import envoy_path
 from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
 
-NOBODY = 65532
 START_SECONDS = 40
 
 
@@ -46,13 +45,13 @@ def volumes(tmp_path: Path) -> Mapping[Path, str]:
     for folder in made:
         folder.mkdir(mode=0o770)
         folder.chmod(0o770)
-        os.chown(folder, NOBODY, NOBODY)
+        os.chown(folder, USER, USER)
     return made
 
 
 def test_it_holds_what_runs_and_nothing_that_builds(image: Image, container: str) -> None:
     config = json.loads(image("inspect", "--type", "container", container))["OCIv1"]["config"]
-    assert config["User"] == f"{NOBODY}:{NOBODY}"
+    assert config["User"] == f"{USER}:{USER}"
     assert config["Entrypoint"] == ["tensorgate"]
     files = image.mount(container)
     packages = {path.name for path in files.glob("opt/tensorgate/lib/python*/site-packages/*")}
@@ -65,15 +64,15 @@ def test_it_holds_what_runs_and_nothing_that_builds(image: Image, container: str
         str(path.relative_to(files))
         for folder in ("opt", "etc", "usr", "var", "run")
         for path in (files / folder).rglob("*")
-        if not path.is_symlink() and path.exists() and _is_writable_by_nobody(path)
+        if not path.is_symlink() and path.exists() and _is_writable_by_user(path)
     ]
     allowed = ("var/lib/tensorgate", "run/tensorgate", "var/tmp", "run/lock")
     assert [path for path in writable if path not in allowed] == []
 
 
-def _is_writable_by_nobody(path: Path) -> bool:
+def _is_writable_by_user(path: Path) -> bool:
     facts = path.stat()
-    return bool(facts.st_mode & stat.S_IWOTH) or NOBODY in (facts.st_uid, facts.st_gid)
+    return bool(facts.st_mode & stat.S_IWOTH) or USER in (facts.st_uid, facts.st_gid)
 
 
 def test_its_commands_are_a_gate(
@@ -86,7 +85,7 @@ def test_its_commands_are_a_gate(
         "TENSORGATE_HEALTH_LISTEN": f"127.0.0.1:{probe}",
     }
 
-    def run(*words: str, user: int | None = None) -> str:
+    def run(*words: str, user: int = USER) -> str:
         argv = image.run_argv(container, *words, volumes=volumes, env=env, user=user)
         done = subprocess.run(
             argv, env=dict(image.env), capture_output=True, text=True, check=False
@@ -109,7 +108,7 @@ def test_its_commands_are_a_gate(
         return child
 
     def inside(name: str, *words: str) -> Child:
-        return begin(name, list(image.run_argv(container, *words, volumes=volumes, env=env)))
+        return begin(name, image.run_argv(container, *words, volumes=volumes, env=env))
 
     try:
         demo = inside("demo", "demo", "--listen", f"127.0.0.1:{model}")

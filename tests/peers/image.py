@@ -21,6 +21,7 @@ BASE: Final = re.findall(r"(?m)^FROM (\S+)", (ROOT / "deploy/container/Container
     0
 ]
 NAME: Final = "localhost/tensorgate:test"
+USER: Final = 65532
 PACKAGES: Final = "python3,python3-venv,ca-certificates"
 
 
@@ -62,14 +63,24 @@ class Image:
         *words: str,
         volumes: Mapping[Path, str] | None = None,
         env: Mapping[str, str] | None = None,
-        user: int | None = None,
-    ) -> Sequence[str]:
+        user: int = USER,
+    ) -> list[str]:
         """The command line that runs the image's entrypoint with some words, as its own user."""
-        options = [f"--volume={host}:{inside}" for host, inside in (volumes or {}).items()]
-        options += [f"--env={name}={value}" for name, value in (env or {}).items()]
-        options += [] if user is None else [f"--user={user}:{user}"]
-        # buildah's run takes no entrypoint of its own accord
-        return [*self._argv(), "run", *options, container, "--", "tensorgate", *words]
+        told = ("tensorgate", *words)
+        return self.run_words(container, told, volumes or {}, env or {}, f"{user}:{user}")
+
+    def run_words(
+        self,
+        container: str,
+        words: Sequence[str],
+        volumes: Mapping[Path, str],
+        env: Mapping[str, str],
+        user: str,
+    ) -> list[str]:
+        """The command line that runs any program in a container."""
+        options = [f"--volume={host}:{inside}" for host, inside in volumes.items()]
+        options += [f"--env={name}={value}" for name, value in env.items()]
+        return [*self._argv(), "run", f"--user={user}", *options, container, "--", *words]
 
     @property
     def env(self) -> Mapping[str, str]:
