@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from admin import output
+from admin import acknowledge, output
 from store.errors import InputError
 from store.records import DEFAULT_EXPIRY_DAYS
 from store.text import usd, utc
@@ -154,8 +154,10 @@ def set_plan(
     """Put an account on another plan. Its keys stay as they are until they are updated."""
     with opened() as use:
         account = use.set_plan(email, plan)
-    text = f"{account.email} is on the {account.plan} plan."
-    output.show(as_json, output.account_json(account), text)
+        heard = use.acknowledged()
+    text = f"{account.email} is on the {account.plan} plan: {acknowledge.as_text(heard, 'obeyed')}."
+    value = output.account_json(account) | {"acknowledged": acknowledge.as_json(heard)}
+    output.show(as_json, value, text)
 
 
 @users_app.command("set-password")
@@ -240,9 +242,12 @@ def update(
             user, alias, new_alias=new_alias, models=models, budget_usd=budget_usd, rpm=rpm
         )
         value = output.key_json(updated.record, use.now_us())
+        heard = use.acknowledged()
     record = updated.record
+    value["acknowledged"] = acknowledge.as_json(heard)
     text = (
-        f"Updated `{record.alias}` ({record.hint}) of {record.user}; calls obey within 1 s.\n"
+        f"Updated `{record.alias}` ({record.hint}) of {record.user}: "
+        f"{acknowledge.as_text(heard, 'obeyed')}.\n"
         f"{output.pairs(output.limits_rows(record))}{notes_text(updated.notes)}"
     )
     output.show(as_json, value, text)
@@ -292,9 +297,11 @@ def revoke(
     with opened() as use:
         record = use.revoke(user, alias, confirm=confirm or "")
         value = output.key_json(record, use.now_us())
+        heard = use.acknowledged()
+    value["acknowledged"] = acknowledge.as_json(heard)
     text = (
-        f"Revoked `{record.alias}` ({record.hint}) of {record.user}. Calls with it are refused "
-        "within 1 s wherever the gate runs; what already streams runs out and is charged."
+        f"Revoked `{record.alias}` ({record.hint}) of {record.user}: "
+        f"{acknowledge.as_text(heard, 'revoked')}. What already streams runs out and is charged."
     )
     output.show(as_json, value, text)
 

@@ -15,11 +15,12 @@ from sqlalchemy import Connection, Engine, or_, select
 from admin import explaintext, output
 from admin.ledgercli import opened
 from store.control import Control
+from store.engines import driver_errors, read_options
 from store.errors import NotFoundError, NotRunningError
 from store.holdformat import unpack_hold
 from store.journal import JOURNAL_NAME, read
 from store.records import Basis, Charge, Hold, Price, Seen, Window, window_ends_us
-from store.schema import accounts, driver_errors, holds, keys, ledger, pruned, read_options
+from store.schema import accounts, holds, keys, ledger, pruned
 from store.settings import StoreSettings
 
 MAX_ID_CHARS: Final = 256

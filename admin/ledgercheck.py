@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Engine, select
 
 from store.control import Control
+from store.engines import driver_errors, read_options
 from store.errors import JournalDamagedError, NotRunningError
 from store.journal import JOURNAL_NAME, Contents, read
 from store.ledger import Ledger
 from store.ledgerreader import LedgerReader
-from store.schema import accounts, driver_errors, read_options
+from store.schema import accounts
 from store.text import usd
 
 if TYPE_CHECKING:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from admin import inputs, planrules
+from admin.acknowledge import Acknowledged, Moment, acknowledged
 from admin.output import key_state
 from admin.passwords import hash_password, make_password
 from store import keyformat
@@ -25,7 +27,9 @@ from store.control import nudge
 from store.errors import InputError, NotFoundError
 from store.keys import KeyRepository
 from store.keywriter import Writer
+from store.push import open_publisher
 from store.records import DAY_US, DEFAULT_EXPIRY_DAYS, Account, KeyRecord, Role
+from store.replicas import Replicas
 from store.schema import open_state
 from store.text import utc
 
@@ -72,9 +76,12 @@ class AdminService:
         actor: str,
         clock: Clock = wall_us,
         changed: Callable[[], object] = lambda: None,
+        replicas: Replicas | None = None,
     ) -> None:
         self._repository = repository
         self._changed = changed
+        self._replicas = replicas
+        self._committed = Moment(monotonic(), clock())
         self._settings = settings
         self._actor = actor
         self._clock = clock
@@ -82,6 +89,12 @@ class AdminService:
     def now_us(self) -> int:
         """The time by this service's clock."""
         return self._clock()
+
+    def acknowledged(self) -> Acknowledged:
+        """Wait until what was changed is obeyed wherever the gate runs; at most about 3 s."""
+        if self._replicas is None:
+            return Acknowledged(0, self._clock())
+        return acknowledged(self._replicas, self._repository.last_change, self._committed)
 
     def _catalog(self) -> Catalog:
         return Catalog.read(self._settings.catalog)
@@ -306,6 +319,7 @@ class AdminService:
             if account is None:
                 raise _no_account(name)
             yield writer, account
+        self._committed = Moment(monotonic(), self._clock())
         self._changed()
 
 
@@ -315,12 +329,20 @@ def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminServic
 
     An authz that runs on the state is told of each change, so that it holds at once.
     """
-    engine = open_state(settings)
-    try:
-        with KeyRepository(engine) as repository:
-            yield AdminService(repository, settings, actor=actor, changed=lambda: nudge(settings))
-    finally:
-        engine.dispose()
+    with ExitStack() as stack:
+        engine = open_state(settings)
+        stack.callback(engine.dispose)
+        publisher = open_publisher(settings)
+        if publisher is not None:
+            stack.callback(publisher.close)
+        repository = stack.enter_context(KeyRepository(engine, publisher))
+        yield AdminService(
+            repository,
+            settings,
+            actor=actor,
+            changed=lambda: nudge(settings),
+            replicas=Replicas(engine),
+        )
 
 
 def _new_id(kind: str) -> str:

@@ -1,118 +1,115 @@
-"""The money half of the process, put together: journal, counters, ledger, and who ends holds."""
+"""The money half of the process, put together: counters, ledger, and who ends holds.
+
+Without `TENSORGATE_REDIS_URL` counters are in process, and a journal has the open holds; with it
+they are in Redis, and SQL has them (authz/fleetbooks.py).
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Final
 
-from sqlalchemy import Engine
-
-from authz.meter import Meter
+from authz.bookkeeping import (
+    SQL_TIMEOUT_SECONDS,
+    Books,
+    start_settler,
+    start_upkeep,
+    warn_of_lost_plans,
+)
+from authz.meter import Meter, Nowhere
 from authz.metrics import Metrics
-from authz.retention import Retention
 from authz.settings import AuthzSettings
 from authz.settle import Settler
-from authz.sweep import Pulse, Sweeper
-from authz.upkeep import Upkeep
-from store.catalog import Catalog, lost_plan
-from store.clock import FollowingClock, wall_us
+from authz.sockets import Role
+from store.catalog import Catalog
+from store.clock import FollowingClock
 from store.counters.memory import MemoryCounters
+from store.engines import open_engine
 from store.errors import StoreUnavailableError
 from store.journal import JOURNAL_NAME, Journal
-from store.keys import KeyRepository
 from store.ledger import Ledger
-from store.pruning import Pruner, journaled
+from store.pruning import journaled
 from store.records import Charge, Hold
-from store.schema import open_engine
-from store.seeding import SeededCounters, drift, recover
+from store.seeding import SeededCounters, recover
 
-SQL_TIMEOUT_SECONDS: Final = 2.0
-FLUSH_SECONDS: Final = 5.0
 RECOVERY_SECONDS: Final = 30.0
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Books:
-    """What the walks need of money."""
-
-    counters: MemoryCounters
-    seeded: SeededCounters
-    settler: Settler
-    meter: Meter
-    ledger: Ledger
-    upkeep: Upkeep
-
-    def drift(self, account_id: str) -> int | None:
-        """By how much an account's counters are off from the ledger; see store.seeding.drift."""
-        return drift(self.counters, self.ledger, account_id)
-
-
 @contextmanager
 def open_books(
-    settings: AuthzSettings, catalog: Callable[[], Catalog], metrics: Metrics
+    settings: AuthzSettings,
+    catalog: Callable[[], Catalog],
+    metrics: Metrics,
+    role: Role = Role.ALL,
+    replica_id: str = "",
 ) -> Iterator[Books]:
     """Recover what was open, and keep it until the end: all that waits is booked then.
 
-    `catalog` gives the one in force.
+    `catalog` gives the one in force. `replica_id` is this process's in store/replicas.py, if it
+    has a row there: others wait for what it says it has written.
 
-    Raises StoreError where journal or database cannot be used.
+    Raises StoreError where counters, journal or database cannot be used, and ConfigError for a
+    Redis that must not be.
     """
-    clock = FollowingClock()
     with ExitStack() as stack:
-        engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
-        stack.callback(engine.dispose)
-        journal = stack.enter_context(Journal(settings.state / JOURNAL_NAME))
-        counters = MemoryCounters(clock, journal.take)
-        ledger = Ledger(engine)
-        settler = Settler(
-            counters, journal, ledger, metrics, lambda model: model in catalog().models
-        )
-        _warn_of_lost_plans(engine, catalog())
-        settler.start(_recover(counters, journal, ledger, clock()))
-        stack.callback(_flush, settler)
-        meter = Meter(counters, settler, metrics, clock)
-        deadline = settings.hold_deadline_seconds
-        pulse = Pulse(meter.gap, deadline_seconds=deadline)
+        if settings.redis_url is not None:
+            from authz.fleetbooks import open_fleet_books  # noqa: PLC0415  its Redis costs memory
 
-        def unbroken_seconds() -> float:
-            pulse.check()
-            return meter.unbroken_seconds()
-
-        def follow() -> None:
-            if clock.follow():  # every hold looks overdue now
-                meter.gap()
-
-        sweeper = Sweeper(counters, settler, unbroken_seconds, clock, deadline_seconds=deadline)
-        upkeep = Upkeep(
-            counters,
-            ledger.copy_holds,
-            sweeper.sweep,
-            lambda account_id: drift(counters, ledger, account_id),
-            metrics,
-            follow=follow,
-            retain=_retention(settings, engine),
-            deadline_seconds=deadline,
-        )
-        pulse.start()
-        stack.callback(pulse.stop)
-        upkeep.start()
-        stack.callback(upkeep.stop)
-        yield Books(counters, SeededCounters(counters, ledger), settler, meter, ledger, upkeep)
+            yield stack.enter_context(
+                open_fleet_books(settings, catalog, metrics, role, replica_id)
+            )
+            return
+        if role is not Role.ALL:
+            raise AssertionError("counters in process are of one process")
+        yield _in_process(settings, catalog, metrics, stack)
 
 
-def _retention(settings: AuthzSettings, engine: Engine) -> Retention:
-    """By the system's clock: the day is people's."""
-
-    def begin(before_us: int, now_us: int) -> Pruner:
-        return Pruner(engine, before_us, now_us, journaled(settings.state / JOURNAL_NAME))
-
-    return Retention(settings.ledger_retention_days, begin, wall_us)
+def _in_process(
+    settings: AuthzSettings, catalog: Callable[[], Catalog], metrics: Metrics, stack: ExitStack
+) -> Books:
+    clock = FollowingClock()
+    engine = open_engine(
+        settings.sql_url,
+        timeout_seconds=SQL_TIMEOUT_SECONDS,
+        statement_seconds=SQL_TIMEOUT_SECONDS,
+    )
+    stack.callback(engine.dispose)
+    journal = stack.enter_context(Journal(settings.state / JOURNAL_NAME))
+    counters = MemoryCounters(clock, journal.take)
+    ledger = Ledger(engine)
+    settler = Settler(counters, journal, ledger, metrics, lambda model: model in catalog().models)
+    warn_of_lost_plans(engine, catalog())
+    settler.start(_recover(counters, journal, ledger, clock()))
+    start_settler(settler, stack, "some ends are not in the ledger yet; the journal has them")
+    meter = Meter(counters, settler, metrics, clock, Nowhere(counters, metrics))
+    upkeep = start_upkeep(
+        stack,
+        settings,
+        engine,
+        counters=counters,
+        ledger=ledger,
+        silent=counters,
+        settler=settler,
+        meter=meter,
+        metrics=metrics,
+        clock=clock,
+        unpruned=lambda: journaled(settings.state / JOURNAL_NAME),
+        count=None,
+    )
+    return Books(
+        counters,
+        SeededCounters(counters, ledger),
+        counters.give_back,
+        settler,
+        meter,
+        ledger,
+        upkeep,
+    )
 
 
 def _recover(
@@ -128,18 +125,3 @@ def _recover(
                 raise
             _log.warning("not ready: what was open cannot be recovered yet: %s", fault)
             sleep(0.5)
-
-
-def _warn_of_lost_plans(engine: Engine, catalog: Catalog) -> None:
-    try:
-        with KeyRepository(engine) as repository:
-            lost = catalog.lost(repository.plans())
-    except StoreUnavailableError:
-        return  # what comes next tries for longer, and says so
-    for plan, number in sorted(lost.items()):
-        _log.warning("%s", lost_plan(plan, number))
-
-
-def _flush(settler: Settler) -> None:
-    if not settler.stop(FLUSH_SECONDS):
-        _log.warning("some ends are not in the ledger yet; the journal has them")

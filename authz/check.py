@@ -47,12 +47,14 @@ class Counters(Protocol):
     """The verbs that a Check needs of the counters; each is one atomic step."""
 
     def take(
-        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+        self,
+        request_id: str,
+        draft: Hold | None,
+        limits: Sequence[Limit],
+        account_id: str | None = None,
     ) -> Taken | Refused | Ended: ...
 
-    def peek(
-        self, limits: Sequence[Limit], account_id: str | None = None
-    ) -> tuple[int, Standings]: ...
+    def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Checker:
     keys: KeyCache
     catalog: Catalog
     counters: Counters
-    give_back: Callable[[str], bool]
+    give_back: Callable[[Hold], bool]
     settler: Settler
     listed: Callable[[], Sequence[str]]
     metrics: Metrics
@@ -159,7 +161,7 @@ class Checker:
         draft = None
         if endpoint.lane is Lane.INFERENCE:
             draft = _draft(asked, hold_id, request_id, taking)
-        took = self.counters.take(request_id, draft, taking)
+        took = self.counters.take(request_id, draft, taking, key.account_id)
         if isinstance(took, Ended):
             return self._deny(_UNAVAILABLE, request, None, now_us)
         client = standing_headers(request.dialect, key, took.standings, took.now_us)
@@ -234,7 +236,7 @@ class Checker:
 
     def _give_back(self, hold: Hold, now_us: int) -> None:
         """Envoy gave this Check up. If no other Check has the hold, it ends."""
-        if self.give_back(hold.id):
+        if self.give_back(hold):
             self.settler.end(hold, released(hold, 0, now_us))
 
     def _own_answer(self, asked: _Asked, wanted: str) -> Answer:

@@ -37,7 +37,7 @@ from socketserver import StreamRequestHandler, ThreadingMixIn, UnixStreamServer
 from threading import BoundedSemaphore, Thread
 from typing import Any, Final
 
-from authz.books import Books
+from authz.bookkeeping import Books
 from authz.feed import Feed
 from authz.refusals import Refusals
 from store.control import MAX_QUESTION_BYTES, OTHER_STATE, state_mark
@@ -78,7 +78,7 @@ def methods(
             "held_nanousd": sum(hold.nanousd for hold in holds),
             **settling({}),
             "accounts": len(books.counters.accounts()),
-            "drift_nanousd": books.upkeep.drift_nanousd,
+            "drift_nanousd": books.drift_nanousd,
         }
 
     def drift(arguments: Mapping[str, Any]) -> object:

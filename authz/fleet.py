@@ -8,10 +8,12 @@ It starts them, starts again with back-off whoever ends, answers for all of them
 control socket and one `/metrics`, and has the catalog read again on SIGHUP by all or by none. On
 SIGTERM it says NOT_SERVING, has the workers drain (each says NOT_SERVING, serves on for 1.2 s, then
 stops), then the meter, so that the workers' last calls are heard of. None outlives it, however it
-ends. It decides nothing and opens no store.
+ends. It decides nothing, and of the stores it opens SQL alone: whoever waits for the word of a
+process that died need not, once its row is taken away (store/replicas.py).
 
 What ends before all were ready for the first time ends the gate: its configuration is wrong, and
-its log says how.
+its log says how. A process that says nothing at its health socket any more, not even that it lives,
+is killed after SILENT_LOOKS seconds of that.
 """
 
 from __future__ import annotations
@@ -34,16 +36,20 @@ from authz.health import serving as is_serving
 from authz.joined import Joined
 from authz.lease import sockets_of
 from authz.metrics import FOLDER
+from authz.presence import name_of
 from authz.reload import Loaded
 from authz.settings import AuthzSettings
 from authz.sockets import CONTROL, HEALTH, Place, Role
 from authz.supervise import Program, Signals, Supervisor, ended
+from store.engines import open_engine
 from store.errors import InputError, StoreError
+from store.replicas import Replicas
 from store.settings import PREFIX
 
 METRICS_NAME: Final = "metrics"
 LOOK_SECONDS: Final = 1.0
 FIRST_LOOK_SECONDS: Final = 0.1  # until all were ready once
+SILENT_LOOKS: Final = 30  # of a second each
 STOP_SECONDS: Final = 12.0  # 1.2 s of drain, 2 s for calls, and what waits for the ledger
 
 _log = logging.getLogger(__name__)
@@ -98,14 +104,16 @@ class Fleet:
         )
         self._health = Health()
         self._was_ready = False
+        self._silent: dict[str, int] = {}  # looks, of who has said something since it was started
         self._reloading = Lock()
+        self._ending = Event()
 
     @contextmanager
     def answering(self) -> Iterator[None]:
         """Health, control socket and `/metrics`, for all processes."""
-        settings, looking = self._settings, Event()
+        settings = self._settings
         responder = Responder(settings.state, self._joined.methods())
-        looker = Thread(target=self._look, args=(looking,), name="look", daemon=True)
+        looker = Thread(target=self._look, name="look", daemon=True)
         with (
             telling(settings.runtime / HEALTH, self._health, settings.health_listen),
             serving(settings.runtime / CONTROL, responder),
@@ -115,7 +123,7 @@ class Fleet:
             try:
                 yield
             finally:
-                looking.set()
+                self._ending.set()
                 looker.join()
 
     def start(self) -> None:
@@ -137,6 +145,7 @@ class Fleet:
 
     def stop(self) -> None:
         """Drain the workers, then the meter."""
+        self._ending.set()
         self._health.drain()
         self._supervisor.stop(*self._workers)
         self._supervisor.stop(Place(Role.METER).name)
@@ -153,8 +162,21 @@ class Fleet:
         return ""
 
     def _died(self, name: str) -> None:
+        pid = self._supervisor.children[name].process.pid
+        Thread(target=self._bury, args=(name_of(name, pid),), name="bury", daemon=True).start()
+        self._silent.pop(name, None)
         self._numbers.died(name)
         self._restarts.labels(name).inc()
+
+    def _bury(self, name: str) -> None:
+        """Take away the row of a process; where SQL is out it is old in three seconds anyway."""
+        engine = open_engine(self._settings.sql_url)
+        try:
+            Replicas(engine).died(name)
+        except StoreError as fault:
+            _log.warning("the row of %s cannot be taken away: %s", name, fault)
+        finally:
+            engine.dispose()
 
     def _program(self, place: Place) -> Program:
         # -P: a module that lies in the present folder must not take the place of one of ours
@@ -179,12 +201,25 @@ class Fleet:
             except Exception:  # noqa: BLE001  a defect of ours; the next hangup may do
                 _log.exception("the catalog was not reloaded")
 
-    def _look(self, looking: Event) -> None:
+    def _look(self) -> None:
         """Ask each process whether it wants calls; one worker that does is enough for the gate."""
-        runtime, workers = self._settings.runtime, self._workers
-        while not looking.wait(LOOK_SECONDS if self._was_ready else FIRST_LOOK_SECONDS):
-            ready = {p.name for p in self._places if is_serving(runtime / p.health)}
-            self._health.serving = not ready.isdisjoint(workers)
-            if not self._was_ready and len(ready) == len(self._places):
+        runtime = self._settings.runtime
+        while not self._ending.wait(LOOK_SECONDS if self._was_ready else FIRST_LOOK_SECONDS):
+            said = {place.name: is_serving(runtime / place.health) for place in self._places}
+            self._health.serving = any(said[name] for name in self._workers)
+            if not self._was_ready and all(said.values()):
                 self._was_ready = True
-                _log.info("all %d processes are ready", len(ready))
+                _log.info("all %d processes are ready", len(said))
+            elif self._was_ready:
+                for name, answer in said.items():
+                    self._hear(name, silent=answer is None)
+
+    def _hear(self, name: str, *, silent: bool) -> None:
+        """Kill who has spoken and lives on without a word; the dead are started again anyway."""
+        if not silent:
+            self._silent[name] = 0
+        elif name in self._silent:
+            self._silent[name] = looks = self._silent.get(name, 0) + 1
+            if looks == SILENT_LOOKS:
+                _log.error("%s has said nothing for %d looks, and is killed", name, looks)
+                self._supervisor.pass_on(name, signal.SIGKILL)

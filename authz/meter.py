@@ -7,7 +7,7 @@ decoded one by one, in here, so that one that cannot be read costs itself and no
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from typing import Final, Protocol
@@ -19,9 +19,11 @@ from authz.metrics import Metrics
 from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from authz.pricing import charge, disbelieved, released
+from authz.seek import LOOKS, ONE_LOOK
 from authz.settle import End, Settler
 from authz.usage import Ending, read_ending
 from store.clock import Clock, elapsed_seconds
+from store.errors import StoreError
 from store.records import Hold
 
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
@@ -31,6 +33,7 @@ LOG_STREAMS: Final = 576
 have, twice, as those of a broken network may linger; and some. More are refused."""
 
 DRAIN_POLL_SECONDS: Final = 0.2
+IDLE_POLLS: Final = 3  # without a message a stream is idle: Envoy sends what it has every 0.2 s
 MESSAGES: Final = 256  # of a stream that wait in here; more wait in Envoy, which has a bound
 TOGETHER: Final = 256  # ends at a time; a message after a gap may have tens of thousands
 
@@ -38,30 +41,108 @@ _log = logging.getLogger(__name__)
 
 
 class MeteredHolds(Protocol):
-    """The counters, as metering needs them."""
+    """The counters, as metering needs them. Those outside of the process raise StoreError."""
 
-    def hold(self, hold_id: str) -> Hold | None: ...
+    def hold(self, account_id: str, hold_id: str) -> Hold | None: ...
+
+    def beat(self, account_id: str, hold_id: str) -> bool: ...
+
+
+class RequestHolds(Protocol):
+    """Counters in process: they know a request whosever it is."""
 
     def by_request(self, request_id: str) -> Hold | None: ...
 
-    def beat(self, hold_id: str) -> bool: ...
-
     def abandon(self, request_id: str) -> Hold | None: ...
+
+
+class Elsewhere(Protocol):
+    """What is done about holds that the counters do not know."""
+
+    def heard(self, account_id: str) -> None:
+        """Such a one, of this account, gave a sign of life."""
+        ...
+
+    def ended(self, ending: Ending) -> None:
+        """Such a one has ended."""
+        ...
+
+    def unnamed(self, ending: Ending) -> Hold | None:
+        """A request ended that no server got, and it names no hold: the one that it has."""
+        ...
+
+
+class Nowhere:
+    """With counters in process: what they do not know has ended before."""
+
+    def __init__(self, counters: RequestHolds, metrics: Metrics) -> None:
+        self._counters = counters
+        self._late = metrics.late_settlements
+
+    def heard(self, account_id: str) -> None:
+        """Nothing."""
+
+    def ended(self, ending: Ending) -> None:  # noqa: ARG002  as Elsewhere
+        """Counted, and nothing else."""
+        self._late.inc()
+
+    def unnamed(self, ending: Ending) -> Hold | None:
+        """Without a decision, one may be on its way that Envoy does not wait for any more.
+
+        With one, an earlier Check of the request may have taken a hold, and its answer was lost.
+        """
+        if ending.outcome and self._counters.by_request(ending.request_id) is None:
+            return None
+        return self._counters.abandon(ending.request_id)
+
+
+class Fleetwide:
+    """With counters in Redis: SQL may know them.
+
+    `seek` looks for the hold of an end (authz/seek.py), `revive` brings an account back to Redis
+    (authz/revive.py).
+    """
+
+    def __init__(
+        self,
+        seek: Callable[[Ending, tuple[float, ...]], None],
+        revive: Callable[[str], None],
+    ) -> None:
+        self._seek = seek
+        self._revive = revive
+
+    def heard(self, account_id: str) -> None:
+        """Redis may have lost the account."""
+        self._revive(account_id)
+
+    def ended(self, ending: Ending) -> None:
+        """Looked for."""
+        self._seek(ending, LOOKS)
+
+    def unnamed(self, ending: Ending) -> Hold | None:
+        """Looked for; once is enough where there was a decision, as any hold is older than that."""
+        self._seek(ending, ONE_LOOK if ending.outcome else LOOKS)
+        return None
 
 
 class Meter:
     """Receives entries and ends the holds that they speak of. Thread-safe."""
 
     def __init__(
-        self, counters: MeteredHolds, settler: Settler, metrics: Metrics, clock: Clock
+        self,
+        counters: MeteredHolds,
+        settler: Settler,
+        metrics: Metrics,
+        clock: Clock,
+        elsewhere: Elsewhere,
     ) -> None:
         self._counters = counters
+        self._elsewhere = elsewhere
         self._settler = settler
         self._clock = clock
         self._ended = metrics.log_entries.labels("end")
         self._running = metrics.log_entries.labels("running")
         self._unreadable = metrics.log_entries.labels("unreadable")
-        self._late = metrics.late_settlements
         self._lock = Lock()
         self._unbroken_since = elapsed_seconds()
         self._streams = 0
@@ -119,7 +200,7 @@ class Meter:
 
     def _read(self, messages: Iterator[bytes]) -> None:
         received: Queue[bytes | None] = Queue(MESSAGES)
-        over = Event()
+        over, idle = Event(), 0
         pump = Thread(target=_pump, args=(messages, received, over), name="log stream", daemon=True)
         pump.start()
         try:
@@ -127,12 +208,18 @@ class Meter:
                 try:
                     raw = received.get(timeout=DRAIN_POLL_SECONDS)
                 except Empty:
-                    if self._draining.is_set():
+                    idle += 1
+                    if self._draining.is_set() and idle >= IDLE_POLLS:
                         break  # a proper end: Envoy goes on with another stream
                     continue
                 if raw is None:
                     break
+                idle = 0
                 self._receive(raw)
+                # Just after a message, as the next is a while away: what Envoy sends while the
+                # end is on its way to it would be lost.
+                if self._draining.is_set() and received.empty():
+                    break
         finally:
             over.set()
 
@@ -175,29 +262,39 @@ class Meter:
         """One entry: of a request that ended, or of one that still runs. The end of which hold."""
         if ending.running:
             if ending.hold_id is not None:
-                self._counters.beat(ending.hold_id)
+                self._beat(ending.account_id, ending.hold_id)
             return None
         if ending.hold_id is not None:
-            hold = self._counters.hold(ending.hold_id)
-            if hold is not None:
-                charged = charge(hold, ending, self._clock())
-                if disbelieved(ending, charged):
-                    self._settler.exceeded(hold)
-                return hold, charged
-            self._late.inc()
-        elif not ending.reached and self._may_hold(ending):
-            hold = self._counters.abandon(ending.request_id)
-            if hold is not None:
-                return hold, released(hold, ending.status, self._clock())
-        return None
+            hold = self._hold(ending.account_id, ending.hold_id)
+            if hold is None:
+                self._elsewhere.ended(ending)
+        else:
+            hold = None if ending.reached else self._elsewhere.unnamed(ending)
+        return None if hold is None else self.end(hold, ending)
 
-    def _may_hold(self, ending: Ending) -> bool:
-        """Whether a request that no server got may have a hold, or may still get one.
+    def end(self, hold: Hold, ending: Ending) -> End:
+        """What a hold costs whose request ended like this."""
+        if ending.hold_id is None:
+            return hold, released(hold, ending.status, self._clock())
+        charged = charge(hold, ending, self._clock())
+        if disbelieved(ending, charged):
+            self._settler.exceeded(hold)
+        return hold, charged
 
-        Without a decision, one may be on its way that Envoy does not wait for any more. With one,
-        an earlier Check of the request may have taken a hold, and its answer was lost.
-        """
-        return not ending.outcome or self._counters.by_request(ending.request_id) is not None
+    def _beat(self, account_id: str, hold_id: str) -> None:
+        try:
+            known = self._counters.beat(account_id, hold_id)
+        except StoreError:
+            self.gap()  # the hold will look as if it had been silent
+        else:
+            if not known:
+                self._elsewhere.heard(account_id)
+
+    def _hold(self, account_id: str, hold_id: str) -> Hold | None:
+        try:
+            return self._counters.hold(account_id, hold_id)
+        except StoreError:
+            return None
 
 
 def _pump(messages: Iterator[bytes], received: Queue[bytes | None], over: Event) -> None:

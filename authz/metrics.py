@@ -32,6 +32,7 @@ FOLLOW_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
+_CHANGES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 60.0)
 _FAST: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -97,6 +98,12 @@ class Metrics:
             result: self.cache_requests.labels(result)
             for result in ("hit", "negative", "miss", "stale")
         }
+        self.revocation_lag = Histogram(
+            "tensorgate_revocation_lag_seconds",
+            "Time from a change of a key or an account to its being obeyed here.",
+            registry=registry,
+            buckets=_CHANGES,
+        )
         self.log_entries = Counter(
             "tensorgate_access_log_entries",
             "Access-log entries received, by result (end, running, unreadable).",

@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock, Thread
 from time import perf_counter, time
@@ -26,6 +27,7 @@ from authz.metrics import Metrics
 from store.catalog import Catalog, lost_plan
 from store.errors import ConfigError, InputError, StoreUnavailableError
 
+_MARK_CHARS: Final = 16
 MOST_SAID: Final = 50  # changes, in a line of the log
 
 _log = logging.getLogger(__name__)
@@ -37,12 +39,18 @@ class Loaded:
 
     catalog: Catalog
     table: Table
+    mark: str
+    """Of the file's text: two processes with the same have the same catalog in force."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises ConfigError naming the line of every fault."""
         catalog = Catalog.read(path)
-        return cls(catalog, table_of(catalog))
+        try:
+            mark = sha256(path.read_bytes()).hexdigest()[:_MARK_CHARS]
+        except OSError:  # it went away meanwhile, and was read all the same
+            mark = ""
+        return cls(catalog, table_of(catalog), mark)
 
     def check_mark(self, envoys: str | None) -> None:
         """Raises ConfigError where Envoy is known to run with another frame than this one's."""
@@ -68,6 +76,10 @@ class InForce:
     def catalog(self) -> Catalog:
         """The catalog in force."""
         return self._loaded.catalog
+
+    def mark(self) -> str:
+        """Tells this catalog from others."""
+        return self._loaded.mark
 
     def table(self) -> Table:
         """The table that goes with it."""

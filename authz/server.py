@@ -13,40 +13,40 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from threading import Event
 from typing import Final
 
 import grpc
 
-from authz.books import Books, open_books
+from authz.bookkeeping import Books
+from authz.books import open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.control import Method, Responder, methods, serving
 from authz.exposition import exposing
-from authz.feed import Feed
 from authz.fleet import supervise
 from authz.health import STOP_SECONDS, Health, listen, make_server, telling
+from authz.keysource import Known, open_keys, present
 from authz.lease import Lease, sockets_of
 from authz.listings import Listings
 from authz.meter import LOG_STREAMS, Meter
 from authz.metrics import Metrics, share_as, shared_folder
-from authz.observe import ObservedKeys
 from authz.onecore import core_of, keep_to_one_core
 from authz.pb.auth_pb2 import CheckRequest
+from authz.presence import new_id
 from authz.refusals import Refusals
 from authz.reload import InForce, Loaded, note_hangups, reloading
+from authz.rowlease import LeasedCounters, RowLease, row_lease
 from authz.settings import AuthzSettings
 from authz.sockets import LOG, Place, Role
-from authz.watch import watching
+from authz.watch import Watch, watching
 from authz.wire import Reader
 from store.catalog import DEFAULT_UPSTREAM
-from store.clock import steady_clock, wall_us
+from store.clock import wall_us
 from store.errors import ConfigError, TensorgateError
-from store.keys import KeyRepository
-from store.records import SECOND_US
-from store.schema import check_current, open_engine
 from store.settings import PREFIX, load
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
@@ -55,7 +55,6 @@ CHECK_THREADS: Final = 8
 SPARE_STREAMS: Final = 64  # beyond those that are read: threads to refuse more with
 DRAIN_SECONDS: Final = 1.2
 LEASE_RETRY_SECONDS: Final = 0.5
-SQL_TIMEOUT_SECONDS: Final = 0.25
 _ENVELOPE_BYTES: Final = 1 << 20  # headers and attributes around a body
 _WHOLE: Final = Place()
 
@@ -145,7 +144,8 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
     loaded.check_mark(settings.envoy_mark)
     with ExitStack() as stack:
         watch = stack.enter_context(watching(stopping.set))
-        if not _alone(settings, place, stopping, stack):
+        alone = _alone(settings, place, watch, stopping, stack)
+        if alone is None:
             return True
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
         health = Health()
@@ -154,8 +154,15 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
         stack.enter_context(telling(settings.runtime / place.health, health, probed))
         metrics = _metrics(place)
         in_force = InForce(settings.catalog, loaded, metrics)
-        books = stack.enter_context(open_books(settings, in_force.catalog, metrics))
-        asked = _questions(settings, place, in_force, metrics=metrics, books=books, stack=stack)
+        replica_id = new_id()
+        books = stack.enter_context(
+            open_books(settings, in_force.catalog, metrics, place.role, replica_id)
+        )
+        books = alone(books)
+        known = Known(place.name, in_force.mark, replica_id)
+        asked = _questions(
+            settings, place, in_force, metrics=metrics, books=books, known=known, stack=stack
+        )
         stack.enter_context(metrics.following())
         stack.enter_context(reloading(in_force.reload))
         responder = Responder(settings.state, asked)
@@ -185,20 +192,29 @@ def _keep_to_core(settings: AuthzSettings, place: Place) -> None:
         keep_to_one_core()
 
 
-def _alone(settings: AuthzSettings, place: Place, stopping: Event, stack: ExitStack) -> bool:
-    """Have what nobody else may have, until the end. False: asked to stop while waiting for it.
+def _alone(
+    settings: AuthzSettings, place: Place, watch: Watch, stopping: Event, stack: ExitStack
+) -> Callable[[Books], Books] | None:
+    """Have what nobody else may have, until the end. None: asked to stop while waiting for it.
 
-    Who counts in process has the state; who counts with others, the sockets of its runtime folder
-    (of workers, their supervisor has them).
+    Who counts in process has the state, and the row of a database that other machines may share;
+    who counts with others, the sockets of its runtime folder (of workers, their supervisor has
+    them). What is returned makes books that count only while that is so.
     """
-    if settings.redis_url is None:
-        lease = Lease(settings.state)
-        if not _acquire(lease, stopping):
-            return False
-        stack.callback(lease.release)
-    elif place.role is Role.ALL:
-        stack.enter_context(sockets_of(settings.runtime))
-    return True
+    if settings.redis_url is not None:
+        if place.role is Role.ALL:
+            stack.enter_context(sockets_of(settings.runtime))
+        return lambda books: books
+    lease = Lease(settings.state)
+    if not _acquire(lease, stopping):
+        return None
+    stack.callback(lease.release)
+    row = stack.enter_context(row_lease(settings.sql_url, watch.fail))
+    if row is None:
+        return lambda books: books
+    if not _acquire(row, stopping):
+        return None
+    return lambda books: replace(books, seeded=LeasedCounters(books.seeded, row.may_admit))
 
 
 def _metrics(place: Place) -> Metrics:
@@ -216,29 +232,31 @@ def _questions(
     *,
     metrics: Metrics,
     books: Books,
+    known: Known,
     stack: ExitStack,
 ) -> dict[str, Method]:
     """What the control socket answers. Before that, whoever answers checks is made able to."""
     if place.role is Role.METER:
+        stack.enter_context(present(settings, known))
         return methods(books, reload=in_force.reload, try_out=in_force.try_out)
-    cache, feed, plans = _keys(settings, metrics, stack)
+    keys = stack.enter_context(open_keys(settings, metrics, known))
     refusals = Refusals(wall_us, settings.key_form())
     checker = _checker(
-        settings, in_force, metrics, books, cache=cache, refusals=refusals, stack=stack
+        settings, in_force, metrics, books, cache=keys.cache, refusals=refusals, stack=stack
     )
-    in_force.begin(checker, plans)
+    in_force.begin(checker, keys.plans)
     return methods(
-        books, reload=in_force.reload, try_out=in_force.try_out, feed=feed, refusals=refusals
+        books, reload=in_force.reload, try_out=in_force.try_out, feed=keys.feed, refusals=refusals
     )
 
 
-def _acquire(lease: Lease, stopping: Event) -> bool:
-    """Wait, unready, until nobody else counts for this state. False: asked to stop meanwhile."""
+def _acquire(lease: Lease | RowLease, stopping: Event) -> bool:
+    """Wait, unready, until nobody else counts for it. False: asked to stop meanwhile."""
     said = False
     while not lease.acquire():
         if not said:
             _log.warning(
-                "not ready: process %s counts for this state, and counters in process mean one "
+                "not ready: process %s counts for it, and counters in process mean one "
                 "worker; waiting until it ends",
                 lease.holder(),
             )
@@ -246,28 +264,6 @@ def _acquire(lease: Lease, stopping: Event) -> bool:
         if stopping.wait(LEASE_RETRY_SECONDS):
             return False
     return True
-
-
-def _keys(
-    settings: AuthzSettings, metrics: Metrics, stack: ExitStack
-) -> tuple[KeyCache, Feed, Callable[[], Mapping[str, int]]]:
-    """The cache of keys, the feed that keeps it fresh, and which plans accounts are on."""
-    engine = open_engine(settings.sql_url, timeout_seconds=SQL_TIMEOUT_SECONDS)
-    stack.callback(engine.dispose)
-    check_current(engine)
-    keys = stack.enter_context(KeyRepository(engine))
-    repository = ObservedKeys(keys, metrics)
-    cache = KeyCache(
-        repository,
-        steady_clock(),
-        stale_us=int(settings.key_stale_seconds * SECOND_US),
-        capacity=settings.key_cache_size,
-        observe=metrics.cache_request,
-    )
-    feed = Feed(repository, cache)
-    stack.callback(feed.stop)
-    feed.start()
-    return cache, feed, keys.plans
 
 
 def _checker(
@@ -292,7 +288,7 @@ def _checker(
         keys=cache,
         catalog=in_force.catalog(),
         counters=books.seeded,
-        give_back=books.counters.give_back,
+        give_back=books.give_back,
         settler=books.settler,
         listed=listings,
         metrics=metrics,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from authz.sockets import MOST_WORKERS
 from store.settings import StoreSettings
@@ -32,7 +32,8 @@ class AuthzSettings(StoreSettings):
     envoy_mark: str | None = None  # `up` says so: what of the catalog Envoy was rendered from
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
     worker: Annotated[int | None, Field(ge=0, lt=MOST_WORKERS)] = None  # its supervisor says so
-    redis_url: str | None = Field(default=None, repr=False, validate_default=True)
+    redis_timeout_ms: Annotated[int | None, Field(ge=5, le=5000)] = None  # store.counters.node's
+    on_counter_outage: Literal["deny", "local"] = "deny"
 
     @field_validator("runtime")
     @classmethod
@@ -61,16 +62,14 @@ class AuthzSettings(StoreSettings):
             )
         return self
 
-    @field_validator("redis_url")
-    @classmethod
-    def _is_shared_by_several(cls, value: str | None, info: ValidationInfo) -> str | None:
-        workers = info.data.get("workers", 1)
-        if value is None and (workers > 1 or info.data.get("worker") is not None):
+    @model_validator(mode="after")
+    def _counts_where_all_can(self) -> Self:
+        if self.redis_url is None and (self.workers > 1 or self.worker is not None):
             raise ValueError(
-                f"{workers} workers count together in Redis or Valkey: name it, as in "
-                "redis://127.0.0.1:6379 (`tensorgate up --workers N` starts one by itself)"
+                f"{self.workers} workers count together in Redis or Valkey: name it in REDIS_URL, "
+                "as in redis://127.0.0.1:6379 (`tensorgate up --workers N` starts one by itself)"
             )
-        return value
+        return self
 
     @property
     def metrics_address(self) -> tuple[str, int]:

@@ -6,8 +6,13 @@
 Whoever ends a hold does all of it, in this order, so two who end the same one do no harm: the
 row that is there first is final, and both settle with it.
 
+Counters outside of the process have no journal: there SQL has the open holds. What they cannot be
+told of is kept here until they can be, and the ledger does not wait for that.
+
 Worst cases. A row is in SQL 0.1 s after the end, plus SQL's own time. While SQL is out, ends wait
 here, at most `MAX_WAITING`; those beyond stay in the journal and are booked as held once swept.
+While Redis is out, as many booked ends wait to be settled; of those beyond, and of a process that
+dies meanwhile, the holds stay open there: swept, they find their row and are settled by it.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from threading import Condition, Thread
 from time import monotonic, sleep
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from authz.bound import MAX_NANOUSD
 from authz.metrics import Metrics
@@ -30,6 +35,7 @@ from store.text import usd
 GROUP_SECONDS: Final = 0.05
 GROUP_ROWS: Final = 1024
 RETRY_SECONDS: Final = (0.1, 0.2, 0.4, 1.0)
+SETTLE_RETRY_SECONDS: Final = 0.1  # who is out fails at once, and rows must not wait for it
 MAX_WAITING: Final = 100_000
 
 End = tuple[Hold, Charge]
@@ -47,7 +53,7 @@ class Books(Protocol):
 class OpenHolds(Protocol):
     """The counters, as settling needs them."""
 
-    def close(self, hold_id: str) -> bool: ...
+    def close(self, hold: Hold) -> bool: ...
 
     def settle(self, hold: Hold, charge_nanousd: int) -> bool: ...
 
@@ -60,8 +66,31 @@ class EndsJournal(Protocol):
     def done(self, *hold_ids: str) -> None: ...
 
 
+class Unjournaled:
+    """In the journal's place where SQL has the open holds: an end that is forgotten is swept."""
+
+    def end(self, *charges: Charge) -> None:
+        """Nothing."""
+
+    def done(self, *hold_ids: str) -> None:
+        """Nothing."""
+
+
+class _Booked(NamedTuple):
+    """An end whose row is in SQL. `ours`: the row says what `charge` says."""
+
+    hold: Hold
+    charge: Charge
+    nanousd: int
+    ours: bool
+
+
 class Settler:
-    """Ends holds, in a thread of its own. `end` never waits for SQL."""
+    """Ends holds, in a thread of its own. `end` never waits for SQL.
+
+    `missed` is told of each hold whose row is new and which the counters did not know: of its
+    account SQL knows more than they do.
+    """
 
     def __init__(
         self,
@@ -70,8 +99,11 @@ class Settler:
         books: Books,
         metrics: Metrics,
         known_model: Callable[[str], bool],
+        *,
+        missed: Callable[[Hold], None] = lambda _hold: None,
     ) -> None:
         self._counters = counters
+        self._missed = missed
         self._journal = journal
         self._books = books
         self._metrics = metrics
@@ -79,6 +111,8 @@ class Settler:
         self._disbelieved: set[str] = set()  # models of which that was said
         self._waiting: deque[tuple[Hold, Charge, float]] = deque()
         self._waiting_ids: set[str] = set()
+        self._booked: deque[_Booked] = deque()  # and not settled yet
+        self._counters_out = False
         self._changed = Condition()
         self._stopping = False
         self._give_up_at = 0.0  # by the monotonic clock, once stopping
@@ -94,7 +128,7 @@ class Settler:
         self._thread.start()
 
     def is_ending(self, hold_id: str) -> bool:
-        """Whether an end of this hold waits for the ledger."""
+        """Whether an end of this hold waits for the ledger, or for the counters."""
         return hold_id in self._waiting_ids
 
     def end(self, hold: Hold, charge: Charge) -> None:
@@ -144,8 +178,11 @@ class Settler:
         return hold.model if self._known_model(hold.model) else "other"
 
     def _write_down(self, ends: Sequence[tuple[Hold, Charge, float]]) -> None:
-        for hold, _, _ in ends:
-            self._counters.close(hold.id)
+        try:
+            for hold, _, _ in ends:
+                self._counters.close(hold)
+        except StoreError:  # they are out: a Check that repeats one of these finds it open still
+            _log.debug("%d ends could not be closed", len(ends))
         try:
             self._journal.end(*[charge for _, charge, _ in ends])
         except StoreError as fault:
@@ -161,7 +198,7 @@ class Settler:
             self._give_up_at = monotonic() + seconds
             self._changed.notify()
         self._thread.join(seconds)
-        return not self._waiting
+        return not self._waiting and not self._booked
 
     @property
     def waiting(self) -> int:
@@ -188,25 +225,26 @@ class Settler:
     def _turn(self) -> bool:
         """Book the next group once there is one. True if there is no more to be done."""
         with self._changed:
-            while not self._waiting and not self._stopping:
+            while not (self._waiting or self._booked or self._stopping):
                 self._changed.wait()
-            if not self._waiting:
+            if not self._waiting and not self._booked:
                 return True
-            self._changed.wait_for(self._is_full, GROUP_SECONDS)
+            if self._waiting:
+                self._changed.wait_for(self._is_full, GROUP_SECONDS)
             group = [(hold, charge) for hold, charge, _ in islice(self._waiting, GROUP_ROWS)]
-        if not self._book(group):
-            return self._pause()
+        if group and not self._book(group):
+            return self._pause(RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1])
+        settled = self._settle()
         with self._changed:
-            for hold, _ in group:
+            for _ in group:
                 self._waiting.popleft()
-                self._waiting_ids.discard(hold.id)
-        return False
+        return not settled and self._pause(SETTLE_RETRY_SECONDS)
 
     def _is_full(self) -> bool:
         return self._stopping or len(self._waiting) >= GROUP_ROWS
 
     def _book(self, ends: list[End]) -> bool:
-        """Book a group and settle it. False if it is to be tried again."""
+        """Book a group. False if it is to be tried again."""
         try:
             with observed(self._metrics, SQL, "book"):
                 others = self._books.book(ends)
@@ -221,49 +259,81 @@ class Settler:
                 return all(self._book([end]) for end in ends)
             _log.exception("the end of hold %s cannot be booked", ends[0][0].id)
             self._metrics.settlements_dropped.inc()
+            self._forget(ends[0][0])
             return True
         if self._failures:
             _log.info("the ledger can be written again")
         self._failures = 0
-        settled = self._settle(ends, others)
-        try:
-            self._journal.done(*settled)
-        except StoreError as fault:
-            _log.warning("the journal did not take that %d holds are done: %s", len(ends), fault)
-        except Exception:  # noqa: BLE001  they are booked; a start that finds them finds their rows
-            _log.exception("%d holds cannot be marked as done", len(ends))
+        for hold, charge in ends:
+            row = others.get(hold.id)
+            if row is None:
+                self._booked.append(_Booked(hold, charge, charge.nanousd, ours=True))
+            else:
+                ours = row.settled_us == charge.settled_us
+                self._booked.append(_Booked(hold, charge, row.charge_nanousd, ours))
         return True
 
-    def _settle(self, ends: list[End], others: dict[str, LedgerRow]) -> list[str]:
-        """Settle each hold with the charge of the row that stands, which may be another's.
+    def _forget(self, hold: Hold) -> None:
+        with self._changed:
+            self._waiting_ids.discard(hold.id)
 
-        The ids of those that are settled. One that fails counts as open still: it is swept, finds
-        its row, and is settled then.
+    def _settle(self) -> bool:
+        """Settle what is booked with the charge of the row that stands, which may be another's.
+
+        False if the counters are out: the rest is to be tried again. One that fails otherwise
+        counts as open still: it is swept, finds its row, and is settled then.
         """
         ours: list[End] = []
         settled: list[str] = []
-        for hold, charge in ends:
-            row = others.get(hold.id)
-            nanousd = charge.nanousd if row is None else row.charge_nanousd
+        failed: StoreError | None = None
+        while self._booked and failed is None:
+            booked = self._booked[0]
             try:
-                first = self._counters.settle(hold, nanousd)
-            except Exception:  # noqa: BLE001  a defect of ours: the rest must be settled
-                _log.exception("hold %s is booked and cannot be settled", hold.id)
+                first = self._counters.settle(booked.hold, booked.nanousd)
+                if booked.ours and not first:
+                    self._missed(booked.hold)
+            except StoreError as fault:
+                failed = fault
                 continue
-            settled.append(hold.id)
-            if first and (row is None or row.settled_us == charge.settled_us):
-                ours.append((hold, charge))
+            except Exception:  # noqa: BLE001  a defect of ours: the rest must be settled
+                _log.exception("hold %s is booked and cannot be settled", booked.hold.id)
+            else:
+                settled.append(booked.hold.id)
+                if booked.ours:
+                    ours.append((booked.hold, booked.charge))
+            self._booked.popleft()
+            self._forget(booked.hold)
+        self._say_whether_out(failed)
+        self._finish(ours, settled)
+        return failed is None
+
+    def _say_whether_out(self, fault: StoreError | None) -> None:
+        """Once, and that it is over; and let go of what is beyond the bound."""
+        if fault is not None and not self._counters_out:
+            _log.warning("%d booked ends cannot be settled yet: %s", len(self._booked), fault)
+        elif fault is None and self._counters_out:
+            _log.info("booked ends can be settled again")
+        self._counters_out = fault is not None
+        while len(self._booked) > MAX_WAITING:
+            self._forget(self._booked.popleft().hold)
+
+    def _finish(self, ours: list[End], settled: list[str]) -> None:
+        """Say of what is settled that it is done, and count it."""
         if len(ours) < len(settled):
             self._metrics.late_settlements.inc(len(settled) - len(ours))
         try:
             self._count(ours)
         except Exception:  # noqa: BLE001  a defect of ours: metrics are not worth a charge
             _log.exception("%d ends cannot be counted in metrics", len(ours))
-        return settled
+        try:
+            self._journal.done(*settled)
+        except StoreError as fault:
+            _log.warning("the journal did not take that %d holds are done: %s", len(settled), fault)
+        except Exception:  # noqa: BLE001  they are booked; a start that finds them finds their rows
+            _log.exception("%d holds cannot be marked as done", len(settled))
 
-    def _pause(self) -> bool:
+    def _pause(self, seconds: float) -> bool:
         """Wait before the next try. True if it was asked to stop and the time for that is up."""
-        seconds = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1]
         with self._changed:
             if not self._stopping:
                 # not `wait`: every end that comes would have the database asked again

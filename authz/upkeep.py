@@ -41,12 +41,15 @@ class KeptHolds(Protocol):
 
 
 class Upkeep:
-    """The duties, in one thread. `drift` compares an account, None where that cannot be told."""
+    """The duties, in one thread. `drift` compares an account, None where that cannot be told.
+
+    `copy_holds` puts holds into SQL; where SQL has them anyway, `count` is how many there are.
+    """
 
     def __init__(
         self,
         counters: KeptHolds,
-        copy_holds: Callable[[Sequence[Hold]], None],
+        copy_holds: Callable[[Sequence[Hold]], None] | None,
         sweep: Callable[[], int],
         drift: Callable[[str], int | None],
         metrics: Metrics,
@@ -54,9 +57,11 @@ class Upkeep:
         follow: Callable[[], None],
         deadline_seconds: float,
         retain: Callable[[], object] = lambda: None,
+        count: Callable[[], int] = lambda: 0,
     ) -> None:
         self._counters = counters
         self._copy_holds = copy_holds
+        self._count = count
         self._drift = drift
         self._metrics = metrics
         self._sweep_seconds = deadline_seconds / 4
@@ -104,6 +109,9 @@ class Upkeep:
 
     def copy(self) -> None:
         """Copy the open holds that were new the last time. Raises StoreError."""
+        if self._copy_holds is None:
+            self._metrics.holds_outstanding.set(self._count())
+            return
         holds = self._counters.open_holds()
         self._metrics.holds_outstanding.set(len(holds))
         lasting = [hold for hold in holds if hold.id in self._seen]

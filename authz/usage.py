@@ -70,18 +70,19 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class Ending(msgspec.Struct, frozen=True, gc=False):
     """How a request ended, or stands, as Envoy tells it.
 
-    `hold_id` is None for an entry without our decision in it. `reached`: a model server got
-    some of the request. `answered`: the status is the server's own; `complete`: and so is the
-    answer's end. `final`: `usage` is the whole answer's. `stream`: what was generated was counted
-    as it came, in `events` and `content_bytes`. `hides_output`: the request said that not all of
-    it was to be streamed. `duration_us` is from when the request was there,
-    and was asked about, to the end.
+    `hold_id` is None for an entry without our decision in it, `account_id` says whose it is.
+    `reached`: a model server got some of the request. `answered`: the status is the server's own;
+    `complete`: and so is the answer's end. `final`: `usage` is the whole answer's. `stream`: what
+    was generated was counted as it came, in `events` and `content_bytes`. `hides_output`: the
+    request said that not all of it was to be streamed. `duration_us` is from when the request was
+    there, and was asked about, to the end.
     """
 
     request_id: str
     running: bool
     outcome: str
     hold_id: str | None
+    account_id: str
     status: int
     reached: bool
     answered: bool
@@ -117,6 +118,7 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         running=common.intermediate_log_entry or common.access_log_type not in _END_TYPES,
         outcome=_text(decision, "outcome") or "",
         hold_id=_text(decision, "hold_id") or None,
+        account_id=_text(decision, "account_id") or "",
         status=status if status <= _MAX_STATUS else 0,
         reached=common.HasField("time_to_first_upstream_tx_byte"),
         answered=details == _BY_UPSTREAM

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-ESSENTIAL: Final = frozenset({"settle", "upkeep", "pulse", "journal", "feed", "listings"})
+ESSENTIAL: Final = frozenset(
+    {"settle", "upkeep", "pulse", "journal", "feed", "listings", "listen", "presence", "lease"}
+)
 """The names of the threads."""
 
 _log = logging.getLogger(__name__)
@@ -26,6 +28,11 @@ class Watch:
         self._end = end
         self.failed = False
 
+    def fail(self) -> None:
+        """The process cannot go on, for a reason that was logged."""
+        self.failed = True
+        self._end()
+
     def __call__(self, args: threading.ExceptHookArgs) -> None:
         """As threading.excepthook: what a thread died of."""
         if args.exc_value is None:  # only as the interpreter ends
@@ -34,8 +41,7 @@ class Watch:
         stack = (args.exc_type, args.exc_value, args.exc_traceback)
         _log.critical("thread %s ended", name, exc_info=stack)
         if name in ESSENTIAL:
-            self.failed = True
-            self._end()
+            self.fail()
 
 
 @contextmanager

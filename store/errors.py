@@ -7,7 +7,8 @@ TensorgateError
 │   └── ConfigError       settings, catalog or pepper file; `str()` lists every fault
 └── StoreError            a store cannot do its part now
     ├── StoreUnavailableError  no answer, or not in time: fail closed, try again
-    │   └── NotRunningError    there is no authz to ask on this state
+    │   ├── NotRunningError    there is no authz to ask on this state
+    │   └── UnansweredError    it was asked to do something, and did it or not: nobody knows
     ├── JournalDamagedError    the journal of holds has a hole in its middle; names the byte
     └── SchemaMismatchError    the database is not at the revision that this code was made for
 
@@ -59,6 +60,10 @@ class StoreUnavailableError(StoreError):
 
 class NotRunningError(StoreUnavailableError):
     """No authz serves this state, so there is nobody to ask."""
+
+
+class UnansweredError(StoreUnavailableError):
+    """What was asked for may have been done, or may be done yet: no answer came in time."""
 
 
 class JournalDamagedError(StoreError):

@@ -12,31 +12,25 @@ commit, and a reader that has seen 8 would never see the 7 that is committed aft
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Self
 
 from sqlalchemy import Connection, Engine, Select, and_, bindparam, func, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from store.breaker import Breaker
+from store.engines import driver_errors, is_hung_up, read_options, unavailable, write_options
 from store.errors import InputError, StoreUnavailableError
 from store.keywriter import Writer, read_account, read_key, select_keys
 from store.records import Account, Change, KeyRecord
-from store.schema import (
-    accounts,
-    changes,
-    driver_errors,
-    keys,
-    read_options,
-    unavailable,
-    write_options,
-)
+from store.schema import accounts, changes, keys
 
 FEED_BATCH: Final = 1000
 
 _LAST_CHANGE: Final = select(func.coalesce(func.max(changes.c.seq), 0))
 _FEED: Final = (
-    select(changes.c.seq, changes.c.digest, changes.c.account_id)
+    select(changes.c.seq, changes.c.digest, changes.c.account_id, changes.c.at_us)
     .where(changes.c.seq >= bindparam("seq"))
     .order_by(changes.c.seq)
     .limit(FEED_BATCH + 1)
@@ -55,9 +49,14 @@ class KeyRepository:
     `close` gives them back.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self, engine: Engine, publish: Callable[[Sequence[Change]], None] | None = None
+    ) -> None:
+        """`publish` is told of changes that are committed, and raises nothing."""
         self._engine = engine
+        self._publish = publish
         self._idle: deque[Connection] = deque()
+        self._breaker = Breaker()
         self._lookups: dict[int, Select[Any]] = {}
 
     def __enter__(self) -> Self:
@@ -75,20 +74,32 @@ class KeyRepository:
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """A held connection in autocommit, so that each statement sees the newest commit."""
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._open()
+        connection = self._held() or self._open()
         try:
             yield connection
         except BaseException as fault:
-            with suppress(SQLAlchemyError):
-                connection.invalidate()
-                connection.close()
+            self._drop(connection)
             if isinstance(fault, SQLAlchemyError):
                 raise unavailable(fault) from fault
             raise
         self._idle.append(connection)
+
+    def _held(self) -> Connection | None:
+        """One that is idle, and that the database has not ended meanwhile."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread has it
+                break
+            if not is_hung_up(connection):
+                return connection
+            self._drop(connection)
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        with suppress(SQLAlchemyError):
+            connection.invalidate()
+            connection.close()
 
     def _open(self) -> Connection:
         with driver_errors():
@@ -103,13 +114,24 @@ class KeyRepository:
     def by_digests(self, digests: Sequence[bytes]) -> tuple[bytes, KeyRecord] | None:
         """The key that one of the digests stands for, and which; the earliest of them counts.
 
-        One indexed query. Revoked and expired keys are found too.
+        One indexed query. Revoked and expired keys are found too. While the database is out only
+        one asker in 0.2 s waits for it, and the others are told at once.
         """
         if not digests:
             return None
+        if not self._breaker.lets_pass():
+            raise StoreUnavailableError(
+                "The database did not answer a moment ago, and is being tried. "
+                "Try again in a second."
+            )
         names = {f"digest_{number}": digest for number, digest in enumerate(digests)}
-        with self._reading() as connection:
-            rows = connection.execute(self._lookup(len(digests)), names).all()
+        try:
+            with self._reading() as connection:
+                rows = connection.execute(self._lookup(len(digests)), names).all()
+        except StoreUnavailableError:
+            self._breaker.note(answered=False)
+            raise
+        self._breaker.note(answered=True)
         if not rows:
             return None
         found = (read_key(row) for row in rows)
@@ -133,12 +155,17 @@ class KeyRepository:
         """
         with self._reading() as connection:
             rows = connection.execute(_FEED, {"seq": seq}).all()
+            self._breaker.note(answered=True)
             # The newest row is never pruned: no row at or above `seq` is another database.
             known = rows[0].seq <= seq + 1 if rows else seq == 0
             if not known:
                 newest = int(connection.execute(_LAST_CHANGE).scalar_one())
                 return [Change(newest, None, None)]
-        return [Change(*row) for row in rows if row.seq > seq][:FEED_BATCH]
+        return [
+            Change(row.seq, None if row.digest is None else bytes(row.digest), *row[2:])
+            for row in rows
+            if row.seq > seq
+        ][:FEED_BATCH]
 
     def last_change(self) -> int:
         """The newest number of the feed, 0 if nothing ever changed."""
@@ -196,7 +223,8 @@ class KeyRepository:
             with driver_errors(), self._engine.connect() as held:
                 connection = held.execution_options(**write_options(self._engine))
                 with connection.begin():
-                    yield Writer(connection, actor, now_us)
+                    writer = Writer(connection, actor, now_us)
+                    yield writer
         except StoreUnavailableError as fault:
             if isinstance(fault.__cause__, IntegrityError):
                 raise InputError(
@@ -204,3 +232,5 @@ class KeyRepository:
                     code="conflict",
                 ) from fault
             raise
+        if self._publish is not None and writer.announced:
+            self._publish(writer.announced)

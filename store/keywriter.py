@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, text, update
 
-from store.records import MINUTE_US, Account, KeyRecord, Role
+from store.push import CHANNEL, text_of
+from store.records import MINUTE_US, Account, Change, KeyRecord, Role
 from store.schema import accounts, audit, changes, keys
 
 FEED_KEPT_US: Final = 60 * MINUTE_US
@@ -101,12 +102,16 @@ def _key_facts(record: KeyRecord) -> Facts:
 
 
 class Writer:
-    """One transaction. `actor` is who asks (`cli:root`), `now_us` when, for all of it."""
+    """One transaction. `actor` is who asks (`cli:root`), `now_us` when, for all of it.
+
+    `announced` are the changes of the feed that it made.
+    """
 
     def __init__(self, connection: Connection, actor: str, now_us: int) -> None:
         self._connection = connection
         self._actor = actor
         self.now_us = now_us
+        self.announced: list[Change] = []
 
     def lock_account(self, email: str) -> Account | None:
         """The account, nobody else's to change until this transaction ends.
@@ -235,9 +240,14 @@ class Writer:
             self._connection.execute(text("LOCK TABLE changes IN EXCLUSIVE MODE"))
         newest = select(func.coalesce(func.max(changes.c.seq), 0))
         seq = int(self._connection.execute(newest).scalar_one()) + 1
+        change = Change(seq, digest, account_id, self.now_us)
         self._connection.execute(
             insert(changes).values(seq=seq, digest=digest, account_id=account_id, at_us=self.now_us)
         )
+        if self._connection.dialect.name == "postgresql":  # told of when it is committed
+            telling = text("SELECT pg_notify(:channel, :line)")
+            self._connection.execute(telling, {"channel": CHANNEL, "line": text_of(change)})
+        self.announced.append(change)
         oldest = select(changes.c.at_us).order_by(changes.c.seq).limit(1)
         horizon_us = self.now_us - FEED_KEPT_US
         if self._connection.execute(oldest).scalar_one() < horizon_us:

@@ -34,8 +34,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.counters.model import Seed
-from store.errors import StoreUnavailableError
-from store.holdformat import pack_hold, unpack_hold
+from store.engines import driver_errors, snapshot_options, write_options
+from store.holdformat import pack_hold
+from store.openholds import holds_of, read_holds
 from store.records import (
     MINUTE_US,
     WINDOW_US,
@@ -47,16 +48,7 @@ from store.records import (
     Window,
     window_at,
 )
-from store.schema import (
-    accounts,
-    driver_errors,
-    holds,
-    keys,
-    ledger,
-    snapshot_options,
-    spent,
-    write_options,
-)
+from store.schema import accounts, holds, keys, ledger, spent
 
 REVOKED_US: Final = 10 * MINUTE_US
 """For how long a cache may go on with a key at most, twice (`KEY_STALE_SECONDS` is at most 300)."""
@@ -122,8 +114,7 @@ class Ledger:
             .order_by(holds.c.admitted_us, holds.c.hold_id)
         )
         with self._snapshot() as connection:
-            found = connection.execute(asked).all()
-        return [_read_hold(*row) for row in found]
+            return list(read_holds(connection.execute(asked)))
 
     def ended_since(self, since_us: int) -> list[tuple[str, int]]:
         """(request id, settled µs) of holds that ended after a moment."""
@@ -139,6 +130,8 @@ class Ledger:
         now_us: int,
         without: Collection[str] = (),
         counted: Collection[Window] = (),
+        *,
+        lost: bool = False,
     ) -> Seed:
         """What an account has spent in the present windows, and its admissions of the last minute.
 
@@ -146,7 +139,8 @@ class Ledger:
         one snapshot, as a row that appeared half-way would be counted twice, or not at all.
         Windows later than the present one count too: another clock may have been ahead. Of a key
         that was revoked there are those that are `counted`; while it may still be known to a cache
-        (REVOKED_US) the present one as well.
+        (REVOKED_US) the present one as well. For counters that may have `lost` what they knew, also
+        the account's open holds, and which of its requests ended in the last minute.
         """
         with self._snapshot() as connection:
             sums = _present_windows(connection, account_id, now_us)
@@ -166,7 +160,15 @@ class Ledger:
             for hold_id, key_id, admitted_us in connection.execute(asked):
                 if hold_id not in left_out:
                     minutes.setdefault(key_id, []).append(admitted_us)
-        return Seed(sums, minutes)
+            if not lost:
+                return Seed(sums, minutes)
+            opened = [hold for hold in holds_of(connection, account_id) if hold.id not in left_out]
+            ended = connection.execute(
+                select(ledger.c.request_id, ledger.c.settled_us).where(
+                    ledger.c.account_id == account_id, ledger.c.settled_us > now_us - MINUTE_US
+                )
+            )
+            return Seed(sums, minutes, tuple(opened), tuple((row[0], row[1]) for row in ended))
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -388,13 +390,3 @@ def _hold_columns(hold: Hold) -> Columns:
         "admitted_us": hold.admitted_us,
         "record": pack_hold(hold).decode(),
     }
-
-
-def _read_hold(hold_id: str, record: str) -> Hold:
-    try:
-        return unpack_hold(record)
-    except ValueError as fault:
-        raise StoreUnavailableError(
-            f"The database keeps hold {hold_id} in a form that this Tensorgate cannot read. "
-            "Start the newest version that has been used on it."
-        ) from fault

@@ -20,19 +20,12 @@ from sqlalchemy import (
     select,
 )
 
+from store.engines import driver_errors, read_options
 from store.errors import StoreUnavailableError
 from store.ledger import read_row
 from store.ledgersums import added_calls, amount, calls, unequal, unguarded, whole
 from store.records import SECOND_US, Basis, LedgerRow, window_at
-from store.schema import (
-    accounts,
-    driver_errors,
-    holds,
-    keys,
-    ledger,
-    pruned,
-    read_options,
-)
+from store.schema import accounts, holds, keys, ledger, pruned
 
 BATCH: Final = 1000
 MAX_FAULTS: Final = 100

@@ -26,18 +26,9 @@ from sqlalchemy import (
     select,
 )
 
+from store.engines import driver_errors, open_engine, snapshot_options
 from store.records import DAY_US, INT64_MAX, SECOND_US, Basis
-from store.schema import (
-    daily,
-    driver_errors,
-    ledger,
-    open_engine,
-    pruned,
-    pruned_spent,
-    snapshot_options,
-    spent,
-    upgrade,
-)
+from store.schema import daily, ledger, pruned, pruned_spent, spent, upgrade
 from store.text import usd
 
 ADDED_AT_ONCE: Final = 50_000
@@ -230,9 +221,9 @@ def _lost(connection: Connection, rows: int, gone: Days) -> Iterator[str]:
 
 
 def unguarded(engine: Engine) -> list[str]:
-    """Triggers that a fresh database has, and this one has not, or others (SQLite only)."""
+    """Triggers that a fresh database has, and this one has not, or (SQLite's) not as made."""
     if engine.dialect.name != "sqlite":
-        return []
+        return _unguarded_postgresql(engine)
     expected, found = _fresh_triggers(), _triggers(engine)
     faults = [
         f"The trigger {name} {'is not as it was made' if name in found else 'is gone'}: rows can "
@@ -242,6 +233,30 @@ def unguarded(engine: Engine) -> list[str]:
     ]
     return faults + [
         f"The trigger {name} is none of Tensorgate's." for name in sorted(found.keys() - expected)
+    ]
+
+
+_GUARDS: Final = (  # in PostgreSQL, as the migrations make them
+    "audit_refuses_change",
+    "ledger_adds_to_spent",
+    "ledger_adds_up_days",
+    "ledger_notes_pruned",
+    "ledger_refuses_change",
+)
+
+
+def _unguarded_postgresql(engine: Engine) -> list[str]:
+    asked = (
+        "SELECT tgname, tgenabled IN ('O', 'A') FROM pg_trigger "
+        "WHERE NOT tgisinternal AND tgrelid IN ('ledger'::regclass, 'audit'::regclass)"
+    )
+    with driver_errors(), engine.connect() as connection:
+        found = {row[0]: row[1] for row in connection.exec_driver_sql(asked)}
+    return [
+        f"The trigger {name} {'is off' if name in found else 'is gone'}: rows can be changed, or "
+        "come without their sums. Make the database anew from a backup."
+        for name in _GUARDS
+        if not found.get(name)
     ]
 
 

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
     Select,
     and_,
+    cast,
     delete,
     exists,
     func,
@@ -33,20 +35,12 @@ from sqlalchemy import (
     select,
 )
 
+from store.engines import driver_errors, read_options, write_options
 from store.errors import StoreUnavailableError
 from store.journal import read
 from store.ledgersums import amount, whole
 from store.records import DAY_US, WINDOW_US
-from store.schema import (
-    accounts,
-    driver_errors,
-    holds,
-    keys,
-    ledger,
-    pruning,
-    read_options,
-    write_options,
-)
+from store.schema import accounts, holds, keys, ledger, pruning
 
 MIN_AGE_US: Final = 2 * DAY_US
 GROUP_ROWS: Final = 500
@@ -165,4 +159,4 @@ def _take_out(connection: Connection, numbers: list[int]) -> list[int]:
 
 def _ends_us(created_us: ColumnElement[int], window: ColumnElement[int]) -> ColumnElement[int]:
     """As store.records.window_ends_us."""
-    return created_us + (window + 1) * WINDOW_US
+    return created_us + (cast(window, BigInteger) + 1) * WINDOW_US  # an integer has 32 bits there

@@ -5,7 +5,7 @@ A `*_us` is microseconds since the Unix epoch, UTC. A `*_nanousd` is 1e-9 USD.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -79,6 +79,7 @@ class Change:
     seq: int
     digest: bytes | None
     account_id: str | None
+    at_us: int = field(default=0, compare=False)  # when it was made, by the clock of who made it
 
 
 class Price(msgspec.Struct, frozen=True, array_like=True):

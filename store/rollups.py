@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
 
+from store.engines import driver_errors, snapshot_options
 from store.errors import StoreUnavailableError
 from store.ledgerreader import Wanted
 from store.ledgersums import AMOUNTS, CALLS, SUMS, added_calls, amount, calls, day_text, whole
 from store.records import DAY_US, NANOUSD
-from store.schema import daily, driver_errors, ledger, pruned, snapshot_options
+from store.schema import daily, ledger, pruned
 from store.text import usd
 
 _COLUMNS: Final = {"account": "account_id", "key": "key_id", "month": "day"}

@@ -1,4 +1,4 @@
-"""Tables, engines and migrations. SQLAlchemy Core; SQLite now, written to fit PostgreSQL too.
+"""Tables and migrations. SQLAlchemy Core, the same for SQLite and PostgreSQL.
 
 `upgrade` runs the migrations in this package, so that an installed wheel needs no files beside
 it. Times are integer microseconds, money integer nano-USD (see store/records.py).
@@ -7,49 +7,46 @@ it. Times are integer microseconds, money integer nano-USD (see store/records.py
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
-    URL,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    Connection,
     Engine,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
     MetaData,
-    QueuePool,
     String,
     Table,
     Text,
     UniqueConstraint,
-    create_engine,
-    event,
     inspect,
     text,
 )
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
+from store.engines import (
+    DEFAULT_TIMEOUT_SECONDS,
+    driver_errors,
+    open_engine,
+    sqlite_path,
+    write_options,
+)
+from store.errors import SchemaMismatchError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0004"
+HEAD: Final = "0006"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
-DEFAULT_TIMEOUT_SECONDS: Final = 2.0
 UPGRADE_TIMEOUT_SECONDS: Final = 30.0
-_SQLITE: Final = "sqlite:///"
+UPGRADE_STATEMENT_SECONDS: Final = 3600.0  # making sums of all rows takes as long as it takes
+TABLE_LOCK_SECONDS: Final = 5
 _MIGRATION_LOCK: Final = 0x746F6C6C  # any fixed number; PostgreSQL's advisory lock takes one
 
 metadata = MetaData(
@@ -252,121 +249,30 @@ holds = Table(  # a copy of what is open, for others to read; a hold leaves it a
     Index("ix_holds_account_id", "account_id"),
 )
 
+# FROZEN FORMAT, append only: versions that run beside each other share the rows.
+replicas = Table(  # the processes that live: store/replicas.py
+    "replicas",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("catalog", Text),
+    Column("stale_us", BigInteger, nullable=False),
+    Column("applied_seq", BigInteger, nullable=False),
+    Column("flushed_us", BigInteger, nullable=False),
+    Column("started_us", BigInteger, nullable=False),
+    Column("seen_us", BigInteger, nullable=False),
+)
 
-@contextmanager
-def driver_errors() -> Iterator[None]:
-    """Wrap whatever a driver raises into StoreUnavailableError: the edge of this package."""
-    try:
-        yield
-    except SQLAlchemyError as fault:
-        raise unavailable(fault) from fault
-
-
-def unavailable(fault: SQLAlchemyError) -> StoreUnavailableError:
-    """The one sentence for a driver's error; the statement and its values are not in it."""
-    why = type(fault).__name__
-    if isinstance(fault, DBAPIError) and isinstance(fault.orig, sqlite3.Error):
-        why = str(fault.orig)  # SQLite's messages name files' states and columns, never values
-    return StoreUnavailableError(
-        f"The database does not answer ({why}). Try again; `tensorgate doctor` looks at each part."
-    )
-
-
-def open_engine(url: str | URL, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Engine:
-    """An engine that waits at most `timeout_seconds` for another's lock. Connects to nothing yet.
-
-    SQLite: WAL, foreign keys, synchronous=FULL; the file must be there (`upgrade` makes it).
-    What follows `sqlite:///` is the path as it is; such a URL has no options.
-    A connection is in autocommit until the execution options of `write_options` say otherwise.
-    Raises ConfigError for a URL that cannot be used; the URL itself is not repeated.
-    """
-    if isinstance(url, str) and url.startswith(_SQLITE):
-        url = URL.create("sqlite", database=url.removeprefix(_SQLITE))
-    try:
-        engine = create_engine(url, hide_parameters=True, poolclass=QueuePool, max_overflow=-1)
-    except (SQLAlchemyError, ImportError, ValueError, TypeError) as fault:
-        raise ConfigError(
-            "The settings cannot be used:",
-            (
-                (
-                    "TENSORGATE_DATABASE_URL: not a database that can be used here "
-                    f"({type(fault).__name__}); write sqlite:////path/to/tensorgate.db, "
-                    "or unset it for the one in the state folder."
-                ),
-            ),
-        ) from None
-    if engine.dialect.name == "sqlite":
-        _prepare_sqlite(engine, timeout_seconds)
-    return engine
-
-
-def _prepare_sqlite(engine: Engine, timeout_seconds: float) -> None:
-    path = sqlite_path(engine)
-    address = f"file:{quote(str(path))}?mode=rw"  # rw: never creates one by looking
-
-    @event.listens_for(engine, "do_connect")
-    def _connect(*_: object) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            address,
-            uri=True,
-            timeout=timeout_seconds,
-            isolation_level=None,  # BEGIN is ours to say, see _begin
-            check_same_thread=False,  # the pool hands a connection to one thread at a time
-        )
-        try:
-            _set_pragmas(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        if options.get("tensorgate_writes"):
-            # IMMEDIATE takes the writer's lock before the first read: two mints cannot both
-            # count the keys that there are, and no transaction fails half-way for the lock.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        elif options.get("tensorgate_snapshot"):
-            connection.exec_driver_sql("BEGIN")
-
-
-def _set_pragmas(connection: sqlite3.Connection) -> None:
-    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-    if mode != "wal":
-        # Busy means that another process is switching it, or that the next connection will.
-        with suppress(sqlite3.OperationalError):
-            connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def sqlite_path(engine: Engine) -> Path:
-    """Where an SQLite engine's file is. Raises ConfigError for one that is only in memory."""
-    name = engine.url.database
-    if not name or name == ":memory:" or name.startswith("file:"):
-        raise ConfigError(
-            "The settings cannot be used:",
-            ("TENSORGATE_DATABASE_URL: SQLite needs a file, as in sqlite:////path/to/file.db",),
-        )
-    return Path(name).absolute()
-
-
-def read_options(engine: Engine) -> Mapping[str, Any]:
-    """Execution options for a connection that is held for reading: no snapshot may linger."""
-    return {} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
-
-
-def snapshot_options(engine: Engine) -> Mapping[str, Any]:
-    """Execution options for several reads that must all see the same moment."""
-    if engine.dialect.name == "sqlite":
-        return {"tensorgate_snapshot": True}
-    return {"isolation_level": "REPEATABLE READ"}
-
-
-def write_options(engine: Engine) -> Mapping[str, Any]:
-    """Execution options for a transaction that changes something."""
-    return {"tensorgate_writes": True} if engine.dialect.name == "sqlite" else {}
+leases = Table(  # who may count in process, where several could: store/leases.py
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(32), nullable=False),
+    Column("label", String(255), nullable=False),
+    Column("until_us", BigInteger, nullable=False),
+)
 
 
 def current_revision(engine: Engine) -> str | None:
@@ -417,13 +323,19 @@ def upgrade(engine: Engine) -> str | None:
         return before
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    patient = open_engine(engine.url, timeout_seconds=UPGRADE_TIMEOUT_SECONDS)
+    patient = open_engine(
+        engine.url,
+        timeout_seconds=UPGRADE_TIMEOUT_SECONDS,
+        statement_seconds=UPGRADE_STATEMENT_SECONDS,
+    )
     try:
         with driver_errors(), patient.connect() as held:
             connection = held.execution_options(**write_options(patient))
             with connection.begin():
                 if patient.dialect.name == "postgresql":
                     connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+                    # who waits for a table's lock holds up everybody who comes after
+                    connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_SECONDS}s'"))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
     finally:

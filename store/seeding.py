@@ -1,18 +1,23 @@
-"""How counters in process are brought into agreement with SQL, which is the truth.
+"""How counters are brought into agreement with SQL, which is the truth.
 
-At a start: `recover`, from the journal. At an account's first use after that: `SeededCounters`,
-which reads the account's sums and asks again: a few milliseconds, however many rows it has.
-Continuously: `drift`.
+In process, at a start: `recover`, from the journal. At an account's first use after that, and in
+Redis whenever that has lost it: `SeededCounters`, which reads the account's sums and asks again: a
+few milliseconds, however many rows it has. Continuously: `drift`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
-from typing import Final
+from time import monotonic
+from typing import Final, Protocol
 
-from store.counters.memory import REMEMBERED_US, MemoryCounters
+from store.counters.memory import MemoryCounters
 from store.counters.model import (
+    REMEMBERED_US,
+    Counters,
     Ended,
     Generation,
     Limit,
@@ -29,6 +34,8 @@ from store.records import Charge, Hold
 
 ATTEMPTS: Final = 5
 WAIT_SECONDS: Final = 1.0
+LOST_WAIT_SECONDS: Final = 0.25  # where all accounts may be lost at once, and threads are few
+MAX_FOUND: Final = 10_000
 _STRIPES: Final = 64
 
 
@@ -56,7 +63,7 @@ def recover(
     return [(hold, ends[hold.id]) for hold in opened if hold.id in ends]
 
 
-def drift(counters: MemoryCounters, ledger: Ledger, account_id: str) -> int | None:
+def drift(counters: Counters, ledger: Ledger, account_id: str) -> int | None:
     """By how many nano-USD an account's counters are off from SQL; None if that cannot be told.
 
     Compared are two sums of the same charges that were made apart: ours, by settling one hold
@@ -81,49 +88,111 @@ def _known(ledger: Ledger, generation: Generation) -> Seed:
     )
 
 
+class Seedable(Protocol):
+    """Counters, as seeding needs them."""
+
+    def take(
+        self,
+        request_id: str,
+        draft: Hold | None,
+        limits: Sequence[Limit],
+        account_id: str | None = None,
+    ) -> Taken | Refused | Ended | NotSeeded: ...
+
+    def peek(
+        self, limits: Sequence[Limit], account_id: str
+    ) -> tuple[int, Standings] | NotSeeded: ...
+
+    def generation(self, account_id: str) -> Generation: ...
+
+    def seed(self, generation: Generation, seed: Seed) -> bool: ...
+
+
 class SeededCounters:
     """Counters whose takes and looks seed the account first where that is needed. Thread-safe.
 
     An account's first take after a start reads SQL once, for all who wait for it; they wait at
     most a second, as does everyone while SQL is slow: StoreUnavailableError then. Accounts that
     are seeded wait for nothing. (Accounts that share a stripe of the lock wait for each other.)
+
+    Counters outside of the process may have lost what was in them: they are given SQL's open holds
+    as well, and `barrier` returns once SQL has all that anybody took before a moment (of the
+    monotonic clock). It may raise; who comes later for the same account has waited since before.
     """
 
-    def __init__(self, counters: MemoryCounters, ledger: Ledger) -> None:
+    def __init__(
+        self, counters: Seedable, ledger: Ledger, barrier: Callable[[float], None] | None = None
+    ) -> None:
         self._counters = counters
         self._ledger = ledger
+        self._barrier = barrier
+        self._wait_seconds = WAIT_SECONDS if barrier is None else LOST_WAIT_SECONDS
+        self._found: OrderedDict[str, float] = OrderedDict()  # lives of accounts, and since when
         self._locks = tuple(Lock() for _ in range(_STRIPES))
 
     def take(
-        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+        self,
+        request_id: str,
+        draft: Hold | None,
+        limits: Sequence[Limit],
+        account_id: str | None = None,
     ) -> Taken | Refused | Ended:
-        """As MemoryCounters.take. Raises StoreUnavailableError where SQL or journal are out."""
+        """As Counters.take. Raises StoreUnavailableError where SQL or journal are out."""
         for _ in range(ATTEMPTS):
-            answer = self._counters.take(request_id, draft, limits)
+            answer = self._counters.take(request_id, draft, limits, account_id)
             if not isinstance(answer, NotSeeded):
                 return answer
-            self._seed(answer.account_id)
+            self.seed(answer.account_id)
         raise _unavailable()  # holds of it kept ending while we read
 
-    def peek(self, limits: Sequence[Limit], account_id: str | None = None) -> tuple[int, Standings]:
-        """As MemoryCounters.peek. Raises StoreUnavailableError where SQL is out."""
+    def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings]:
+        """As Counters.peek. Raises StoreUnavailableError where SQL is out."""
         for _ in range(ATTEMPTS):
             answer = self._counters.peek(limits, account_id)
             if not isinstance(answer, NotSeeded):
                 return answer
-            self._seed(answer.account_id)
+            self.seed(answer.account_id)
         raise _unavailable()
 
-    def _seed(self, account_id: str) -> None:
+    def seed(self, account_id: str) -> None:
+        """Have the account seeded if it is not; another's way to do that may have come between.
+
+        Raises StoreUnavailableError.
+        """
         lock = self._locks[hash(account_id) % _STRIPES]
-        if not lock.acquire(timeout=WAIT_SECONDS):
+        if not lock.acquire(timeout=self._wait_seconds):
             raise _unavailable()
         try:
             generation = self._counters.generation(account_id)
             if not generation.seeded:
-                self._counters.seed(generation, _known(self._ledger, generation))
+                self._read(generation)
         finally:
             lock.release()
+
+    def _read(self, found: Generation) -> None:
+        """Seed from SQL; where something came in between, the account is as it was."""
+        if self._barrier is None:
+            self._counters.seed(found, _known(self._ledger, found))
+            return
+        self._barrier(self._since(found.life))
+        generation = self._counters.generation(found.account_id)
+        if generation.life == found.life and not generation.seeded:  # not lost again meanwhile
+            known = self._ledger.seed(
+                generation.account_id,
+                generation.now_us,
+                generation.open_holds,
+                generation.windows,
+                lost=True,
+            )
+            self._counters.seed(generation, known)
+
+    def _since(self, life: str) -> float:
+        """When an account that has no seed in this life of it was first found like that."""
+        since = self._found.setdefault(life, monotonic())
+        if len(self._found) > MAX_FOUND:
+            with suppress(KeyError):
+                self._found.popitem(last=False)
+        return since
 
 
 def _unavailable() -> StoreUnavailableError:

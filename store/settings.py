@@ -36,6 +36,7 @@ class StoreSettings(BaseSettings):
     state: Path = Path(".tensorgate")
     runtime: Path = Path("/run/tensorgate")
     database_url: str | None = Field(default=None, repr=False)
+    redis_url: str | None = Field(default=None, repr=False)
     catalog: Path = Path("catalog.yaml")
     pepper_file: Path | None = None
     key_prefixes: Names = (DEFAULT_PREFIX,)

@@ -52,6 +52,11 @@ def _rfc3339(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
+def utc_time(us: int) -> str:
+    """`09:14:05 UTC`, rounded up to the second: a moment by which something is done."""
+    return f"{datetime.fromtimestamp(-(-us // SECOND_US), UTC):%H:%M:%S} UTC"
+
+
 def utc(us: int) -> str:
     """`2026-11-20 09:14 UTC`."""
     return f"{datetime.fromtimestamp(us // SECOND_US, UTC):%Y-%m-%d %H:%M} UTC"

@@ -208,10 +208,10 @@ def envoy(context: typer.Context) -> object:
 @db_app.command("upgrade")
 def upgrade(as_json: AsJson = False) -> None:
     """Bring the database to the revision that this program needs; make it if there is none."""
-    from store import schema  # noqa: PLC0415  see the module's head
+    from store import engines, schema  # noqa: PLC0415  see the module's head
     from store.settings import StoreSettings, load  # noqa: PLC0415  see the module's head
 
-    engine = schema.open_engine(load(StoreSettings).sql_url)
+    engine = engines.open_engine(load(StoreSettings).sql_url)
     try:
         before = schema.upgrade(engine)
     finally:
@@ -259,11 +259,11 @@ def check(
 
 def _lost_plans(settings: StoreSettings, catalog: Catalog) -> dict[str, int] | None:
     """Plans of accounts that the catalog does not name; None where no database can tell."""
-    from store import schema  # noqa: PLC0415  see the module's head
+    from store import engines, schema  # noqa: PLC0415  see the module's head
     from store.keys import KeyRepository  # noqa: PLC0415  see the module's head
 
     try:
-        engine = schema.open_engine(settings.sql_url)
+        engine = engines.open_engine(settings.sql_url)
         try:
             schema.check_current(engine)
             with KeyRepository(engine) as repository:

@@ -25,7 +25,7 @@ from authz.endpoints import table_of
 from authz.health import serving as is_serving
 from authz.settings import AuthzSettings
 from authz.sockets import HEALTH, LOG, Place, Role, healths
-from store import schema
+from store import engines, schema
 from store.catalog import Catalog
 from store.clock import wall_us
 from store.control import Control
@@ -195,7 +195,7 @@ def _catalog(settings: StoreSettings) -> Finding:
 def _stored(settings: StoreSettings) -> Iterator[Finding]:
     """Database, its revision and times, and the peppers that its keys need."""
     try:
-        engine = schema.open_engine(settings.sql_url)
+        engine = engines.open_engine(settings.sql_url)
     except ConfigError as fault:
         yield Finding("database", Status.FAIL, "; ".join(fault.faults), f"set {PREFIX}DATABASE_URL")
         return
@@ -217,7 +217,7 @@ def _stored(settings: StoreSettings) -> Iterator[Finding]:
 
 
 def _database(engine: Engine, accounts: int, live: int) -> Finding:
-    with schema.driver_errors(), engine.connect() as connection:
+    with engines.driver_errors(), engine.connect() as connection:
         newest = connection.execute(select(func.max(schema.audit.c.at_us))).scalar() or 0
     text = f"{engine.dialect.name} at revision {schema.HEAD}: {accounts} accounts, {live} live keys"
     if newest > wall_us() + MINUTE_US:
@@ -345,7 +345,7 @@ def _redis(settings: AuthzSettings, runtime: Path, workers: int) -> Iterator[Fin
         yield Finding("redis", Status.OK, f"answers: {whose}")
     else:
         advice = START if ours else f"start it, or mend {PREFIX}REDIS_URL"
-        yield Finding("redis", Status.FAIL, f"does not answer ({why}): {whose}", advice)
+        yield Finding("redis", Status.FAIL, f"{whose}: {why}", advice)
 
 
 def _ledger(control: Control) -> Finding:

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import field_validator, model_validator
 
 from authz.change import frame
 from authz.endpoints import table_of
 from authz.settings import AuthzSettings
+from authz.sockets import MOST_WORKERS
 from store.catalog import Catalog
+from store.counters.address import parse
 from store.errors import ConfigError
 from store.settings import PREFIX, Names, load, split_names
 from tensorgate import ports, valkey
@@ -39,10 +41,9 @@ class UpSettings(AuthzSettings):
 
     _split_origins = field_validator("cors_origins", mode="before")(split_names)
 
-    @field_validator("redis_url")
-    @classmethod
-    def _is_shared_by_several(cls, value: str | None, _info: ValidationInfo) -> str | None:
-        return value  # several workers without one get a Valkey of ours
+    @model_validator(mode="after")
+    def _counts_where_all_can(self) -> Self:
+        return self  # several workers without a Redis get a Valkey of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +155,10 @@ def _catalog(path: Path) -> Catalog:
 def check(asked: Asked) -> Setup:
     """Check options, settings, catalog, pepper and ports. Raises ConfigError listing all faults.
 
-    Sets TENSORGATE_STATE, so that every part of this process finds the same state, and
-    TENSORGATE_WORKERS where a number was given.
+    Sets TENSORGATE_STATE, so that every part of this process finds the same state.
     """
     if asked.state is not None:
         os.environ[f"{PREFIX}STATE"] = str(asked.state.absolute())
-    if asked.workers is not None:
-        os.environ[f"{PREFIX}WORKERS"] = str(asked.workers)
     faults = _Faults()
     settings = faults.get("settings", lambda: load(UpSettings))
     catalog = None
@@ -171,9 +169,13 @@ def check(asked: Asked) -> Setup:
     faults.get(
         f"--admin-port (make: ADMIN_PORT) {asked.admin_port}", lambda: _port(asked.admin_port)
     )
-    if settings is not None and settings.workers > 1 and settings.redis_url is None:
-        what = f"--workers (make: WORKERS) {settings.workers}"
-        faults.get(what, valkey_path)
+    workers = asked.workers if asked.workers is not None else settings.workers if settings else 1
+    what = f"--workers (make: WORKERS) {workers}"
+    if settings is not None and settings.redis_url is not None:
+        faults.get(f"{PREFIX}REDIS_URL", partial(parse, settings.redis_url))
+    needs_valkey = workers > 1 and settings is not None and settings.redis_url is None
+    if faults.get(what, partial(_workers, workers, needs_valkey=needs_valkey)) and settings:
+        settings = settings.model_copy(update={"workers": workers})
     given = asked.upstream or (settings.upstream if settings else None)
     upstream = None
     if given:
@@ -268,3 +270,11 @@ def _free(address: Address, otherwise: str) -> Address:
     if why is not None:
         raise ValueError(f"{address} is {why}; {otherwise}")
     return address
+
+
+def _workers(number: int, *, needs_valkey: bool) -> int:
+    if not 1 <= number <= MOST_WORKERS:
+        raise ValueError(f"choose a number from 1 to {MOST_WORKERS}")
+    if needs_valkey:
+        valkey_path()
+    return number

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from authz.supervise import Signals
-from store import schema
+from store import engines, schema
 from tensorgate import preflight, welcome
 from tensorgate.preflight import Asked, Setup
 from tensorgate.stack import QUIET_SECONDS, Stack, StartError, Stopped
@@ -79,7 +79,7 @@ def _run(asked: Asked, signals: Signals) -> None:
 
 def _migrate(setup: Setup) -> None:
     begun = time.monotonic()
-    engine = schema.open_engine(setup.settings.sql_url)
+    engine = engines.open_engine(setup.settings.sql_url)
     try:
         before = schema.upgrade(engine)
     finally:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import redis
-
+from store.counters.address import parse
+from store.counters.link import Link
+from store.errors import ConfigError, StoreError
 from tensorgate.binaries import valkey_path
 
 SOCKET_NAME: Final = "valkey.sock"
-LOOK_SECONDS: Final = 1.0
 
 
 def url(runtime: Path) -> str:
@@ -37,14 +37,13 @@ def argv(runtime: Path) -> tuple[str, ...]:
     )
 
 
-def fault(address: str, seconds: float = LOOK_SECONDS) -> str | None:
-    """Why the Redis or Valkey at an address does not take commands; None: it does."""
+def fault(address: str) -> str | None:
+    """Why the Redis or Valkey at an address cannot be counted in; None: it can. No password."""
     try:
-        client = redis.Redis.from_url(
-            address, socket_timeout=seconds, socket_connect_timeout=seconds
-        )
-        with client:
-            client.ping()
-    except (redis.RedisError, OSError, ValueError) as why:
-        return type(why).__name__
+        with Link(parse(address)) as link:
+            link.verify()
+    except ConfigError as why:
+        return "; ".join(why.faults)
+    except StoreError as why:
+        return str(why).partition(". ")[0].rstrip(".")
     return None

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import settings
 from peers.demo import demo_server
 from peers.llama import Llama, llama_server
+from peers.postgres import Postgres
+from peers.postgres import running as postgres_server
 from peers.recorder import Recorder
 
 # How long one example takes says more of the machine's other work than of the code.
@@ -27,6 +29,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The project's demo server, alone, as host:port."""
     with demo_server(tmp_path_factory.mktemp("demo") / "log") as (address, _):
         yield address
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL, for whoever takes a database of it; a test that breaks it has its own."""
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Engine, event
 from statehelp import NOW_US, new_state
 
 from store.counters.memory import MemoryCounters
-from store.counters.model import Limit, MinuteLimit, MoneyLimit, Seed
+from store.counters.model import Counters, Limit, MinuteLimit, MoneyLimit, Seed
+from store.engines import open_engine
 from store.keys import KeyRepository
 from store.records import (
     DAY_US,
@@ -25,7 +28,6 @@ from store.records import (
     Window,
     window_at,
 )
-from store.schema import open_engine
 
 ACCOUNT = Account(
     id="acc_anna",
@@ -57,14 +59,21 @@ PRICE = Price(input=3_000, cached_input=300, cache_write=3_750, output=15_000)
 
 _numbers = count(1)
 
+C = TypeVar("C", bound=Counters)
+
 
 def fast_engine(folder: Path) -> Engine:
     """An engine on a fresh, migrated database, for tests that crash nothing but themselves."""
-    engine = open_engine(new_state(folder).sql_url)
+    return hasty(open_engine(new_state(folder).sql_url))
 
-    @event.listens_for(engine, "connect")
-    def _hasty(connection: object, _: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")  # type: ignore[attr-defined]
+
+def hasty(engine: Engine) -> Engine:
+    """Has SQLite not wait for its disk."""
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _hasty(connection: object, _: object) -> None:
+            connection.execute("PRAGMA synchronous=OFF")  # type: ignore[attr-defined]
 
     return engine
 
@@ -155,7 +164,25 @@ def limits(
     return tuple(found)
 
 
-def seeded(counters: MemoryCounters, spent: dict[Window, int] | None = None) -> MemoryCounters:
+def seeded(counters: C, spent: dict[Window, int] | None = None) -> C:
     """Say that SQL knows nothing of the account but `spent`."""
     assert counters.seed(counters.generation(ACCOUNT.id), Seed(spent or {}, {}))
     return counters
+
+
+def reopened(
+    counters: Counters,
+    holds: Sequence[Hold],
+    spent: dict[Window, int] | None = None,
+    *,
+    minutes: dict[str, list[int]] | None = None,
+    ended: Sequence[tuple[str, int]] = (),
+) -> None:
+    """Serve the account as after a start: with holds that are open, requests that have ended.
+
+    In process they come from the journal, in Redis with the seed, from SQL.
+    """
+    if isinstance(counters, MemoryCounters):
+        counters.restore(holds, ended=ended)
+    known = Seed(spent or {}, minutes or {}, tuple(holds), tuple(ended))
+    assert counters.seed(counters.generation(ACCOUNT.id), known)

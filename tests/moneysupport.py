@@ -125,12 +125,18 @@ def entry(
     return made
 
 
-ALLOWED: Final = {"outcome": "allowed", "reason": "", "hold_id": "h1"}
+ALLOWED: Final = {
+    "outcome": "allowed",
+    "reason": "",
+    "hold_id": "h1",
+    "account_id": "acc_anna",
+}
 ENDING: Final = Ending(
     request_id="req-1",
     running=False,
     outcome="allowed",
     hold_id="h1",
+    account_id="acc_anna",
     status=200,
     reached=True,
     answered=True,
@@ -219,14 +225,18 @@ class SpentNothing:
         return False
 
     def take(
-        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+        self,
+        request_id: str,
+        draft: Hold | None,
+        limits: Sequence[Limit],
+        account_id: str | None = None,
     ) -> Taken | Refused | Ended:
-        answer = self.memory.take(request_id, draft, limits)
+        answer = self.memory.take(request_id, draft, limits, account_id)
         if self._seeded(answer):
             return answer  # type: ignore[return-value]
-        return self.take(request_id, draft, limits)
+        return self.take(request_id, draft, limits, account_id)
 
-    def peek(self, limits: Sequence[Limit], account_id: str | None = None) -> tuple[int, Standings]:
+    def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings]:
         answer = self.memory.peek(limits, account_id)
         if self._seeded(answer):
             return answer  # type: ignore[return-value]

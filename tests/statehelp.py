@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 
 from admin.service import AdminService
+from store.engines import open_engine
 from store.keys import KeyRepository
 from store.records import SECOND_US
-from store.schema import open_engine, upgrade
+from store.schema import upgrade
 from store.settings import StoreSettings
 
 NOW_US = 1_795_000_000 * SECOND_US
@@ -65,6 +66,18 @@ def new_state(folder: Path, catalog: str = CATALOG) -> StoreSettings:
     written = folder / "catalog.yaml"
     written.write_text(catalog)
     return StoreSettings(state=state, catalog=written, database_url=None)
+
+
+def settings_on(folder: Path, url: str) -> StoreSettings:
+    """Settings on a database that is migrated, with a state folder, which may hold it, and a
+    catalog beside it."""
+    if url.startswith("sqlite"):
+        return StoreSettings(
+            state=folder / "state", catalog=folder / "catalog.yaml", database_url=None
+        )
+    (folder / "state").mkdir(mode=0o700)
+    (folder / "catalog.yaml").write_text(CATALOG)
+    return StoreSettings(state=folder / "state", catalog=folder / "catalog.yaml", database_url=url)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ from typing import Final
 from store.clock import Clock
 from store.counters.minutes import Minutes
 from store.counters.model import (
+    REMEMBERED_US,
+    Counters,
     Ended,
     Generation,
     Limit,
@@ -39,12 +41,10 @@ from store.counters.model import (
     Standing,
     Standings,
     Taken,
+    check_draft,
 )
 from store.counters.money import AccountMoney, Sums, refusal
-from store.records import INT64_MAX, MINUTE_US, Hold
-
-REMEMBERED_US: Final = MINUTE_US
-"""How long a request id is known after its hold ended, or after it took without one."""
+from store.records import MINUTE_US, Hold
 
 IDLE_US: Final = 60 * MINUTE_US
 _FIRST_PRUNE: Final = 1024
@@ -76,7 +76,7 @@ def _nowhere(_: Hold) -> None:
     """The journal of counters that may forget: those of tests, and of limits without money."""
 
 
-class MemoryCounters:
+class MemoryCounters(Counters):
     """Thread-safe. `journal` writes a hold down before it counts; what it raises, `take` raises."""
 
     def __init__(self, clock: Clock, journal: Callable[[Hold], None] = _nowhere) -> None:
@@ -97,14 +97,15 @@ class MemoryCounters:
         return len(self._open)
 
     def take(
-        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+        self,
+        request_id: str,
+        draft: Hold | None,
+        limits: Sequence[Limit],
+        account_id: str | None = None,
     ) -> Taken | Refused | Ended | NotSeeded:
-        """Take one request and the draft's money of every limit, or nothing of any.
-
-        Without a draft the limits are minutes only. A request id that took before takes nothing
-        and is given the same hold again, as long as that is open (without a hold: for 60 s);
-        after that, for 60 s, it is answered Ended. A minute without room answers before money.
-        """
+        """As Counters.take. A request id is known whosever it is."""
+        if draft is None and account_id is None:
+            raise ValueError("neither a draft nor an account")
         with self._lock:
             now = self._clock()
             self._forget(now)
@@ -131,42 +132,28 @@ class MemoryCounters:
                 hold = known.hold
             return Taken(now, hold, self._standings(now, account, limits))
 
-    def peek(
-        self, limits: Sequence[Limit], account_id: str | None = None
-    ) -> tuple[int, Standings] | NotSeeded:
-        """The counters' time and how the limits stand. Takes nothing.
-
-        `account_id` says whose the limits are; only minutes can be asked for without.
-        """
+    def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings] | NotSeeded:
         with self._lock:
             now = self._clock()
-            account = None
-            if account_id is not None:
-                account = self._accounts.get(account_id)
-                if account is None or not account.seeded:
-                    return NotSeeded(account_id)
+            account = self._accounts.get(account_id)
+            if (account is None or not account.seeded) and any(
+                isinstance(limit, MoneyLimit) for limit in limits
+            ):
+                return NotSeeded(account_id)
             return now, self._standings(now, account, limits)
 
-    def give_back(self, hold_id: str) -> bool:
-        """One Check that was given the hold is not alive any more. True if it was the last one.
-
-        The hold is then closed, and the caller ends it as released.
-        """
+    def give_back(self, hold: Hold) -> bool:
         with self._lock:
-            known = self._open.get(hold_id)
+            known = self._open.get(hold.id)
             if known is None or known.closed:
                 return False
             known.checks -= 1
             known.closed = known.checks <= 0
             return known.closed
 
-    def close(self, hold_id: str) -> bool:
-        """The request's end is known: no further Check is given the hold.
-
-        True for the first to say so. The hold counts until it is settled.
-        """
+    def close(self, hold: Hold) -> bool:
         with self._lock:
-            known = self._open.get(hold_id)
+            known = self._open.get(hold.id)
             if known is None or known.closed:
                 return False
             known.closed = True
@@ -194,11 +181,6 @@ class MemoryCounters:
             return None
 
     def settle(self, hold: Hold, charge_nanousd: int) -> bool:
-        """Turn a hold into the charge of its row in SQL, in the hold's windows.
-
-        Only after that row is there. False if the hold was not open here: it was settled before,
-        or never known, and whoever reads the account from SQL will find the row.
-        """
         with self._lock:
             now = self._clock()
             account = self._accounts.get(hold.account_id)
@@ -213,34 +195,26 @@ class MemoryCounters:
             self._mark(now, hold.request_id, _ENDED)
             return True
 
-    def beat(self, hold_id: str) -> bool:
-        """The request is still running; False if no such hold is open."""
+    def beat(self, account_id: str, hold_id: str) -> bool:
         with self._lock:
             known = self._open.get(hold_id)
-            if known is None:
+            if known is None or known.hold.account_id != account_id:
                 return False
             known.beat_us = self._clock()
             return True
 
     def overdue(self, deadline_us: int) -> list[Hold]:
-        """Open holds that gave no sign of life (a Check, a heartbeat) for so many microseconds.
-
-        Closed ones too: who closed it may not have lived to settle it. Ending a hold twice is
-        harmless, as the row that is there first stands.
-        """
         with self._lock:
             horizon = self._clock() - deadline_us
             return [known.hold for known in self._open.values() if known.beat_us <= horizon]
 
     def open_holds(self) -> list[Hold]:
-        """Every open hold, the oldest first."""
         with self._lock:
             return [known.hold for known in self._open.values()]
 
-    def hold(self, hold_id: str) -> Hold | None:
-        """The open hold of an id."""
+    def hold(self, account_id: str, hold_id: str) -> Hold | None:
         known = self._open.get(hold_id)
-        return None if known is None else known.hold
+        return None if known is None or known.hold.account_id != account_id else known.hold
 
     def by_request(self, request_id: str) -> Hold | None:
         """The open hold of a request."""
@@ -248,7 +222,6 @@ class MemoryCounters:
         return known.hold if isinstance(known, _Open) else None
 
     def accounts(self) -> list[str]:
-        """Every account that is seeded: those whose sums can be compared with SQL's."""
         with self._lock:
             return [name for name, account in self._accounts.items() if account.seeded]
 
@@ -276,7 +249,6 @@ class MemoryCounters:
                     self._mark(min(ended_us, now), request_id, _ENDED)
 
     def generation(self, account_id: str) -> Generation:
-        """What a seed or a comparison of the account begins with, before SQL is read."""
         with self._lock:
             now = self._clock()
             account = self._account(account_id, now)
@@ -286,10 +258,6 @@ class MemoryCounters:
             )
 
     def seed(self, generation: Generation, seed: Seed) -> bool:
-        """Serve the account from here on. False if anything was settled since: read SQL again.
-
-        An account that is seeded already stays as it is.
-        """
         with self._lock:
             now = self._clock()
             account = self._accounts.get(generation.account_id)
@@ -306,10 +274,6 @@ class MemoryCounters:
             return True
 
     def drift(self, generation: Generation, seed: Seed) -> int | None:
-        """By how many nano-USD the account's sums are off from SQL's; None if it moved meanwhile.
-
-        Anything but 0 is a bug of ours, or somebody's hand in the database.
-        """
         with self._lock:
             account = self._accounts.get(generation.account_id)
             if account is None or account.generation != generation.number or not account.seeded:
@@ -342,7 +306,7 @@ class MemoryCounters:
         if draft is None or account is None:
             self._mark(now, request_id, _PASSED)
         else:
-            _check(request_id, draft, [limit.scope for limit, _ in money])
+            check_draft(request_id, draft, [limit.scope for limit, _ in money])
             windows = [sums for _, sums in money]
             hold = draft.admitted(now, tuple([sums.window for sums in windows]))
             self._journal(hold)  # may raise: nothing was changed yet
@@ -361,7 +325,7 @@ class MemoryCounters:
             if isinstance(limit, MinuteLimit):
                 standings.append(self._minutes.standing(now, limit))
             elif account is None:
-                raise ValueError("a money limit without an account")
+                raise AssertionError("money was asked for of an account that is not seeded")
             else:
                 standings.append(account.standing(now, limit))
         return tuple(standings)
@@ -392,13 +356,3 @@ class MemoryCounters:
     def _forget(self, now: int) -> None:
         while self._leaving and self._leaving[0][0] <= now:
             self._requests.pop(self._leaving.popleft()[1], None)
-
-
-def _check(request_id: str, draft: Hold, scopes: Collection[str]) -> None:
-    """What only a bug of the caller's could bring about, and no row could be made of."""
-    if (
-        draft.request_id != request_id
-        or draft.key_id not in scopes
-        or not 0 <= draft.nanousd <= INT64_MAX
-    ):
-        raise ValueError("a draft of another request, without its key's money, or of no amount")

@@ -6,7 +6,7 @@ the present window and one for each older window that something still runs in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from store.counters.model import HELD_RETRY_US, MoneyLimit, MoneyStanding, Refused, Seed
@@ -116,19 +116,12 @@ class AccountMoney:
 
     def drift(self, seed: Seed) -> int:
         """By how much the sums are off from SQL's, added up over windows, in nano-USD."""
-        first: dict[str, int] = {}
-        for window in seed.spent:
-            first[window.scope] = min(window.number, first.get(window.scope, window.number))
         known = {
             Window(name, number): sums.spent
             for name, scope in self._scopes.items()
             for number, sums in scope.windows.items()
-            if name in first and number >= first[name]
         }
-        return sum(
-            abs(known.get(window, 0) - seed.spent.get(window, 0))
-            for window in known.keys() | seed.spent.keys()
-        )
+        return drift_of(known, seed)
 
     def windows(self) -> tuple[Window, ...]:
         """Every window that is counted."""
@@ -147,6 +140,25 @@ class AccountMoney:
         if found is None:
             found = scope.windows[window.number] = Sums(window)
         return found
+
+
+def drift_of(known: Mapping[Window, int], seed: Seed) -> int:
+    """By how much what is known as spent differs from SQL's, added up over windows, in nano-USD.
+
+    Windows before the first of a scope that SQL was asked for are left out: they are past.
+    """
+    first: dict[str, int] = {}
+    for window in seed.spent:
+        first[window.scope] = min(window.number, first.get(window.scope, window.number))
+    present = {
+        window: spent
+        for window, spent in known.items()
+        if window.scope in first and window.number >= first[window.scope]
+    }
+    return sum(
+        abs(present.get(window, 0) - seed.spent.get(window, 0))
+        for window in present.keys() | seed.spent.keys()
+    )
 
 
 def refusal(now: int, nanousd: int, money: Sequence[tuple[MoneyLimit, Sums]]) -> Refused | None:

@@ -12,22 +12,22 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from statehelp import CATALOG, FakeClock, new_state, repository_on, service_on
+from statehelp import CATALOG, FakeClock, new_state, repository_on, service_on, settings_on
 
 from admin.passwords import password_matches
 from admin.service import AdminService, Minted
+from store.engines import open_engine
 from store.errors import ConfigError, InputError, NotFoundError, PlanLimitError
 from store.keyformat import Digester, Pepper
 from store.records import DAY_US, Role
-from store.schema import open_engine
 from store.settings import StoreSettings
 
 ANNA = "anna@example.org"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> StoreSettings:
-    return new_state(tmp_path)
+def settings(tmp_path: Path, database_url: str) -> StoreSettings:
+    return settings_on(tmp_path, database_url)
 
 
 @pytest.fixture
@@ -307,7 +307,7 @@ import sys
 from admin.service import AdminService
 from store.errors import PlanLimitError
 from store.keys import KeyRepository
-from store.schema import open_engine
+from store.engines import open_engine
 from store.settings import StoreSettings, load
 
 settings = load(StoreSettings)
@@ -330,6 +330,7 @@ def test_processes_race_for_the_last_place(settings: StoreSettings, tmp_path: Pa
         mint(service, "first", expires_in_days=365)
     environment = {
         "TENSORGATE_STATE": str(settings.state),
+        "TENSORGATE_DATABASE_URL": settings.sql_url,
         "TENSORGATE_CATALOG": str(settings.catalog),
     }
     racers = [

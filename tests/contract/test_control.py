@@ -195,7 +195,7 @@ def test_a_reload_is_answered_with_what_changed_or_with_every_fault(
         return answer
 
     settings.state.mkdir()
-    known = methods(None, None, reload, None)  # type: ignore[arg-type]  # nothing else is asked
+    known = methods(None, reload=reload, try_out=dict)  # type: ignore[arg-type]  # nothing else is asked
     with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
         asker = Control.of(settings)
         assert asker.ask("catalog_reload") == {"path": "c", "changes": [], "warnings": []}

@@ -1,9 +1,9 @@
 """What counters promise, once for every backend: the minute on both its sides.
 
-A backend is a fixture parameter: a function that makes fresh counters and the means to move
-their clock. All is asked twice: of requests that hold no money (listings), and of requests that
-hold some, of which the budget has no end. What the counters answer is held against `Naive`,
-which writes the contract the dull way. Money itself is in test_counters_money.py.
+All is asked twice: of requests that hold no money (listings), and of requests that hold some, of
+which the budget has no end. What the counters answer is held against `Naive`, which writes the
+contract the dull way. Money itself is in test_counters_money.py, and what only counters in Redis
+have to do with in test_counters_redis.py.
 """
 
 from __future__ import annotations
@@ -14,51 +14,32 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 from threading import Barrier
-from typing import Protocol
+from typing import Any
 
 import pytest
-from hypothesis import given
+from counterhelp import Kind
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from moneyhelp import ACCOUNT, KEY, draft
+from moneyhelp import ACCOUNT, KEY, draft, seeded
 from support import ManualClock
 
-from store.counters.memory import MemoryCounters
+from store.clock import Clock
 from store.counters.model import (
+    Counters,
     Ended,
-    Generation,
-    Limit,
     MinuteLimit,
     MoneyLimit,
     MoneyStanding,
     NotSeeded,
     Refused,
-    Seed,
     Standing,
     Standings,
     Taken,
 )
-from store.records import MINUTE_US, SECOND_US, Hold
+from store.records import MINUTE_US, SECOND_US
 
 UNCAPPED = MoneyLimit(KEY.id, KEY.created_us, None)
 HELD = 5  # nano-USD, of each hold
-
-
-class Counters(Protocol):
-    def take(
-        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
-    ) -> Taken | Refused | Ended | NotSeeded: ...
-
-    def peek(
-        self, limits: Sequence[Limit], account_id: str | None = None
-    ) -> tuple[int, Standings] | NotSeeded: ...
-
-    def by_request(self, request_id: str) -> Hold | None: ...
-
-    def settle(self, hold: Hold, charge_nanousd: int) -> bool: ...
-
-    def generation(self, account_id: str) -> Generation: ...
-
-    def seed(self, generation: Generation, seed: Seed) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +59,7 @@ class Rig:
             wanted = draft(HELD, id=hold_id, request_id=request_id)
             answer = self.counters.take(request_id, wanted, (*limits, UNCAPPED))
         else:
-            answer = self.counters.take(request_id, None, limits)
+            answer = self.counters.take(request_id, None, limits, ACCOUNT.id)
         assert not isinstance(answer, NotSeeded)
         if isinstance(answer, Taken):
             assert (answer.hold is not None) is self.holds
@@ -92,7 +73,7 @@ class Rig:
         return answer
 
     def peek(self, *limits: MinuteLimit) -> tuple[int, list[Standing]]:
-        looked = self.counters.peek(limits)
+        looked = self.counters.peek(limits, ACCOUNT.id)
         assert not isinstance(looked, NotSeeded)
         return looked[0], minutes_of(looked[1])
 
@@ -112,20 +93,27 @@ def minutes_of(standings: Standings) -> list[Standing]:
     return [standing for standing in standings if isinstance(standing, Standing)]
 
 
-def in_process(*, holds: bool) -> Rig:
-    clock = ManualClock()
-    counters = MemoryCounters(clock)
-    assert counters.seed(counters.generation(ACCOUNT.id), Seed({}, {}))
-    return Rig(counters, lambda us: clock.advance(us=us), holds)
+EXAMPLES = {"memory": 100, "valkey": 60, "cluster": 15}
+OTHERS = {"memory": 5000, "valkey": 500, "cluster": 100}
 
 
-class MakeRig(Protocol):
-    __name__: str
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Makes rigs of fresh counters. `examples` of a property are enough here, `others` are many."""
 
-    def __call__(self, *, holds: bool) -> Rig: ...
+    make: Callable[[Clock], Counters]
+    holds: bool
+    examples: int
+    others: int
 
+    def __call__(self) -> Rig:
+        clock = ManualClock()
+        counters = seeded(self.make(clock))
+        return Rig(counters, lambda us: clock.advance(us=us), self.holds)
 
-BACKENDS: list[MakeRig] = [in_process]
+    def hold_for(self, proof: Callable[..., None], **given_each: st.SearchStrategy[Any]) -> None:
+        """Run a property."""
+        settings(max_examples=self.examples)(given(**given_each)(proof))()
 
 
 @pytest.fixture(params=[False, True], ids=["minutes alone", "with a hold"], scope="module")
@@ -134,11 +122,11 @@ def holds(request: pytest.FixtureRequest) -> bool:
     return found
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda make: make.__name__, scope="module")
-def new(request: pytest.FixtureRequest, holds: bool) -> Callable[[], Rig]:
+@pytest.fixture(scope="module")
+def new(new_counters: Kind, holds: bool) -> Backend:
     """Makes fresh counters of one backend."""
-    make: MakeRig = request.param
-    return lambda: make(holds=holds)
+    name = new_counters.name
+    return Backend(new_counters, holds, EXAMPLES[name], OTHERS[name])
 
 
 # ── The reference ────────────────────────────────────────────────────────────────────────────────
@@ -238,18 +226,24 @@ STEPS = st.builds(
 )
 
 
-@given(steps=st.lists(STEPS, min_size=1, max_size=40))
-def test_answers_as_the_reference_does(new: Callable[[], Rig], steps: list[Step]) -> None:
+def test_answers_as_the_reference_does(new: Backend) -> None:
     """Never more than N in 60 s, never refused while there was room, whatever N is just then."""
-    rig = new()
+    new.hold_for(
+        lambda steps: answer_alike(new(), steps), steps=st.lists(STEPS, min_size=1, max_size=40)
+    )
+
+
+def answer_alike(rig: Rig, steps: list[Step]) -> None:
     naive = Naive(holds=rig.holds)
     for number, step in enumerate(steps):
         rig.advance_us(step.gap_us)
         naive.now += step.gap_us
         ending = f"req-{number - step.ends}" if step.ends else ""
-        hold = rig.counters.by_request(ending)
-        assert (hold is not None) is naive.end(ending)
-        assert hold is None or rig.counters.settle(hold, 1)
+        if naive.end(ending):
+            hold = rig.counters.hold(ACCOUNT.id, naive.takes[ending][1])
+            assert hold is not None
+            assert rig.counters.settle(hold, 1)
+            assert rig.counters.hold(ACCOUNT.id, hold.id) is None
         asker = number - (step.repeats or 0)
         took = rig.ask(f"req-{asker}", f"hold-{number}", step.limits)
         expected = naive.take(f"req-{asker}", f"hold-{number}", step.limits)
@@ -271,12 +265,17 @@ def test_answers_as_the_reference_does(new: Callable[[], Rig], steps: list[Step]
     assert rig.held() == open_holds * HELD
 
 
-@given(gaps=st.lists(GAPS, min_size=1, max_size=60), rpm=st.integers(1, 5))
-def test_no_minute_holds_more_and_none_was_refused_in_vain(
-    new: Callable[[], Rig], gaps: list[int], rpm: int
-) -> None:
+def test_no_minute_holds_more_and_none_was_refused_in_vain(new: Backend) -> None:
     """Both sides once more, from the times alone and without the reference."""
-    rig, limit, now = new(), MinuteLimit("key", rpm), 0
+    new.hold_for(
+        lambda gaps, rpm: admit_and_refuse(new(), gaps, rpm),
+        gaps=st.lists(GAPS, min_size=1, max_size=60),
+        rpm=st.integers(1, 5),
+    )
+
+
+def admit_and_refuse(rig: Rig, gaps: list[int], rpm: int) -> None:
+    limit, now = MinuteLimit("key", rpm), 0
     admitted: list[int] = []
     for gap in gaps:
         now += gap
@@ -289,16 +288,17 @@ def test_no_minute_holds_more_and_none_was_refused_in_vain(
         assert one_too_many - first >= MINUTE_US
 
 
-@given(
-    steps=st.lists(STEPS, min_size=1, max_size=12),
-    limits=st.permutations([MinuteLimit("key-1", 2), MinuteLimit("account", 3)]),
-    unit=st.sampled_from([SECOND_US, 1000]),
-)
-def test_the_next_call_passes_after_the_wait_and_not_one_unit_before(
-    new: Callable[[], Rig], steps: list[Step], limits: list[MinuteLimit], unit: int
-) -> None:
+def test_the_next_call_passes_after_the_wait_and_not_one_unit_before(new: Backend) -> None:
     """`Retry-After` in whole seconds, and in milliseconds."""
-    rig = new()
+    new.hold_for(
+        lambda steps, limits, unit: wait_and_pass(new(), steps, limits, unit),
+        steps=st.lists(STEPS, min_size=1, max_size=12),
+        limits=st.permutations([MinuteLimit("key-1", 2), MinuteLimit("account", 3)]),
+        unit=st.sampled_from([SECOND_US, 1000]),
+    )
+
+
+def wait_and_pass(rig: Rig, steps: list[Step], limits: list[MinuteLimit], unit: int) -> None:
     for step in steps:
         rig.advance_us(step.gap_us)
         rig.take(*step.limits)
@@ -314,7 +314,7 @@ def test_the_next_call_passes_after_the_wait_and_not_one_unit_before(
 # ── One at a time ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_taken_counts_for_exactly_sixty_seconds(new: Callable[[], Rig]) -> None:
+def test_what_is_taken_counts_for_exactly_sixty_seconds(new: Backend) -> None:
     rig, limit = new(), MinuteLimit("key", 1)
     assert isinstance(rig.take(limit), Taken)
     rig.advance_us(MINUTE_US - 1)
@@ -323,7 +323,7 @@ def test_what_is_taken_counts_for_exactly_sixty_seconds(new: Callable[[], Rig]) 
     assert isinstance(rig.take(limit), Taken)
 
 
-def test_a_refused_take_takes_nothing_of_any_limit(new: Callable[[], Rig]) -> None:
+def test_a_refused_take_takes_nothing_of_any_limit(new: Backend) -> None:
     rig, full, roomy = new(), MinuteLimit("key", 1), MinuteLimit("account", 9)
     rig.take(full)
     for limits in ((full, roomy), (roomy, full)):
@@ -334,7 +334,7 @@ def test_a_refused_take_takes_nothing_of_any_limit(new: Callable[[], Rig]) -> No
         assert rig.held() == (HELD if rig.holds else 0)
 
 
-def test_the_wait_is_for_all_limits_that_are_full(new: Callable[[], Rig]) -> None:
+def test_the_wait_is_for_all_limits_that_are_full(new: Backend) -> None:
     rig, key, account = new(), MinuteLimit("key", 1), MinuteLimit("account", 1)
     rig.take(key)
     rig.advance_us(10 * SECOND_US)
@@ -344,7 +344,7 @@ def test_the_wait_is_for_all_limits_that_are_full(new: Callable[[], Rig]) -> Non
     assert (refused.limit, refused.retry_us) == (key, MINUTE_US)
 
 
-def test_a_limit_that_is_lowered_counts_what_was_taken_before(new: Callable[[], Rig]) -> None:
+def test_a_limit_that_is_lowered_counts_what_was_taken_before(new: Backend) -> None:
     rig = new()
     for _ in range(5):
         rig.take(MinuteLimit("key", 5))
@@ -358,12 +358,12 @@ def test_a_limit_that_is_lowered_counts_what_was_taken_before(new: Callable[[], 
     assert isinstance(rig.take(MinuteLimit("key", 6)), Taken)
 
 
-def test_without_limits_everything_passes(new: Callable[[], Rig]) -> None:
+def test_without_limits_everything_passes(new: Backend) -> None:
     rig = new()
     assert [isinstance(rig.take(), Taken) for _ in range(100)] == [True] * 100
 
 
-def test_a_repeated_request_takes_once_and_keeps_its_hold(new: Callable[[], Rig]) -> None:
+def test_a_repeated_request_takes_once_and_keeps_its_hold(new: Backend) -> None:
     rig, limit = new(), MinuteLimit("key", 2)
     first = rig.ask("req", "hold-1", (limit,))
     again = rig.ask("req", "hold-2", (limit,))
@@ -375,14 +375,14 @@ def test_a_repeated_request_takes_once_and_keeps_its_hold(new: Callable[[], Rig]
     assert rig.held() == (HELD if rig.holds else 0)
 
 
-def test_a_repeat_passes_where_the_first_took_the_last(new: Callable[[], Rig]) -> None:
+def test_a_repeat_passes_where_the_first_took_the_last(new: Backend) -> None:
     rig, limit = new(), MinuteLimit("key", 1)
     rig.ask("req", "hold-1", (limit,))
     assert isinstance(rig.ask("req", "hold-2", (limit,)), Taken)
     assert isinstance(rig.take(limit), Refused)
 
 
-def test_a_refused_request_may_ask_again_and_then_takes(new: Callable[[], Rig]) -> None:
+def test_a_refused_request_may_ask_again_and_then_takes(new: Backend) -> None:
     rig, limit = new(), MinuteLimit("key", 1)
     rig.take(limit)
     assert isinstance(rig.ask("req", "hold-1", (limit,)), Refused)
@@ -393,7 +393,7 @@ def test_a_refused_request_may_ask_again_and_then_takes(new: Callable[[], Rig]) 
     assert rig.used(limit) == [1]
 
 
-def test_peeking_takes_nothing_and_tells_the_time(new: Callable[[], Rig]) -> None:
+def test_peeking_takes_nothing_and_tells_the_time(new: Backend) -> None:
     rig, limit = new(), MinuteLimit("key", 3)
     before, (empty,) = rig.peek(limit)
     assert (empty.used, empty.remaining, empty.grows_in_us) == (0, 3, 0)
@@ -405,22 +405,22 @@ def test_peeking_takes_nothing_and_tells_the_time(new: Callable[[], Rig]) -> Non
     assert (took.now_us, after) == (before, before + SECOND_US)
 
 
-def test_many_other_scopes_push_nothing_out(new: Callable[[], Rig]) -> None:
+def test_many_other_scopes_push_nothing_out(new: Backend) -> None:
     rig, limit = new(), MinuteLimit("key", 2)
     rig.take(limit)
     rig.advance_us(40 * SECOND_US)
     rig.take(limit)
     rig.advance_us(40 * SECOND_US)
-    for number in range(5000):
+    for number in range(new.others):
         rig.take(MinuteLimit(f"other-{number}", 1))
         rig.advance_us(1)
     assert rig.used(limit) == [1]  # the second take is not over yet
-    assert isinstance(rig.take(MinuteLimit("other-4999", 1)), Refused)
+    assert isinstance(rig.take(MinuteLimit(f"other-{new.others - 1}", 1)), Refused)
     assert isinstance(rig.take(MinuteLimit("other-0", 1)), Refused)
 
 
 @pytest.mark.parametrize("scopes", [1, 3])
-def test_two_hundred_at_once_at_fifty_admit_fifty(new: Callable[[], Rig], scopes: int) -> None:
+def test_two_hundred_at_once_at_fifty_admit_fifty(new: Backend, scopes: int) -> None:
     rig, threads = new(), 20
     limits = tuple(MinuteLimit(f"scope-{number}", 50 + number) for number in range(scopes))
     together = Barrier(threads)
@@ -448,7 +448,7 @@ def test_two_hundred_at_once_at_fifty_admit_fifty(new: Callable[[], Rig], scopes
     assert rig.held() == (50 * HELD if rig.holds else 0)
 
 
-def test_times_of_answers_never_go_back(new: Callable[[], Rig]) -> None:
+def test_times_of_answers_never_go_back(new: Backend) -> None:
     rig, limit = new(), MinuteLimit("key", 2)
     times = []
     for _ in range(5):

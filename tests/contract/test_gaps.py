@@ -69,7 +69,7 @@ def running(books: Books) -> Hold:
     deadline = time.monotonic() + 1.5 * DEADLINE
     while time.monotonic() < deadline:
         time.sleep(DEADLINE / 4)
-        assert books.counters.beat(taken.hold.id)
+        assert books.counters.beat(taken.hold.account_id, taken.hold.id)
     return taken.hold
 
 
@@ -78,7 +78,7 @@ def keeps_on(books: Books, hold: Hold) -> bool:
     deadline = time.monotonic() + 2 * DEADLINE
     time.sleep(DEADLINE / 2)  # what Envoy says comes a little later than the tick
     while time.monotonic() < deadline:
-        if not books.counters.beat(hold.id) or books.settler.is_ending(hold.id):
+        if not books.counters.beat(hold.account_id, hold.id) or books.settler.is_ending(hold.id):
             return False
         time.sleep(DEADLINE / 8)
     return True
@@ -87,9 +87,9 @@ def keeps_on(books: Books, hold: Hold) -> bool:
 def swept(books: Books, hold: Hold) -> bool:
     """Whether one that gives none any more is swept within three."""
     deadline = time.monotonic() + 3 * DEADLINE
-    while time.monotonic() < deadline and books.counters.hold(hold.id) is not None:
+    while time.monotonic() < deadline and books.counters.hold(hold.account_id, hold.id) is not None:
         time.sleep(0.02)
-    return books.counters.hold(hold.id) is None
+    return books.counters.hold(hold.account_id, hold.id) is None
 
 
 def test_after_a_sleep_whoever_still_runs_is_let_be(books: Books, system: System) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,11 +15,13 @@ from sqlalchemy.exc import DBAPIError
 from statehelp import NOW_US
 
 from store import keywriter
+from store.breaker import TRY_SECONDS
+from store.engines import write_options
 from store.errors import InputError, StoreUnavailableError
 from store.keys import FEED_BATCH, KeyRepository, everything_changed
 from store.keywriter import FEED_KEPT_US
 from store.records import DAY_US, SECOND_US, Account, Change, KeyRecord, Role
-from store.schema import audit, changes, keys, write_options
+from store.schema import audit, changes, keys
 
 OpenEngine = Callable[[], Engine]
 
@@ -508,6 +511,10 @@ def test_a_database_that_fails_is_unavailable_and_comes_back(
                 call()
             assert "secret" not in str(caught.value)
         broken = False
+        with pytest.raises(StoreUnavailableError, match="a moment ago"):
+            repository.by_digests([digest(0x736563726574)])
+        time.sleep(TRY_SECONDS)
+        assert repository.by_digests([digest(0x736563726574)])
         assert repository.by_digests([digest(0x736563726574)])
 
 

@@ -235,7 +235,7 @@ def counting(
     settings.runtime.mkdir(mode=0o700, exist_ok=True)
     with open_books(settings, lambda: Catalog.read(settings.catalog), Metrics()) as opened:
         refusals = Refusals(wall_us, settings.key_form())
-        known = change(methods(opened, None, dict, refusals))  # type: ignore[arg-type]  nobody asks for the feed
+        known = change(methods(opened, reload=dict, try_out=dict, refusals=refusals))
         with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
             yield opened
 
@@ -266,7 +266,7 @@ def end(opened: Books, of: Hold) -> None:
     """End a hold, and wait until it is booked and settled."""
     opened.settler.end(of, charge(of, 40))
     for _ in range(500):
-        if opened.counters.hold(of.id) is None:
+        if opened.counters.hold(of.account_id, of.id) is None:
             return
         time.sleep(0.01)
     raise AssertionError("not booked")
@@ -354,8 +354,11 @@ def test_rows_that_do_not_add_up_are_named(books: Desk) -> None:
         ("model", "x'ff00'"),
     ],
 )
-def test_a_row_that_is_none_of_ours_is_named(books: Desk, column: str, value: str) -> None:
+def test_a_row_that_is_none_of_ours_is_named(
+    books_on_sqlite: Desk, column: str, value: str
+) -> None:
     """SQLite keeps any type in any column."""
+    books = books_on_sqlite
     books.book(hold())
     books.book(hold())
     books.execute(f"UPDATE ledger SET {column} = {value} WHERE seq = 2")
@@ -429,9 +432,12 @@ def test_rows_that_are_gone_are_missed_by_their_sums(books: Desk, hasty: None) -
         books.execute("DELETE FROM ledger")
         faults = books.verified()["faults"]
     rows = "add up to $0.00, and not to $0.00000004, which is kept as spent."
-    assert faults == [
+    counted = (
         "Rows are missing: 0 rows are there and 0 were pruned, of 1 that were booked. Missing "
-        "are the numbers 1.",
+        "are the numbers 1."
+    )
+    assert faults == [
+        *([counted] if books.engine.dialect.name == "sqlite" else []),  # only it counts rows
         f"The rows of window 0 of key_laptop {rows}",
         f"The rows of {today} of anna@example.org, team red, key laptop (key_laptop), model "
         "'llama-3.1-8b' are not what is kept of that day: they have calls_metered 0 and not 1, "

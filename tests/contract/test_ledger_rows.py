@@ -31,11 +31,13 @@ from moneyhelp import (
 )
 from moneysupport import row_of
 from sqlalchemy import Engine, delete, event, insert, select, text, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from statehelp import NOW_US, FakeClock
 
 from store.counters.memory import REMEMBERED_US, MemoryCounters
 from store.counters.model import Ended, MoneyStanding, NotSeeded, Refused, Seed, Taken
+from store.engines import open_engine, write_options
 from store.errors import StoreUnavailableError
 from store.journal import Journal
 from store.keys import KeyRepository
@@ -52,7 +54,7 @@ from store.records import (
     LedgerRow,
     Window,
 )
-from store.schema import holds, ledger, open_engine, spent, write_options
+from store.schema import holds, ledger, spent
 from store.seeding import SeededCounters, drift, recover
 
 OpenEngine = Callable[[], Engine]
@@ -219,7 +221,8 @@ def test_the_largest_numbers_are_kept(books: Ledger) -> None:
         update(ledger).values(charge_nanousd=0),
         delete(ledger),
         text("DELETE FROM ledger WHERE seq = 1"),
-        text("UPDATE ledger SET user = 'x' WHERE 1 = 1"),
+        text("UPDATE ledger SET \"user\" = 'x' WHERE 1 = 1"),
+        text("DELETE FROM ledger WHERE hold_id IN (SELECT hold_id FROM ledger)"),
     ],
 )
 def test_rows_cannot_be_changed_or_taken_away(
@@ -239,12 +242,17 @@ def test_rows_cannot_be_replaced(
     booked(books)
     with engine.connect() as connection:
         before = connection.execute(select(ledger)).mappings().one()
-    other = {"hold_id": "another", "seq": 77, column: before[column]}
-    with engine.begin() as connection:
-        connection.execute(
-            insert(ledger).prefix_with("OR REPLACE", dialect="sqlite"),
-            {**before, "charge_nanousd": 0, **other},
+    other = {**before, "charge_nanousd": 0, "hold_id": "another", "seq": 77}
+    other[column] = before[column]
+    if engine.dialect.name == "sqlite":
+        with engine.begin() as connection:
+            connection.execute(insert(ledger).prefix_with("OR REPLACE"), other)
+    else:
+        replacing = postgresql.insert(ledger).on_conflict_do_update(
+            index_elements=[column], set_={"charge_nanousd": 0}
         )
+        with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
+            connection.execute(replacing, other)
     assert [row.charge_nanousd for row in reader.rows()] == [40]
 
 
@@ -430,16 +438,30 @@ def test_a_seed_searches_and_never_scans(books: Ledger, engine: Engine) -> None:
 
     books.seed(ACCOUNT.id, NOW_US, ["some"])
     books.ended_since(NOW_US)
-    plans: list[str] = []
-    with engine.connect() as connection:
-        for statement, parameters in asked:
-            if statement.startswith("SELECT"):
-                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-                plans += [row[-1] for row in rows]
+    reads = [(sql, parameters) for sql, parameters in asked if sql.startswith("SELECT")]
+    plans = plans_of(engine, reads)
+    if engine.dialect.name == "postgresql":
+        assert not any("Seq Scan" in plan for plan in plans)
+        assert any("pk_spent" in plan for plan in plans)
+        return
     of_ledger = [plan for plan in plans if "ledger" in plan]
     assert len(of_ledger) == 3  # rows to leave out, the minute, what ended; none is for a sum
     assert sum("spent USING PRIMARY KEY" in plan for plan in plans) == 2
     assert not any(plan.startswith("SCAN") for plan in plans)
+
+
+def plans_of(engine: Engine, asked: list[tuple[str, object]]) -> list[str]:
+    """The lines of the plans of some statements; PostgreSQL scans only what has no index."""
+    with engine.begin() as connection:
+        how = "EXPLAIN QUERY PLAN"
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            how = "EXPLAIN"
+        return [
+            row[-1]
+            for statement, parameters in asked
+            for row in connection.exec_driver_sql(f"{how} {statement}", parameters)
+        ]
 
 
 @pytest.mark.soak
@@ -509,6 +531,8 @@ def test_whatever_an_insert_does_about_conflicts_its_sums_are_added(
     with engine.begin() as connection:
         row = dict(connection.execute(select(ledger)).mappings().one())
         adding = insert(ledger).prefix_with(how, dialect="sqlite")
+        if engine.dialect.name == "postgresql":
+            adding = postgresql.insert(ledger).on_conflict_do_nothing()
         connection.execute(adding, row | {"seq": 2, "hold_id": "another"})
         connection.execute(adding, row | {"seq": 3})  # that hold has a row
     assert sums_of(engine) == {Window(KEY.id, 0): 80, Window(ACCOUNT.id, 1): 80}
@@ -540,8 +564,11 @@ def test_driver_errors_are_wrapped_once(
     hasty = open_engine(url, timeout_seconds=0.05)
     with another_engine().connect() as held:
         blocking = held.execution_options(**write_options(engine))
-        with blocking.begin(), pytest.raises(StoreUnavailableError, match="locked"):
-            Ledger(hasty).book([(opened := hold(), charge(opened))])
+        with blocking.begin():
+            if engine.dialect.name == "postgresql":
+                blocking.exec_driver_sql("LOCK TABLE ledger IN EXCLUSIVE MODE")
+            with pytest.raises(StoreUnavailableError, match="locked"):
+                Ledger(hasty).book([(opened := hold(), charge(opened))])
     hasty.dispose()
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE ledger"))

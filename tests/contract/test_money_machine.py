@@ -52,8 +52,16 @@ from moneyhelp import (
 from statehelp import FakeClock
 
 from store import journal as journals
-from store.counters.memory import REMEMBERED_US, MemoryCounters
-from store.counters.model import Ended, MoneyStanding, NotSeeded, Refused, Standing, Taken
+from store.counters.memory import MemoryCounters
+from store.counters.model import (
+    REMEMBERED_US,
+    Ended,
+    MoneyStanding,
+    NotSeeded,
+    Refused,
+    Standing,
+    Taken,
+)
 from store.journal import Journal
 from store.ledger import Ledger
 from store.ledgerreader import LedgerReader
@@ -244,7 +252,7 @@ class MoneyMachine(RuleBasedStateMachine):
         last = running and self.model.checks[hold.id] == 1
         if running:
             self.model.checks[hold.id] -= 1
-        assert self.counters.give_back(hold.id) == last
+        assert self.counters.give_back(hold) == last
         if last:
             self.end(hold, charge(hold, 0, basis=Basis.RELEASED, at=self.clock()))
 
@@ -282,7 +290,7 @@ class MoneyMachine(RuleBasedStateMachine):
 
     def end_entry(self, random: Random, used: int) -> None:
         asked = self.some_hold(random)
-        hold = self.counters.hold(asked.id)
+        hold = self.counters.hold(ACCOUNT.id, asked.id)
         assert (hold is None) == (asked.id in self.model.told)
         if hold is not None:
             nanousd = min(used, hold.input_bound) * hold.price.input
@@ -292,13 +300,13 @@ class MoneyMachine(RuleBasedStateMachine):
     @rule(random=some)
     def heartbeat(self, random: Random) -> None:
         hold = self.some_hold(random)
-        assert self.counters.beat(hold.id) == (hold.id not in self.model.told)
+        assert self.counters.beat(ACCOUNT.id, hold.id) == (hold.id not in self.model.told)
         self.model.seen[hold.id] = self.clock()
 
     # --- what we do about it
 
     def end(self, hold: Hold, end: Charge) -> None:
-        self.counters.close(hold.id)
+        self.counters.close(hold)
         self.model.closed.add(hold.id)
         self.journal.end(end)
         self.model.ends.setdefault(hold.id, end)

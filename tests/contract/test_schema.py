@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import select, text
+from moneyhelp import KEY, charge, hold, mint
+from peers.postgres import Postgres
+from sqlalchemy import Engine, select, text
 from statehelp import NOW_US, new_state, repository_on
 
 import store
-from store import schema
+from store import engines, schema
 from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
+from store.ledger import Ledger
 from store.ledgerreader import LedgerReader
 from store.records import INT64_MAX
 from store.settings import StoreSettings
@@ -39,11 +43,26 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_migrations_lead_to_the_tables_that_the_code_speaks_of(tmp_path: Path) -> None:
-    engine = schema.open_engine(new_state(tmp_path).sql_url)
-    with engine.connect() as connection:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """An engine on a database that nobody has migrated."""
+    if request.param == "sqlite":
+        engine = engines.open_engine(fresh(tmp_path).sql_url)
+        yield engine
+        engine.dispose()
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    with server.database(migrated=False) as url:
+        engine = engines.open_engine(url)
+        yield engine
+        engine.dispose()
+
+
+def test_migrations_lead_to_the_tables_that_the_code_speaks_of(
+    another_engine: Callable[[], Engine],
+) -> None:
+    with another_engine().connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
-    engine.dispose()
 
 
 def test_head_is_the_last_revision_and_they_ascend() -> None:
@@ -97,8 +116,10 @@ def test_a_database_that_others_could_read_is_closed(tmp_path: Path) -> None:
     assert mode(settings.state / "tensorgate.db") == 0o600
 
 
-def test_upgrade_says_where_it_came_from_and_does_nothing_twice(tmp_path: Path) -> None:
-    engine = schema.open_engine(fresh(tmp_path).sql_url)
+def test_upgrade_says_where_it_came_from_and_does_nothing_twice(
+    empty: Engine, tmp_path: Path
+) -> None:
+    engine = empty
     with pytest.raises(SchemaMismatchError, match="tensorgate db upgrade"):
         schema.check_current(engine)
     assert schema.current_revision(engine) is None
@@ -106,15 +127,13 @@ def test_upgrade_says_where_it_came_from_and_does_nothing_twice(tmp_path: Path) 
     assert schema.upgrade(engine) is None
     assert schema.upgrade(engine) == schema.HEAD
     schema.check_current(engine)
-    engine.dispose()
 
 
 def test_the_sums_of_rows_that_were_there_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the revision before there were any: the rows of two windows, and some that say more."""
-    settings = fresh(tmp_path)
-    engine = schema.open_engine(settings.sql_url)
+    engine = empty
     upgrade = command.upgrade
     with monkeypatch.context() as older:
         older.setattr(command, "upgrade", lambda config, _: upgrade(config, "0002"))
@@ -130,10 +149,21 @@ def test_the_sums_of_rows_that_were_there_are_made(
     ]
     with engine.begin() as connection:
         for number, (key, key_window, account, account_window, nanousd) in enumerate(rows):
-            connection.exec_driver_sql(
-                "INSERT INTO ledger VALUES (NULL, ?, '', ?, ?, '', NULL, '', '', '', 200, "
-                "'metered', 0, 0, 0, 0, ?, 0, ?, ?, 0, 0)",
-                (f"h{number}", account, key, nanousd, key_window, account_window),
+            connection.execute(
+                text(
+                    "INSERT INTO ledger VALUES (:seq, :hold, '', :account, :key, '', NULL, '', '', "
+                    "'', 200, 'metered', 0, 0, 0, 0, :nanousd, 0, :key_window, :account_window, 0, "
+                    "0)"
+                ),
+                {
+                    "seq": number + 1,
+                    "hold": f"h{number}",
+                    "account": account,
+                    "key": key,
+                    "nanousd": nanousd,
+                    "key_window": key_window,
+                    "account_window": account_window,
+                },
             )
     assert schema.upgrade(engine) == "0002"
     with engine.connect() as connection:
@@ -156,7 +186,6 @@ def test_the_sums_of_rows_that_were_there_are_made(
     assert [sum(row["calls_metered"] for row in days), len(days)] == [len(rows), 3]
     faults = LedgerReader(engine).verify().faults
     assert not any("kept" in fault or "missing" in fault for fault in faults), faults
-    engine.dispose()
 
 
 def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
@@ -173,6 +202,46 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(start, range(4))) == [schema.HEAD] * 4
+
+
+def test_processes_of_a_fleet_that_migrate_together_do_it_once(postgres: Postgres) -> None:
+    with postgres.database(migrated=False) as url:
+        barrier = threading.Barrier(4)
+
+        def upgrade(_: int) -> str | None:
+            engine = engines.open_engine(url)
+            barrier.wait()
+            try:
+                return schema.upgrade(engine)
+            finally:
+                engine.dispose()
+
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(upgrade, range(4))) <= {None, schema.HEAD}
+        engine = engines.open_engine(url)
+        schema.check_current(engine)
+        engine.dispose()
+
+
+def test_the_newest_migrations_hold_nobody_up(postgres: Postgres) -> None:
+    """An older version goes on: a long transaction of it neither waits nor is waited for."""
+    with postgres.database(migrated=False) as url:
+        engine = engines.open_engine(url)
+        upgrade = command.upgrade
+        with pytest.MonkeyPatch.context() as older:
+            older.setattr(command, "upgrade", lambda config, _: upgrade(config, "0004"))
+            schema.upgrade(engine)
+        mint(engine, KEY)
+        with engine.connect() as connection, connection.begin():
+            for table in ("keys", "accounts", "changes", "ledger", "holds"):
+                connection.exec_driver_sql(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
+            began = time.monotonic()
+            assert schema.upgrade(engine) == "0004"
+            assert time.monotonic() - began < schema.TABLE_LOCK_SECONDS
+            one = hold()
+            connection.exec_driver_sql("SELECT count(*) FROM keys")
+        Ledger(engine).book([(one, charge(one))])
+        engine.dispose()
 
 
 def test_a_failing_migration_leaves_nothing(
@@ -203,7 +272,7 @@ def test_another_revision_is_refused(revision: str, says: str, tmp_path: Path) -
         schema.open_state(settings)
     assert revision in str(caught.value)
     if revision > schema.HEAD:
-        engine = schema.open_engine(settings.sql_url)
+        engine = engines.open_engine(settings.sql_url)
         with pytest.raises(SchemaMismatchError, match=says):
             schema.upgrade(engine)
         engine.dispose()
@@ -214,7 +283,7 @@ def test_a_database_that_was_named_is_not_made_by_looking(tmp_path: Path) -> Non
     with pytest.raises(SchemaMismatchError, match="tensorgate db upgrade"):
         schema.open_state(settings)
     assert not (tmp_path / "typo.db").exists()
-    engine = schema.open_engine(settings.sql_url)
+    engine = engines.open_engine(settings.sql_url)
     schema.upgrade(engine)
     engine.dispose()
     schema.open_state(settings).dispose()
@@ -227,6 +296,8 @@ def test_a_database_that_was_named_is_not_made_by_looking(tmp_path: Path) -> Non
         "nosuch://gate:hunter22@db/gate",
         "mysql+nosuch://gate:hunter22@db/gate",
         "postgresql+nosuch://gate:hunter22@db:x/gate",
+        "postgresql://gate:hunter22@db:port/gate",
+        "mysql://gate:hunter22@db/gate",
         "sqlite://",
         "sqlite:///:memory:",
         "sqlite:///file:x?mode=memory&uri=true",
@@ -234,7 +305,7 @@ def test_a_database_that_was_named_is_not_made_by_looking(tmp_path: Path) -> Non
 )
 def test_a_url_that_cannot_be_used_is_told_without_its_password(url: str) -> None:
     with pytest.raises(ConfigError, match="TENSORGATE_DATABASE_URL") as caught:
-        schema.open_engine(url)
+        engines.open_engine(url)
     assert "hunter22" not in str(caught.value)
 
 
@@ -267,7 +338,7 @@ def test_a_reader_is_not_held_up_by_a_writer_and_a_writer_not_for_ever(tmp_path:
         blocker.execute("BEGIN IMMEDIATE")
         assert repository.by_digests([b"x" * 32]) is None
         assert repository.changes_since(0) == []
-        hasty = schema.open_engine(settings.sql_url, timeout_seconds=0.05)
+        hasty = engines.open_engine(settings.sql_url, timeout_seconds=0.05)
         begun = time.monotonic()
         with (
             pytest.raises(StoreUnavailableError, match="locked"),

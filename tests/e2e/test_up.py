@@ -220,7 +220,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     options = {
         "--port": "70000",
         "--admin-port": "0",
-        "--workers": "2",
+        "--workers": "65",
         "--listen": "gate.example",
         "--upstream": "https://models.example",
         "--metrics-listen": "9464",
@@ -229,7 +229,6 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     said = tensorgate(tmp_path / "state", "up", *words, status=1)
     faults = [line.strip() for line in said.splitlines()[1:]]
     assert sorted(fault.split()[0] for fault in faults) == sorted(options)
-    assert "more workers need Redis" in said
     assert not (tmp_path / "state").exists()
 
 

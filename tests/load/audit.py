@@ -22,8 +22,8 @@ from peers.book import Book, Entry
 from peers.orders import ENDPOINTS, End, Order, says_usage
 from peers.stack import PLENTY_RPM, Stack
 
+from store.engines import open_engine
 from store.ledgerreader import LedgerReader, exported
-from store.schema import open_engine
 
 SHOWN_FAULTS: Final = 20
 SLACK_SECONDS: Final = 1.0

@@ -13,10 +13,11 @@ from threading import Event
 
 import grpc
 
-from authz import server
+from authz.health import Health, listen, make_server, telling
 from authz.meter import LOG_STREAMS, SERVICE
-from authz.pb import health_pb2_grpc
 from authz.pb.auth_pb2 import CheckRequest, CheckResponse
+from authz.server import AUTHORIZATION, CHECK_THREADS
+from authz.sockets import LOG, Place
 
 
 def _drain() -> grpc.GenericRpcHandler:
@@ -45,28 +46,19 @@ def main(runtime: Path) -> None:
         request_deserializer=CheckRequest.FromString,
         response_serializer=CheckResponse.SerializeToString,
     )
-    sockets = server.Sockets.of(runtime)
-    health = server.Health()
+    health = Health()
     health.serving = True
-    service = "envoy.service.auth.v3.Authorization"
-    handler = grpc.method_handlers_generic_handler(service, {"Check": check})
-    servers = []
-    for path, threads in (
-        (sockets.check, server.CHECK_THREADS),
-        (sockets.log, LOG_STREAMS),
-        (sockets.health, 2),
-    ):
-        made = server._server(threads, path.stem)
-        server._listen(made, path)
-        servers.append(made)
-    servers[0].add_generic_rpc_handlers((handler,))
-    servers[1].add_generic_rpc_handlers((_drain(),))
-    health_pb2_grpc.add_HealthServicer_to_server(health, servers[2])
-    for made in servers:
-        made.start()
-    stopping.wait()
-    for made in servers:
-        made.stop(0.5).wait()
+    handler = grpc.method_handlers_generic_handler(AUTHORIZATION, {"Check": check})
+    with telling(runtime / Place().health, health):
+        checks, log = make_server(CHECK_THREADS, "check"), make_server(LOG_STREAMS, "log")
+        checks.add_generic_rpc_handlers((handler,))
+        log.add_generic_rpc_handlers((_drain(),))
+        for made, name in ((checks, Place().check), (log, LOG)):
+            listen(made, runtime / name)
+            made.start()
+        stopping.wait()
+        for made in (checks, log):
+            made.stop(0.5).wait()
 
 
 if __name__ == "__main__":

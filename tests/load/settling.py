@@ -17,7 +17,7 @@ from threading import Thread
 from moneyhelp import KEY, draft, limits, mint, seeded
 from statehelp import new_state
 
-from authz.meter import Meter
+from authz.meter import Meter, Nowhere
 from authz.metrics import Metrics
 from authz.pb.accesslog_entry_pb2 import HTTPAccessLogEntry
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage
@@ -27,10 +27,10 @@ from authz.usage import DECISION, RESPONSE
 from store.clock import steady_clock
 from store.counters.memory import MemoryCounters
 from store.counters.model import Taken
+from store.engines import open_engine
 from store.journal import JOURNAL_NAME, Journal
 from store.ledger import Ledger
 from store.records import Hold
-from store.schema import open_engine
 from store.seeding import drift
 
 HERE = Path(__file__).resolve().parent
@@ -70,7 +70,7 @@ def settled(folder: Path, rate: int, seconds: float) -> tuple[float, int]:
         metrics = Metrics()
         ledger = Ledger(engine)
         settler = Settler(counters, journal, ledger, metrics, {"llama-3.1-8b"}.__contains__)
-        meter = Meter(counters, settler, metrics, clock)
+        meter = Meter(counters, settler, metrics, clock, Nowhere(counters, metrics))
         upkeep = Upkeep(
             counters,
             ledger.copy_holds,
@@ -132,6 +132,7 @@ def written(holds: list[Hold]) -> bytes:
     for hold in holds:
         common.stream_id = entry.request.request_id = hold.request_id
         decision.fields["hold_id"].string_value = hold.id
+        decision.fields["account_id"].string_value = hold.account_id
         message.http_logs.log_entry.append(entry.SerializeToString())
     return message.SerializeToString()
 

@@ -182,7 +182,9 @@ class Pod:
         elif "exec" in hook:
             words = [self._paced(word) for word in hook["exec"]["command"]]
             log = self._folder / f"{container.spec['name']}-preStop.log"
-            Child(self._argv(container.spec, words), log=log, env=self._site.image.env).process.wait()
+            Child(
+                self._argv(container.spec, words), log=log, env=self._site.image.env
+            ).process.wait()
 
     def _paced(self, word: str) -> str:
         return f"{float(word) * self._site.pace:g}" if word.isdecimal() else word
@@ -281,6 +283,8 @@ def decoded(secret: Manifest) -> dict[str, str]:
 
 
 def _ip(*words: str) -> None:
-    done = subprocess.run((shutil.which("ip") or "/usr/sbin/ip", *words), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        (shutil.which("ip") or "/usr/sbin/ip", *words), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"ip {' '.join(words)}: {done.stderr.strip()}")

@@ -63,6 +63,7 @@ class Stack:
         catalog: str | None = CATALOG,
         env: Mapping[str, str] | None = None,
         program: Sequence[str | Path] | None = None,
+        workers: int = 1,
     ) -> Stack:
         """Start a gate and wait until it is ready. Raises PeerError that shows what it printed.
 
@@ -79,16 +80,16 @@ class Stack:
             path.write_text(catalog)
         own |= {"TENSORGATE_STATE": str(folder / "state"), "TENSORGATE_CATALOG": str(path)}
         stack = cls(folder, own | dict(env or {}))
-        stack._up(upstream, program or [stack._tensorgate])
+        stack._up(upstream, program or [stack._tensorgate], workers)
         return stack
 
-    def _up(self, upstream: str | None, program: Sequence[str | Path]) -> None:
+    def _up(self, upstream: str | None, program: Sequence[str | Path], workers: int) -> None:
         options = {
             "--upstream": upstream,
             "--port": self.port,
             "--admin-port": self.admin_port,
             "--state": self.state,
-            "--workers": 1,
+            "--workers": workers,
             "--listen": "127.0.0.1",
             "--metrics-listen": f"127.0.0.1:{self.metrics_port}",
         }
@@ -228,10 +229,16 @@ class Stack:
         self.cli("keys", "revoke", "--user", user, "--alias", alias, "--confirm", alias)
 
     def children(self) -> dict[str, list[int]]:
-        """The pids of the processes that `up` started, by role: authz, envoy, demo, …"""
+        """The pids of the processes that `up` started, by role: authz, envoy, demo, …
+
+        With several workers these are authz-0, authz-1, … and `authz` is their supervisor.
+        """
         found: dict[str, list[int]] = {}
         for pid in descendants(self.pid):
             role = _role(command(pid))
+            if role == "authz":
+                worker = [e for e in environment(pid) if e.startswith("TENSORGATE_WORKER=")]
+                role = f"authz-{worker[0].partition('=')[2]}" if worker else role
             if role is not None:
                 found.setdefault(role, []).append(pid)
         return found
@@ -281,6 +288,8 @@ def _role(argv: list[str]) -> str | None:
     names = [Path(word).name for word in argv]
     if "envoy" in names[:1]:
         return "envoy"
+    if "valkey-server " in " ".join(argv[:1]):  # it says in there where it listens
+        return "valkey"
     if "tensorgate" in names[:-1]:
         return names[names.index("tensorgate") + 1]
     return None

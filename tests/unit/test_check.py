@@ -83,14 +83,18 @@ class FakeCounters:
         self.takes = 0
 
     def take(
-        self, request_id: str, draft: Hold | None, limits: Sequence[Limit]
+        self,
+        request_id: str,
+        draft: Hold | None,
+        limits: Sequence[Limit],
+        account_id: str | None = None,
     ) -> Taken | Refused | Ended:
         self.takes += 1
         if self.take_out:
             raise StoreUnavailableError("the counters do not answer")
-        return self._seeded.take(request_id, draft, limits)
+        return self._seeded.take(request_id, draft, limits, account_id)
 
-    def peek(self, limits: Sequence[Limit], account_id: str | None = None) -> tuple[int, Standings]:
+    def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings]:
         if self.peek_out:
             raise StoreUnavailableError("the counters do not answer")
         return self._seeded.peek(limits, account_id)
@@ -172,7 +176,7 @@ class Gate:
         return self.call(path, b"", method="GET")
 
     def used(self, scope: str = "key_1") -> int:
-        _, (standing,) = self.counters.peek((MinuteLimit(scope, 1),))
+        _, (standing,) = self.counters.peek((MinuteLimit(scope, 1),), "acc_1")
         assert isinstance(standing, Standing)
         return standing.used
 
@@ -395,7 +399,7 @@ class Call:
     def ask(self) -> tuple[Gate, CheckResponse]:
         gate = Gate(self.record)
         for number in range(self.taken):
-            gate.counters.take(f"before-{number}", None, (MinuteLimit("key_1", 1),))
+            gate.counters.take(f"before-{number}", None, (MinuteLimit("key_1", 1),), "acc_1")
         if self.held:
             gate.counters.hold(self.held)
         if self.spent:

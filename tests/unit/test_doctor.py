@@ -10,12 +10,13 @@ from peers.recorder import Recorder
 
 from admin.service import open_service
 from authz.control import Responder, serving
+from authz.sockets import healths
 from store import schema
 from store.control import SOCKET_NAME
 from store.journal import Journal
 from store.records import DAY_US, MINUTE_US
 from store.settings import StoreSettings, load
-from tensorgate import doctor, vitals
+from tensorgate import doctor
 from tensorgate.doctor import Finding, Status
 from tensorgate.ports import free_port
 from tensorgate.statefolder import StateFolder
@@ -192,7 +193,7 @@ def test_the_ledger_as_authz_counts_it(
     status: Status,
     says: str,
 ) -> None:
-    monkeypatch.setattr(vitals, "authz_serving", lambda _: True)
+    monkeypatch.setattr(doctor, "is_serving", lambda _: True)
     (tmp_path / "run").mkdir()
     responder = Responder(state, {"counters": lambda _: COUNTED | changes})
     with serving(tmp_path / "run" / SOCKET_NAME, responder):
@@ -205,7 +206,56 @@ def test_the_ledger_as_authz_counts_it(
 def test_an_authz_whose_control_socket_is_silent_is_told(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vitals, "authz_serving", lambda _: True)
+    monkeypatch.setattr(doctor, "is_serving", lambda _: True)
     finding = found()["ledger"]
     assert finding.status is Status.FAIL
     assert "No authz serves the state" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("silent", "workers", "meter", "says"),
+    [
+        ((), Status.OK, Status.OK, "2 of 2 serving"),
+        (("authz-1",), Status.WARN, Status.OK, "1 of 2 serving; not authz-1"),
+        (("authz-0", "authz-1"), Status.FAIL, Status.OK, "0 of 2 serving; not authz-0, authz-1"),
+        (("meter",), Status.OK, Status.FAIL, "2 of 2 serving"),
+    ],
+)
+def test_of_several_processes_each_is_looked_at(
+    state: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    silent: tuple[str, ...],
+    workers: Status,
+    meter: Status,
+    says: str,
+) -> None:
+    away = {path for name, path in healths(tmp_path / "run", 2).items() if name in silent}
+    monkeypatch.setattr(doctor, "is_serving", lambda path: None if path in away else True)
+    monkeypatch.setenv("TENSORGATE_WORKERS", "2")
+    parts = found()
+    assert (parts["workers"].status, parts["workers"].text) == (workers, says)
+    assert parts["meter"].status is meter
+    assert all(
+        bool(parts[p].advice) == (parts[p].status is not Status.OK) for p in ("workers", "meter")
+    )
+
+
+def test_redis_is_looked_at_where_something_is_counted_in_it(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not {"redis", "workers", "meter"} & found().keys()
+    monkeypatch.setenv("TENSORGATE_WORKERS", "2")
+    finding = found()["redis"]
+    assert finding.status is Status.FAIL
+    assert finding.text.startswith(
+        f"the gate's own ({tmp_path / 'run' / 'valkey.sock'}): Redis at "
+    )
+    monkeypatch.setenv("TENSORGATE_WORKERS", "1")
+    monkeypatch.setenv(
+        "TENSORGATE_REDIS_URL", f"redis://:hunter22@127.0.0.1:{free_port('127.0.0.1')}"
+    )
+    finding = found()["redis"]
+    assert finding.text.startswith("TENSORGATE_REDIS_URL: Redis at 127.0.0.1:")
+    assert "hunter22" not in str(finding)
+    assert finding.advice == "start it, or mend TENSORGATE_REDIS_URL"

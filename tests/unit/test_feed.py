@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from support import KeyTable, ManualClock, key_record
 from authz import feed as feed_module
 from authz.cache import KeyCache
 from authz.feed import POLL_SECONDS, Feed
+from store.clock import wall_us
 from store.errors import StoreUnavailableError
 from store.records import Change
 
@@ -222,3 +224,102 @@ def test_a_revocation_is_seen_by_the_cache_with_the_next_poll() -> None:
     feed.poll()
     assert cache.get((digest,)) == key_record(revoked_us=1)
     assert table.asked == 2
+
+
+# -- with a push
+
+
+@pytest.fixture
+def followed(source: Source, cache: Told) -> Iterator[Followed]:
+    made = Followed(source, cache)
+    made.feed.poll()
+    cache.heard()
+    return made
+
+
+class Followed:
+    """A feed that notes whom it told of what."""
+
+    def __init__(self, source: Source, cache: Told) -> None:
+        self.applied: list[int] = []
+        self.lags: list[float] = []
+        self.feed = Feed(source, cache, applied=self.applied.append, lag=self.lags.append)
+
+
+def test_what_a_push_says_is_applied_at_once_and_not_again(
+    source: Source, cache: Told, followed: Followed
+) -> None:
+    source.rows += [change(3), change(4)]
+    followed.feed.hear(change(4))
+    assert cache.heard() == [change(4)]
+    assert followed.applied == [2], "nobody has looked at what was before it"
+    followed.feed.poll()
+    assert cache.heard() == [change(3), "beat"]
+    assert followed.applied == [2, 4]
+    assert len(followed.lags) == 2
+
+
+def test_a_push_that_said_something_else_hides_nothing(
+    source: Source, cache: Told, followed: Followed
+) -> None:
+    source.rows.append(change(3))
+    followed.feed.hear(Change(3, b"another key's digest", None))
+    followed.feed.poll()
+    assert change(3) in cache.heard()
+    followed.feed.hear(change(1 << 40))
+    source.rows.append(change(4))
+    followed.feed.poll()
+    assert change(4) in cache.heard(), "a number that is far ahead moves nothing"
+    assert followed.applied[-1] == 4
+
+
+def test_a_beat_counts_only_while_sql_answers(
+    source: Source, cache: Told, followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed.feed.hear_beat()
+    assert cache.heard() == ["beat"]
+    now = time.monotonic()
+    monkeypatch.setattr(feed_module, "monotonic", lambda: now + 1.6)
+    followed.feed.hear_beat()
+    assert cache.heard() == []
+
+
+def test_who_misses_something_trusts_nothing_and_looks_at_once(
+    source: Source, cache: Told, followed: Followed
+) -> None:
+    followed.feed.start()
+    followed.feed.hear_beat()
+    time.sleep(0.1)
+    cache.heard()
+    source.rows.append(change(3))
+    followed.feed.miss(lost=True)
+    deadline = time.monotonic() + POLL_SECONDS * 0.8
+    while change(3) not in cache.told:
+        assert time.monotonic() < deadline, "it waited for the next poll"
+        time.sleep(0.002)
+    assert cache.heard()[0] == "suspect all"
+    followed.feed.stop()
+
+
+def test_polling_is_slow_while_the_push_lives_and_quick_without(
+    source: Source, cache: Told, followed: Followed
+) -> None:
+    def asked_within(seconds: float) -> int:
+        time.sleep(0.05)
+        before = len(source.asked)
+        time.sleep(seconds)
+        return len(source.asked) - before
+
+    followed.feed.start()
+    followed.feed.hear_beat()
+    assert asked_within(0.5) <= 1
+    followed.feed.miss(lost=True)
+    assert asked_within(0.5) >= 2
+    followed.feed.stop()
+
+
+def test_a_change_of_a_clock_that_is_ahead_has_no_lag(followed: Followed) -> None:
+    followed.feed.hear(Change(9, b"x", None, wall_us() + 10**9))
+    followed.feed.hear(Change(10, b"y", None, wall_us() - 250_000))
+    assert followed.lags[0] == 0
+    assert 0.25 <= followed.lags[1] < 2

@@ -19,12 +19,14 @@ from moneyhelp import draft, limits, seeded
 from moneysupport import Settled, entry
 from support import ManualClock
 
-from authz.meter import LOG_STREAMS, SERVICE, Meter
+from authz.meter import LOG_STREAMS, SERVICE, Fleetwide, Meter, Nowhere
 from authz.metrics import Metrics
 from authz.pb.accesslog_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
-from authz.usage import Ending
+from authz.seek import LOOKS, ONE_LOOK
+from authz.usage import Ending, read_ending
 from store.counters.memory import MemoryCounters
 from store.counters.model import Ended, Taken
+from store.errors import StoreUnavailableError
 from store.records import MINUTE_US, Basis, Hold, Price
 from tensorgate.envoy.options import MOST_CONCURRENCY
 
@@ -53,7 +55,13 @@ class Rig:
         self.counters = seeded(MemoryCounters(self.clock))
         self.settled = Settled()
         self.metrics = Metrics()
-        self.meter = Meter(self.counters, self.settled, self.metrics, self.clock)  # type: ignore[arg-type]
+        self.meter = Meter(
+            self.counters,
+            self.settled,  # type: ignore[arg-type]
+            self.metrics,
+            self.clock,
+            Nowhere(self.counters, self.metrics),
+        )
 
     def take(self, **given: Any) -> Hold:
         asked = draft(**given)
@@ -88,7 +96,7 @@ def rig() -> Rig:
 
 
 def decided(hold: Hold) -> dict[str, str]:
-    return {"outcome": "allowed", "hold_id": hold.id}
+    return {"outcome": "allowed", "hold_id": hold.id, "account_id": hold.account_id}
 
 
 # -- ends
@@ -196,7 +204,7 @@ def test_an_entry_of_a_route_that_is_not_ours_ends_nothing(rig: Rig) -> None:
 
 def test_who_said_it_first_ends_it(rig: Rig) -> None:
     hold = rig.take()
-    assert rig.counters.give_back(hold.id)
+    assert rig.counters.give_back(hold)
     rig.entry(None, None, sent=False, request_id=hold.request_id)
     assert rig.settled.ends == []  # it was the Check that ended it
 
@@ -423,3 +431,122 @@ def test_draining_ends_streams_that_say_nothing_more(
     assert rig.counted()["end"] == 1
     coming.put(None)
     thread.join()
+
+
+def test_draining_ends_a_stream_just_after_a_message_and_with_all_that_had_come(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("authz.meter.DRAIN_POLL_SECONDS", 5.0)  # silence does not end it here
+    coming: SimpleQueue[bytes | None] = SimpleQueue()
+
+    def stream() -> None:
+        rig.meter._stream(iter(coming.get, None), context=None)  # type: ignore[arg-type]
+
+    thread = Thread(target=stream)
+    thread.start()
+    coming.put(batch(END))
+    until(lambda: rig.counted()["end"] == 1)
+    rig.meter.drain()
+    time.sleep(0.1)
+    assert thread.is_alive(), "what Envoy sends next would be lost"
+    receive, both_came = rig.meter._receive, Event()
+
+    def slowly(raw: bytes) -> None:
+        assert both_came.wait(5)
+        receive(raw)
+
+    monkeypatch.setattr(rig.meter, "_receive", slowly)
+    coming.put(batch(END))
+    coming.put(batch(END))
+    until(coming.empty)
+    time.sleep(0.05)
+    both_came.set()
+    thread.join(2)
+    assert not thread.is_alive()
+    assert rig.counted()["end"] == 3
+    coming.put(None)
+
+
+# -- with counters outside of the process
+
+
+class Afar:
+    """Counters in Redis that may be out, and what the meter has sought and heard elsewhere."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.counters = seeded(MemoryCounters(self.clock))
+        self.out = False
+        self.sought: list[tuple[str | None, tuple[float, ...]]] = []
+        self.heard: list[str] = []
+        self.settled = Settled()
+        self.meter = Meter(
+            self,
+            self.settled,  # type: ignore[arg-type]
+            Metrics(),
+            self.clock,
+            Fleetwide(
+                lambda ended, looks: self.sought.append((ended.hold_id, looks)), self.heard.append
+            ),
+        )
+
+    def hold(self, account_id: str, hold_id: str) -> Hold | None:
+        if self.out:
+            raise StoreUnavailableError("the counters do not answer")
+        return self.counters.hold(account_id, hold_id)
+
+    def beat(self, account_id: str, hold_id: str) -> bool:
+        if self.out:
+            raise StoreUnavailableError("the counters do not answer")
+        return self.counters.beat(account_id, hold_id)
+
+    def take(self) -> Hold:
+        asked = draft()
+        taken = self.counters.take(asked.request_id, asked, limits())
+        assert isinstance(taken, Taken)
+        assert taken.hold is not None
+        return taken.hold
+
+    def record(self, of: Hold | None, **given: Any) -> bool:
+        """Whether an end is known at once."""
+        decision = None if of is None else decided(of)
+        return self.meter.record(read_ending(entry(decision, **given))) is not None
+
+
+def test_what_redis_knows_ends_at_once() -> None:
+    afar = Afar()
+    assert afar.record(afar.take())
+    assert afar.sought == []
+
+
+def test_what_it_does_not_know_and_what_cannot_be_asked_for_is_sought() -> None:
+    afar = Afar()
+    known, gone = afar.take(), draft()
+    assert not afar.record(gone)
+    afar.out = True
+    assert not afar.record(known)
+    assert afar.sought == [(gone.id, LOOKS), (known.id, LOOKS)]
+
+
+def test_a_request_without_a_hold_that_no_server_got_is_sought_by_its_id() -> None:
+    afar = Afar()
+    assert not afar.record(None, sent=False)
+    assert not afar.meter.record(read_ending(entry({"outcome": "denied"}, sent=False)))
+    assert afar.sought == [(None, LOOKS), (None, ONE_LOOK)]
+    assert not afar.record(None)
+    assert len(afar.sought) == 2, "what a server got and has no hold is not ours"
+
+
+def test_a_beat_that_redis_does_not_hear_is_a_gap_and_remembered() -> None:
+    afar = Afar()
+    known, gone = afar.take(), draft()
+    afar.meter._unbroken_since -= 100
+    afar.record(known, running=True)
+    assert afar.heard == []
+    afar.record(gone, running=True)
+    assert afar.heard == [gone.account_id], "it may be of an account that Redis has lost"
+    assert afar.meter.unbroken_seconds() > 99
+    afar.out = True
+    afar.record(known, running=True)
+    assert afar.heard == [gone.account_id]
+    assert afar.meter.unbroken_seconds() < 1, "who only now looks silent may not be swept for it"

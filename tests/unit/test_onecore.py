@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from authz.onecore import keep_to_one_core
+from authz.onecore import core_of, keep_to_one_core
 
 SCRIPT = """
 import os, threading
@@ -51,3 +51,21 @@ def test_where_there_is_no_choice_nothing_is_done(monkeypatch: pytest.MonkeyPatc
     assert keep_to_one_core() is None
     monkeypatch.delattr(os, "sched_setaffinity")
     assert keep_to_one_core() is None
+
+
+@pytest.mark.parametrize(
+    ("worker", "workers", "cores", "core"),
+    [(0, 2, 4, 0), (1, 2, 4, 1), (1, 2, 3, None), (3, 4, 64, 3), (0, 1, 1, None)],
+)
+def test_a_worker_has_its_core_where_envoy_has_as_many(
+    worker: int, workers: int, cores: int, core: int | None
+) -> None:
+    assert core_of(worker, workers, cores) == core
+
+
+def test_a_number_names_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 5, 7, 9})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: bound.append(cores))
+    assert [keep_to_one_core(number) for number in (0, 1, 5)] == [2, 5, 5]
+    assert bound == [{2}, {5}, {5}]

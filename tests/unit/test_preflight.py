@@ -133,9 +133,50 @@ def test_a_gate_is_not_put_before_itself(listen: str) -> None:
     assert "that is the gate itself" in fault
 
 
-def test_more_workers_need_redis() -> None:
+def test_several_workers_count_in_a_valkey_of_the_gates_own(tmp_path: Path) -> None:
+    setup = preflight.check(asked(workers=2))
+    assert setup.own_valkey
+    environ = setup.environ(tmp_path)
+    assert environ["TENSORGATE_WORKERS"] == "2"
+    assert environ["TENSORGATE_REDIS_URL"] == f"unix://{tmp_path}/valkey.sock"
+    assert setup.envoy(tmp_path, Address("h", 1)).workers == 2
+
+
+def test_or_in_the_redis_that_was_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TENSORGATE_REDIS_URL", "redis://h")
+    monkeypatch.setenv("TENSORGATE_WORKERS", "3")
+    setup = preflight.check(asked())
+    assert not setup.own_valkey
+    assert setup.environ(tmp_path)["TENSORGATE_REDIS_URL"] == "redis://h"
+    assert setup.environ(tmp_path)["TENSORGATE_WORKERS"] == "3"
+    assert not preflight.check(asked(workers=1)).own_valkey
+
+
+def test_an_address_of_redis_that_is_none_is_said_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TENSORGATE_REDIS_URL", "http://:hunter22@h")
     (fault,) = faults(workers=2)
-    assert fault.endswith("more workers need Redis")
+    assert "it has to begin with one of unix://, redis://" in fault
+    assert "hunter22" not in fault
+
+
+def test_one_worker_has_no_valkey(tmp_path: Path) -> None:
+    setup = preflight.check(asked())
+    assert not setup.own_valkey
+    assert "TENSORGATE_REDIS_URL" not in setup.environ(tmp_path)
+
+
+def test_where_no_valkey_comes_with_us_several_workers_need_a_redis(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Plan9")
+    (fault,) = faults(workers=2)
+    assert fault.startswith("--workers (make: WORKERS) 2: ")
+    assert fault.endswith("run one, and name it in TENSORGATE_REDIS_URL")
+    assert preflight.check(asked(workers=1)).settings.workers == 1
+    monkeypatch.setenv("TENSORGATE_REDIS_URL", "redis://h")
+    assert preflight.check(asked(workers=2)).settings.workers == 2
 
 
 def test_an_address_that_others_reach_warns_once_and_names_it() -> None:
@@ -189,5 +230,6 @@ def test_envoy_gets_the_processors_that_authz_leaves(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
     (tmp_path / "cpu.max").write_text(quota)
-    assert machine.spare_processors(tmp_path / "cpu.max") == threads
-    assert machine.spare_processors(tmp_path / "none") == min(4, max(1, usable - 1))
+    assert machine.spare_processors(1, tmp_path / "cpu.max") == threads
+    assert machine.spare_processors(1, tmp_path / "none") == min(4, max(1, usable - 1))
+    assert machine.spare_processors(3, tmp_path / "none") == min(12, max(1, usable - 3))

@@ -154,12 +154,33 @@ def test_names_are_looked_up_and_addresses_are_not() -> None:
     assert [types[f"model-{name}"] for name in "abc"] == ["STATIC", "STATIC", "STRICT_DNS"]
 
 
-def test_each_worker_is_an_endpoint() -> None:
-    clusters = tree(RenderOptions(workers=3))["static_resources"]["clusters"]
-    (authz,) = (c for c in clusters if c["name"] == "authz")
-    endpoints_ = authz["load_assignment"]["endpoints"][0]["lb_endpoints"]
-    paths = [e["endpoint"]["address"]["pipe"]["path"] for e in endpoints_]
-    assert paths == [f"/run/tensorgate/authz-{n}.sock" for n in range(3)]
+def endpoints_of(cluster: str, workers: int) -> list[tuple[str, str]]:
+    """Where Envoy sends its calls, and where it asks for health."""
+    clusters = tree(RenderOptions(workers=workers))["static_resources"]["clusters"]
+    (found,) = (each for each in clusters if each["name"] == cluster)
+    rows = [e["endpoint"] for e in found["load_assignment"]["endpoints"][0]["lb_endpoints"]]
+    folder = "/run/tensorgate/"
+    return [
+        (
+            row["address"]["pipe"]["path"].removeprefix(folder),
+            row["health_check_config"]["address"]["pipe"]["path"].removeprefix(folder),
+        )
+        for row in rows
+    ]
+
+
+def test_each_worker_is_an_endpoint_with_a_health_of_its_own() -> None:
+    assert endpoints_of("authz", 1) == [("authz-0.sock", "health.sock")]
+    assert endpoints_of("log", 1) == [("log.sock", "health.sock")]
+    assert endpoints_of("authz", 3) == [(f"authz-{n}.sock", f"health-{n}.sock") for n in range(3)]
+    assert endpoints_of("log", 3) == [("log.sock", "health-log.sock")]
+
+
+def test_only_of_several_workers_one_is_left_alone() -> None:
+    for workers in (1, 2):
+        clusters = tree(RenderOptions(workers=workers))["static_resources"]["clusters"]
+        left_alone = [each["name"] for each in clusters if "outlier_detection" in each]
+        assert left_alone == (["authz"] if workers > 1 else [])
 
 
 # ── Nothing that was given becomes structure ─────────────────────────────────────────────────────

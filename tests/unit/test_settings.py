@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from authz.settings import AuthzSettings
 from store.errors import ConfigError
 from store.keyformat import DEFAULT_PREFIX, mint
 from store.settings import StoreSettings, load
@@ -105,3 +106,35 @@ def test_a_pepper_file_that_cannot_be_used(
         settings.digester()
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_several_workers_need_something_to_count_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORGATE_WORKERS", "2")
+    with pytest.raises(ConfigError) as caught:
+        load(AuthzSettings)
+    (fault,) = caught.value.faults
+    assert "2 workers count together in Redis or Valkey: name it in REDIS_URL" in fault
+    monkeypatch.setenv("TENSORGATE_REDIS_URL", "redis://:hunter22@h")
+    settings = load(AuthzSettings)
+    assert (settings.workers, settings.worker) == (2, None)
+    assert "hunter22" not in repr(settings)
+    monkeypatch.setenv("TENSORGATE_WORKERS", "65")
+    with pytest.raises(ConfigError, match="TENSORGATE_WORKERS: "):
+        load(AuthzSettings)
+
+
+def test_a_worker_alone_needs_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORGATE_WORKER", "0")
+    with pytest.raises(ConfigError, match="REDIS_URL"):
+        load(AuthzSettings)
+
+
+def test_what_an_outage_of_the_counters_means_is_one_of_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load(AuthzSettings).on_counter_outage == "deny"
+    monkeypatch.setenv("TENSORGATE_ON_COUNTER_OUTAGE", "local")
+    assert load(AuthzSettings).on_counter_outage == "local"
+    monkeypatch.setenv("TENSORGATE_ON_COUNTER_OUTAGE", "allow")
+    with pytest.raises(ConfigError, match=r"TENSORGATE_ON_COUNTER_OUTAGE: .*'deny' or 'local'"):
+        load(AuthzSettings)

@@ -15,7 +15,7 @@ from moneysupport import row_of
 
 from authz import settle
 from authz.metrics import Metrics
-from authz.settle import Settler
+from authz.settle import Settler, Unjournaled
 from store.errors import StoreError, StoreUnavailableError
 from store.records import Basis, Charge, Hold, LedgerRow
 
@@ -46,8 +46,8 @@ class Stores:
 
     # the counters
 
-    def close(self, hold_id: str) -> bool:
-        self.done_to.append(("close", hold_id))
+    def close(self, hold: Hold) -> bool:
+        self.done_to.append(("close", hold.id))
         return True
 
     def settle(self, hold: Hold, charge_nanousd: int) -> bool:
@@ -475,3 +475,89 @@ def test_a_usage_that_cannot_be_is_counted_and_said_once_a_model(
     assert rig.value("hold_exceeded_total", model="other") == 3
     assert len(caplog.records) == 2
     assert "more than $1,000,000" in caplog.text
+
+
+# -- counters outside of the process, which may be out
+
+
+@dataclass
+class Distant(Stores):
+    """As Redis: it may be out, and forget."""
+
+    counters_out: bool = False
+
+    def close(self, hold: Hold) -> bool:
+        if self.counters_out:
+            raise StoreUnavailableError("the counters do not answer")
+        return super().close(hold)
+
+    def settle(self, hold: Hold, charge_nanousd: int) -> bool:
+        if self.counters_out:
+            raise StoreUnavailableError("the counters do not answer")
+        return super().settle(hold, charge_nanousd)
+
+
+@contextmanager
+def settling_afar(stores: Distant) -> Iterator[tuple[Rig, list[Hold]]]:
+    metrics, missed = Metrics(), list[Hold]()
+    settler = Settler(stores, Unjournaled(), stores, metrics, lambda _: True, missed=missed.append)
+    settler.start()
+    try:
+        yield Rig(stores, metrics, settler), missed
+    finally:
+        stores.counters_out = False
+        settler.stop(WAIT)
+
+
+def test_rows_do_not_wait_for_counters_that_are_out_and_all_are_settled_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settle, "SETTLE_RETRY_SECONDS", 0.01)
+    stores = Distant(counters_out=True)
+    with settling_afar(stores) as (rig, missed):
+        first, second = rig.holds(2)
+        rig.settler.end(first, made_charge(first, 40))
+        until(lambda: first.id in stores.rows)
+        rig.settler.end(second, made_charge(second, 50))
+        until(lambda: second.id in stores.rows)
+        until(lambda: rig.settler.waiting == 0)
+        assert stores.settled == {}
+        assert rig.settler.is_ending(first.id), "the sweeper must not end it again"
+        assert not rig.settler.stop(0.05), "and a stop says that something is left"
+        assert caplog.text.count("cannot be settled yet") == 1
+    with settling_afar(stores) as (rig, missed):
+        stores.counters_out = True
+        rig.settler.end(first, made_charge(first, 40))
+        until(lambda: "cannot be settled yet" in caplog.text)
+        stores.counters_out = False
+        until(lambda: stores.settled == {first.id: 40})
+        until(lambda: not rig.settler.is_ending(first.id))
+        assert missed == []
+
+
+def test_what_waits_for_the_counters_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "SETTLE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(settle, "MAX_WAITING", 2)
+    stores = Distant(counters_out=True)
+    with settling_afar(stores) as (rig, _):
+        holds = rig.holds(3)
+        for hold in holds:
+            rig.settler.end(hold, made_charge(hold))
+            until(lambda: rig.settler.waiting == 0)
+        until(lambda: not rig.settler.is_ending(holds[0].id))
+        assert [rig.settler.is_ending(hold.id) for hold in holds] == [False, True, True]
+        stores.counters_out = False
+        until(lambda: stores.settled.keys() == {holds[1].id, holds[2].id})
+
+
+def test_a_new_row_of_a_hold_that_the_counters_do_not_know_is_told_of() -> None:
+    stores = Distant()
+    with settling_afar(stores) as (rig, missed):
+        known, other = rig.holds(2)
+        stores.open.discard(other.id)
+        theirs = made_hold()
+        stores.rows[theirs.id] = row_of(theirs, made_charge(theirs, 7, at=1))
+        rig.settler.end_all([(hold, made_charge(hold)) for hold in (known, other, theirs)])
+        until(lambda: not rig.settler.is_ending(theirs.id))
+        assert missed == [other], "not of one that somebody else booked, and settles"
+        assert rig.value("settlements_total", basis="metered") == 2

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ STUBBORN = (
         time.sleep(60)
     """,
 )
+
+SLOW = """if True:
+    import signal, sys, time
+    signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(0)))
+    print('on', flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -131,6 +139,67 @@ def test_one_that_is_deaf_to_sigterm_is_killed_at_its_limit(
     assert 0.2 <= time.monotonic() - begun < 2
     assert child.process.returncode == -signal.SIGKILL
     assert said == ["part did not stop within 0.2 s; killing it"]
+
+
+def test_several_are_asked_at_once_and_each_has_its_time(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    slow = (*SLEEPER[:4], SLOW)
+    names = ("a", "b", "c")
+    made = [replace(program(tmp_path, slow), name=n, log=tmp_path / n) for n in names]
+    children = [supervisor.start(each) for each in made]
+    until(lambda: all((tmp_path / n).exists() and (tmp_path / n).read_bytes() for n in names))
+    begun = time.monotonic()
+    supervisor.stop(*names, "nobody")
+    assert 0.5 <= time.monotonic() - begun < 1.2, "one after the other"
+    assert [child.process.returncode for child in children] == [0, 0, 0]
+    assert supervisor.children == {}
+
+
+def test_who_died_is_told_before_it_is_started_again(signals: Signals, tmp_path: Path) -> None:
+    died: list[tuple[str, bool]] = []
+    supervisor = Supervisor(
+        signals, print, died=lambda name: died.append((name, supervisor.children[name].alive))
+    )
+    try:
+        child = supervisor.start(program(tmp_path))
+        child.process.kill()
+        until(lambda: not child.alive)
+        time.sleep(supervisor.tend())
+        supervisor.tend()
+        assert child.alive
+        assert died == [("part", False)]
+    finally:
+        supervisor.kill_all()
+
+
+def test_without_a_log_a_child_writes_where_we_do(tmp_path: Path) -> None:
+    script = f"""if True:
+        import os, time
+        from authz.supervise import Program, Signals, Supervisor
+        with Signals() as signals:
+            supervisor = Supervisor(signals, print)
+            say = "import sys; print('out'); print('err', file=sys.stderr)"
+            argv = (*{SLEEPER[:4]!r}, say)
+            supervisor.start(Program("part", argv, None, os.environ)).process.wait()
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
+
+
+def test_to_a_part_of_something_larger_a_hangup_is_a_reload_and_ctrl_c_not_its_own() -> None:
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        with Signals(part=True) as signals:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGINT)
+            assert signals.take_hangup()
+            assert not signals.asked
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_second_ctrl_c_does_not_wait(

@@ -74,7 +74,7 @@ def test_a_heartbeat_starts_the_deadline_anew(rig: Rig) -> None:
     for _ in range(5):
         rig.clock.advance(seconds=45)
         assert rig.sweeper.sweep() == 0
-        assert rig.counters.beat(hold.id)
+        assert rig.counters.beat(hold.account_id, hold.id)
     rig.clock.advance(seconds=DEADLINE)
     assert rig.sweeper.sweep() == 1
 
@@ -114,7 +114,7 @@ def test_an_end_that_waits_for_the_ledger_is_no_silence(
 
 def test_a_hold_that_somebody_closed_and_nobody_ended_is_swept_too(rig: Rig) -> None:
     hold = rig.take()
-    rig.counters.close(hold.id)
+    rig.counters.close(hold)
     rig.clock.advance(seconds=DEADLINE)
     assert rig.sweeper.sweep() == 1
 

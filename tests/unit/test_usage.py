@@ -26,6 +26,7 @@ def test_an_answer_that_was_read_whole() -> None:
         running=False,
         outcome="allowed",
         hold_id="h1",
+        account_id="acc_anna",
         status=200,
         reached=True,
         answered=True,
@@ -67,6 +68,7 @@ def test_a_servers_word_of_grpc_counts_in_a_grpc_call_alone() -> None:
 def test_nothing_at_all() -> None:
     ending = read_ending(HTTPAccessLogEntry())
     assert (ending.request_id, ending.outcome, ending.hold_id) == ("", "", None)
+    assert ending.account_id == ""
     assert (ending.reached, ending.answered, ending.running) == (False, False, False)
     assert (ending.status, ending.duration_us, ending.usage, ending.final) == (0, 0, None, False)
 
@@ -200,8 +202,11 @@ def test_time_is_counted_from_when_the_request_was_there() -> None:
 def test_a_decision_is_read_as_text_only() -> None:
     made = entry({"outcome": "allowed", "hold_id": ""})
     assert read_ending(made).hold_id is None
-    made.common_properties.metadata.filter_metadata[DECISION].update({"hold_id": 5, "outcome": []})
-    assert (read_ending(made).hold_id, read_ending(made).outcome) == (None, "")
+    made.common_properties.metadata.filter_metadata[DECISION].update(
+        {"hold_id": 5, "account_id": 7, "outcome": []}
+    )
+    ending = read_ending(made)
+    assert (ending.hold_id, ending.account_id, ending.outcome) == (None, "", "")
 
 
 @pytest.mark.parametrize("value", ["", "0", "true", 1, None])
@@ -221,7 +226,7 @@ SEEN = st.dictionaries(
     st.sampled_from(
         [
             *("input", "cached", "cache_write", "output", "final", "cached_inside", "events"),
-            *("content_bytes", "format", "encoded", "hold_id", "outcome"),
+            *("content_bytes", "format", "encoded", "hold_id", "account_id", "outcome"),
         ]
     ),
     st.one_of(VALUES, st.integers(0, 10**13).map(str)),

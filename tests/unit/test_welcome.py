@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from store import schema
+from store import engines, schema
 from tensorgate import ports, preflight, welcome
 from tensorgate.ports import Address
 from tensorgate.preflight import Asked, Setup
@@ -36,7 +36,7 @@ def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Setup:
     monkeypatch.setenv("TENSORGATE_STATE", str(tmp_path / "state"))
     made = preflight.check(Asked(port=ports.free_port("127.0.0.1")))
     made.state.prepare()
-    engine = schema.open_engine(made.settings.sql_url)
+    engine = engines.open_engine(made.settings.sql_url)
     schema.upgrade(engine)
     engine.dispose()
     return made

@@ -185,7 +185,10 @@ _POSTGRESQL = (
     END $$""",
     f"""CREATE FUNCTION ledger_notes_pruned() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        IF EXISTS (SELECT 1 FROM gone, pruning WHERE gone.settled_us >= pruning.before_us) THEN
+        IF EXISTS (
+            SELECT 1 FROM gone
+            WHERE NOT EXISTS (SELECT 1 FROM pruning WHERE gone.settled_us < before_us)
+        ) THEN
             RAISE EXCEPTION 'the ledger is append-only';
         END IF;
         {_adds_postgresql("pruned", "gone")}

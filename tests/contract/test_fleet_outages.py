@@ -1,0 +1,208 @@
+"""What happens to money when Redis is lost, restarted, taken back in time, or does not answer.
+
+Real servers, and callers that never rest, who keep a book of their own. Never is more committed
+than the budget, afterwards the ledger has the book's charges and the counters the ledger's, who is
+refused meanwhile is told so at once, and nothing has to be restarted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fleetworker
+import pytest
+from fleetsupport import HOLD, Fleet, Served, calling, fleet, until
+from moneyhelp import KEY, draft
+from moneysupport import ENDING
+from msgspec.structs import replace
+from peers.process import Child
+from peers.valkey import Valkey, valkey_node
+from statehelp import new_state
+
+from authz.sockets import Role
+from authz.usage import Ending
+from store.counters.model import Taken
+from store.ledgerreader import LedgerReader
+from store.openholds import OpenHolds
+from store.records import INT64_MAX, Hold
+
+BUDGET = 8 * HOLD  # of twelve callers, some always find no room
+FAST_SECONDS = 0.1
+RECOVERY_SECONDS = 2.0
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    with valkey_node(tmp_path / "valkey") as node:
+        yield node
+
+
+@pytest.fixture
+def gate(tmp_path: Path, database_url: str, valkey: Valkey) -> Iterator[Fleet]:
+    with fleet(tmp_path, database_url, valkey.url) as made:
+        yield made
+
+
+def emptied(valkey: Valkey) -> None:
+    valkey.ask("FLUSHALL")
+
+
+def killed(valkey: Valkey) -> None:
+    valkey.restart()
+
+
+def taken_back(valkey: Valkey) -> None:
+    """Restarted on what it saved a while ago."""
+    valkey.ask("SAVE")
+    time.sleep(0.4)
+    valkey.restart()
+
+
+def paused(valkey: Valkey) -> None:
+    with valkey.paused():
+        time.sleep(1.5)
+
+
+FAULTS: tuple[Callable[[Valkey], None], ...] = (emptied, killed, taken_back, paused)
+
+
+def test_whatever_happens_to_redis_nothing_is_lost_and_nothing_is_over_budget(
+    gate: Fleet, valkey: Valkey
+) -> None:
+    served = Served()
+    with calling(gate, served, BUDGET):
+        until(lambda: served.taken > 20)
+        for fault in FAULTS:
+            fault(valkey)
+            before = served.taken
+            took = until(lambda: served.taken > before + 5, 5, f"recovery from {fault.__name__}")  # noqa: B023  done with before the next
+            assert took < RECOVERY_SECONDS, fault.__name__
+            time.sleep(0.2)
+    assert served.most <= BUDGET
+    assert served.refused > 100, "there was no room at times"
+    assert len(served.unavailable) > 20
+    assert served.refusal_seconds(50) < FAST_SECONDS
+    assert served.refusal_seconds(100) < 1
+    gate.agrees_with(served)
+
+
+# -- what is silent is swept
+
+
+@contextmanager
+def impatient(tmp_path: Path, valkey: Valkey, **given: Any) -> Iterator[Fleet]:
+    """A gate whose meter sweeps after a second."""
+    url = new_state(tmp_path).sql_url
+    with fleet(
+        tmp_path, url, valkey.url, hold_deadline_seconds=1, heartbeat_seconds=0.25, **given
+    ) as made:
+        yield made
+
+
+def taken(gate: Fleet, nanousd: int = HOLD) -> Hold:
+    took = gate.take(0, draft(nanousd), 10**6)
+    assert isinstance(took, Taken)
+    assert took.hold is not None
+    return took.hold
+
+
+def test_of_silent_holds_two_meters_make_one_row_each_also_of_those_that_redis_forgot(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    with impatient(tmp_path, valkey, workers=1) as gate:
+        another = gate.open(Role.METER)
+        forgotten = taken(gate)
+        until(lambda: len(OpenHolds(gate.engine).admitted_before(INT64_MAX)) == 1)
+        valkey.ask("FLUSHALL")
+        running = taken(gate)  # which seeds the account with the hold that was forgotten
+        assert {hold.id for hold in gate.meter.counters.open_holds()} == {forgotten.id, running.id}
+        until(lambda: len(OpenHolds(gate.engine).admitted_before(INT64_MAX)) == 2)
+        valkey.ask("FLUSHALL")  # and nobody asks for it any more
+        for _ in range(10):
+            time.sleep(0.25)
+            gate.meter.meter.record(beat_of(running))
+        assert gate.rows() == {forgotten.id: HOLD}, "one gave signs of life, the other did not"
+        until(lambda: gate.rows() == {forgotten.id: HOLD, running.id: HOLD}, 10, "the sweep")
+        until(lambda: gate.meter.settler.waiting == another.settler.waiting == 0)
+        taken(gate, 1)
+        until(gate.is_settled, 5)
+        assert gate.meter.drift(KEY.account_id) == 0
+        assert LedgerReader(gate.engine).verify().faults == ()
+
+
+def beat_of(hold: Hold) -> Ending:
+    return replace(
+        ENDING,
+        request_id=hold.request_id,
+        hold_id=hold.id,
+        account_id=hold.account_id,
+        running=True,
+    )
+
+
+def test_of_a_worker_that_is_killed_every_hold_has_a_row_in_the_end(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    with impatient(tmp_path, valkey, workers=0) as gate:
+        arguments = (tmp_path, gate.settings.sql_url, valkey.url, 10**6)
+        child = Child(
+            [sys.executable, Path(fleetworker.__file__), *map(str, arguments)],
+            log=tmp_path / "worker.log",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        child.wait_until(lambda: child.output.count("\n") > 100, seconds=20, what="holds")
+        child.end(signal.SIGKILL)
+        told = set(child.output.split()[:-1])
+        until(lambda: told <= gate.rows().keys(), 15, "the sweep")
+        until(gate.is_settled, 10)
+        assert all(nanousd == 1 for nanousd in gate.rows().values())
+        assert gate.meter.drift(KEY.account_id) == 0
+
+
+# -- while SQL is out
+
+
+def test_while_sql_is_out_takes_go_on_and_nothing_is_lost(tmp_path: Path, valkey: Valkey) -> None:
+    with fleet(tmp_path, new_state(tmp_path).sql_url, valkey.url) as gate:
+        served = Served()
+        with calling(gate, served, 10**6):
+            until(lambda: served.taken > 20)
+            with gate.engine.connect() as held:
+                held.exec_driver_sql("BEGIN EXCLUSIVE")
+                before = served.taken
+                time.sleep(2.5)  # longer than anybody waits for a lock
+                held.exec_driver_sql("ROLLBACK")
+            assert served.taken > before + 50
+        gate.agrees_with(served)
+
+
+# -- for those who choose to serve known keys through an outage
+
+
+def test_known_keys_go_on_while_redis_is_out_and_its_return_finds_all_of_it(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    budget = 400 * HOLD  # what is held as the outage begins stays held for as long as it lasts
+    with fleet(
+        tmp_path, new_state(tmp_path).sql_url, valkey.url, on_counter_outage="local"
+    ) as gate:
+        served = Served()
+        with calling(gate, served, budget):
+            until(lambda: served.taken > 200)
+            time.sleep(1.2)  # each worker knows how many there are
+            valkey.end()
+            before = served.taken
+            time.sleep(2)
+            assert served.taken > before + 20, "on a share"
+            valkey.start()
+            before = served.taken
+            until(lambda: served.taken > before + 100, 5)
+        assert served.most <= budget
+        gate.agrees_with(served)

@@ -1,0 +1,49 @@
+"""Redis seen from outside of it: how long it takes, and how often it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from moneyhelp import ACCOUNT, draft, limits
+from peers.valkey import valkey_node
+
+from authz.metrics import Metrics
+from authz.observedcounters import ObservedCounters
+from store.counters.address import parse
+from store.counters.link import Link
+from store.counters.model import NotSeeded, Seed, Taken
+from store.errors import StoreUnavailableError
+
+
+def test_every_step_is_timed_and_failures_are_counted(tmp_path: Path) -> None:
+    metrics = Metrics()
+
+    def value(name: str, op: str) -> float:
+        labels = {"store": "redis", "op": op}
+        return metrics.registry.get_sample_value(f"tensorgate_{name}", labels) or 0
+
+    with valkey_node(tmp_path / "valkey") as node, Link(parse(node.url)) as link:
+        counters = ObservedCounters(link, metrics)
+        asked = draft(5)
+        assert isinstance(counters.take(asked.request_id, asked, limits()), NotSeeded)
+        assert counters.seed(counters.generation(ACCOUNT.id), Seed({}, {}))
+        took = counters.take(asked.request_id, asked, limits())
+        assert isinstance(took, Taken)
+        assert took.hold is not None
+        assert counters.peek(limits(), ACCOUNT.id)
+        assert counters.beat(ACCOUNT.id, asked.id)
+        assert counters.hold(ACCOUNT.id, asked.id) == took.hold
+        assert counters.overdue(10**9) == []
+        assert counters.withdraw(draft()) is None
+        assert counters.give_back(took.hold)
+        assert counters.settle(took.hold, 0)
+        for op in ("peek", "beat", "hold", "overdue", "withdraw", "give_back", "settle", "seed"):
+            assert value("store_operation_duration_seconds_count", op) == 1, op
+        assert value("store_operation_duration_seconds_count", "take") == 2
+        assert value("store_errors_total", "take") == 0
+        node.end()
+        with pytest.raises(StoreUnavailableError):
+            counters.take(asked.request_id, asked, limits())
+        assert value("store_errors_total", "take") == 1
+        assert value("store_operation_duration_seconds_count", "take") == 3
