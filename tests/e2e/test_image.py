@@ -25,8 +25,8 @@ START_SECONDS = 40
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    made = Image(tmp_path_factory.mktemp("image"))
+def image() -> Image:
+    made = Image()
     made.build()
     return made
 

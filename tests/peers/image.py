@@ -6,6 +6,7 @@ made by debootstrap and committed under that name. All that buildah keeps lies i
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -26,19 +27,29 @@ PACKAGES: Final = "python3,python3-venv,ca-certificates"
 
 
 class Image:
-    """Builds, and runs what was built. `folder` is where buildah keeps everything."""
+    """Builds, and runs what was built. What buildah keeps is kept, for the next time."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
+        self._folder = VENVS / "image"
         self._buildah = program("buildah")
         self._env = os.environ | {
             "STORAGE_DRIVER": "vfs",
             "BUILDAH_ISOLATION": "chroot",
-            "HOME": str(folder),
+            "HOME": str(self._folder),
         }
 
     def build(self) -> None:
-        """Build the Containerfile as it lies, from the project as it lies."""
+        """Build the Containerfile as it lies, from the project as it lies, unless that was done."""
+        done = self._folder / "built-from"
+        with exclusive("image"):
+            wanted = _inputs()
+            if not done.exists() or done.read_text() != wanted:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.mkdir()
+                self._build()
+                done.write_text(wanted)
+
+    def _build(self) -> None:
         base = self("from", "scratch").strip()
         self("add", "--quiet", base, str(_debian()), "/")
         self("commit", "--quiet", base, BASE)
@@ -80,6 +91,8 @@ class Image:
         """The command line that runs any program in a container."""
         options = [f"--volume={host}:{inside}" for host, inside in volumes.items()]
         options += [f"--env={name}={value}" for name, value in env.items()]
+        if user != f"{USER}:{USER}":  # the image's own folder is for its own user
+            options.append("--workingdir=/")
         return [*self._argv(), "run", f"--user={user}", *options, container, "--", *words]
 
     @property
@@ -107,6 +120,21 @@ class Image:
             f"--root={self._folder / 'storage'}",
             f"--runroot={self._folder / 'run'}",
         ]
+
+
+def _inputs() -> str:
+    """A digest of all that goes into the image."""
+    digest = hashlib.sha256()
+    for name in (
+        *("pyproject.toml", "README.md", "LICENSE", "catalog.yaml"),
+        *("store", "authz", "admin", "tensorgate", "deploy/lua", "deploy/container"),
+    ):
+        path = ROOT / name
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _debian() -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import Any, Final
 
 import grpc
 import httpx
+from peers.debian import program
 from peers.image import Image
 from peers.kubernetes import Manifest
 from peers.process import Child
@@ -136,7 +136,7 @@ class Pod:
         )
 
     def end(self) -> float:
-        """Terminate it: hooks together, main containers, sidecars from last to first. Its seconds."""
+        """Terminate it: hooks at once, main containers, sidecars backwards. Its seconds."""
         self.ending = True
         began = time.monotonic()
         hooks = {
@@ -165,7 +165,8 @@ class Pod:
         for each in self.containers:
             if each.child is not None and each.child.process.poll() is None:
                 each.child.end(9)
-        subprocess.run(("ip", "netns", "del", self.name), capture_output=True, check=False)
+        argv = (program("iproute2", "ip"), "netns", "del", self.name)
+        subprocess.run(argv, capture_output=True, check=False)
 
     def log(self, container: str) -> str:
         """What a container has printed."""
@@ -205,7 +206,7 @@ class Pod:
         } | dict(self._site.mounts)
         mounts[envoy_path()] = ENVOY
         return [
-            *("ip", "netns", "exec", self.name),
+            *(program("iproute2", "ip"), "netns", "exec", self.name),
             *self._site.image.run_words(self._site.root, words, mounts, env, user),
         ]
 
@@ -284,7 +285,7 @@ def decoded(secret: Manifest) -> dict[str, str]:
 
 def _ip(*words: str) -> None:
     done = subprocess.run(
-        (shutil.which("ip") or "/usr/sbin/ip", *words), capture_output=True, text=True, check=False
+        (program("iproute2", "ip"), *words), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"ip {' '.join(words)}: {done.stderr.strip()}")
