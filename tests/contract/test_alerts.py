@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import yaml
 from peers.debian import program
 from peers.venvs import ROOT
 from prometheus_client import CollectorRegistry
+from promql import asked_for
 
 from authz.metrics import Metrics
 
@@ -76,15 +76,9 @@ def test_the_dashboard_is_current() -> None:
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
-    dashboard = json.loads((ROOT / "deploy/grafana/tensorgate.json").read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    assert asked
-    asked += [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
     known = _ours() | RECORDED | ENVOYS | PROMETHEUS_OWN
-    for expression in asked:
-        named = _metrics_of(expression)
-        assert named or "__name__" in expression, expression
-        assert named <= known, (expression, named - known)
+    assert asked_for()
+    assert asked_for() <= known
 
 
 def _ours() -> set[str]:
@@ -97,11 +91,3 @@ def _ours() -> set[str]:
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
         found |= {family.name + suffix for suffix in suffixes.get(family.type, ())}
     return found
-
-
-def _metrics_of(expression: str) -> set[str]:
-    """The names of metrics in PromQL: words that are no function, label, keyword or string."""
-    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]', " ", expression)
-    bare = re.sub(r"\b(by|on|ignoring|without)\s*\([^)]*\)", " ", bare)
-    words = re.findall(r"[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)
-    return {word for word in words if word not in {"and", "or", "unless", "by", "bool"}}

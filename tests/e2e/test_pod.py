@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -21,11 +21,18 @@ from peers.image import Image
 from peers.kubernetes import Manifest
 from peers.pod import Network, Pod, Site, network
 from peers.postgres import running as postgres_running
+from peers.prometheus import scraping
 from peers.valkey import valkey_node
+from peers.venvs import ROOT
+from promql import asked_for
 
 LAG_SECONDS: Final = 1.0  # until balancers have learnt that a pod leaves
 CALLERS: Final = 4
 REPLICAS: Final = 2
+NOT_HERE: Final = {
+    "tensorgate_process_restarts_total",  # of several workers in one pod
+    "tensorgate_hold_exceeded_total",  # by model, once there was one
+}
 MODEL: Final = ("tensorgate", "demo", "--listen", "127.0.0.1:8000")  # where vLLM would be
 
 
@@ -125,42 +132,19 @@ class Clients:
 def _roll(site: Site, pace: float) -> None:
     """Two pods are replaced one by one, as the Deployment's strategy has it, under load."""
     site.pace = pace
-    (deployment,) = (
-        each
-        for each in site.resources
-        if each["kind"] == "Deployment" and each["metadata"]["name"] == "vllm"
-    )
+    deployment = _deployment(site)
     assert deployment["spec"]["replicas"] == REPLICAS
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
-    (job,) = (each for each in site.resources if each["kind"] == "Job")
-    _once(site, *job["spec"]["template"]["spec"]["containers"][0]["args"])
-    _once(site, "users", "add", "ada@example.com", "--plan", "pro", "--service")
-    minted = json.loads(
-        _once(
-            *(site, "keys", "mint", "--user", "ada@example.com", "--alias", "one"),
-            *("--models", "*", "--budget-usd", "50", "--rpm", "600", "--json"),
-        )
-    )
+    clients = Clients(_prepare(site))
     pods: list[Pod] = []
-    clients = Clients(minted["key"])
-
-    def begin() -> Pod:
-        pod = Pod(site, deployment)
-        pods.append(pod)
-        pod.begin()
-        deadline = time.monotonic() + 60
-        while not pod.ready():
-            assert time.monotonic() < deadline, "a pod did not become ready"
-            time.sleep(0.2)
-        return pod
 
     try:
-        serving = [begin() for _ in range(REPLICAS)]
+        serving = [_begun(site, pods) for _ in range(REPLICAS)]
         clients.pods = tuple(serving)
         clients.begin()
         time.sleep(2)
         for old in tuple(serving):
-            serving.append(begin())
+            serving.append(_begun(site, pods))
             clients.pods = tuple(serving)
             serving.remove(old)
             took: list[float] = []
@@ -186,6 +170,40 @@ def _roll(site: Site, pace: float) -> None:
         time.sleep(0.5)
     assert len(rows) == len(clients.answers)
     assert {row["basis"] for row in rows} == {"metered"}
+
+
+def _deployment(site: Site) -> Manifest:
+    return next(
+        each
+        for each in site.resources
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == "vllm"
+    )
+
+
+def _prepare(site: Site) -> str:
+    """Migrate as the Job does, and mint a key."""
+    (job,) = (each for each in site.resources if each["kind"] == "Job")
+    _once(site, *job["spec"]["template"]["spec"]["containers"][0]["args"])
+    _once(site, "users", "add", "ada@example.com", "--plan", "pro", "--service")
+    minted = _once(
+        *(site, "keys", "mint", "--user", "ada@example.com", "--alias", "one"),
+        *("--models", "*", "--budget-usd", "50", "--rpm", "600", "--json"),
+    )
+    key = json.loads(minted)["key"]
+    assert isinstance(key, str)
+    return key
+
+
+def _begun(site: Site, pods: list[Pod]) -> Pod:
+    """A new pod, once it is ready."""
+    pod = Pod(site, _deployment(site))
+    pods.append(pod)
+    pod.begin()
+    deadline = time.monotonic() + 60
+    while not pod.ready():
+        assert time.monotonic() < deadline, "a pod did not become ready"
+        time.sleep(0.2)
+    return pod
 
 
 def _leave(pod: Pod, took: list[float]) -> None:
@@ -216,8 +234,42 @@ def _once(site: Site, *words: str) -> str:
     return done.stdout
 
 
-def _rows(site: Site) -> list[dict[str, object]]:
+def _rows(site: Site) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _once(site, "ledger", "export").splitlines()]
+
+
+def test_prometheus_sees_what_rules_and_dashboard_ask_for(site: Site) -> None:
+    """A real one scrapes a pod by the ports that its manifest names; no alert goes off."""
+    clients = Clients(_prepare(site))
+    pods: list[Pod] = []
+    try:
+        pod = _begun(site, pods)
+        jobs = {
+            "tensorgate": ("/metrics", [f"{pod.address}:9464"]),
+            "tensorgate-envoy": ("/stats/prometheus", [f"{pod.address}:9902"]),
+        }
+        rules = ROOT / "deploy/prometheus/rules.yaml"
+        with scraping(site.folder / "prometheus", jobs, rules) as prometheus:
+            clients.pods = (pod,)
+            clients.begin()
+            time.sleep(6)
+            clients.end()
+            time.sleep(3)
+            assert prometheus.ask("up == 0") == []
+            answered = len(clients.answers)
+            assert prometheus.value('sum(tensorgate_checks_total{outcome="allowed"})') == answered
+            assert prometheus.value("sum(tensorgate_settlements_total)") == answered
+            spent = sum(int(row["charge_nanousd"]) for row in _rows(site))
+            told = prometheus.value("sum(tensorgate_spend_usd_total)")
+            assert told is not None
+            assert round(told * 1e9) == spent
+            missing = asked_for() - prometheus.names() - NOT_HERE
+            assert missing == set()
+            assert prometheus.alerts() == {}
+    finally:
+        clients.end()
+        for each in pods:
+            each.close()
 
 
 def test_a_rollout_fails_no_call(site: Site) -> None:
