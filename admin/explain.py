@@ -7,23 +7,31 @@ a refusal, which a running authz still knows. Gathered here; the words are in ex
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Engine, or_, select
 
-from admin import explaintext, output
+from admin import explaintext, inputs, output
 from admin.ledgercli import opened
 from store.control import Control
 from store.engines import driver_errors, read_options
 from store.errors import NotFoundError, NotRunningError
-from store.holdformat import unpack_hold
 from store.journal import JOURNAL_NAME, read
-from store.records import Basis, Charge, Hold, Price, Seen, Window, window_ends_us
+from store.ledgershape import is_moment, misshapen, not_ours
+from store.openholds import read_hold
+from store.records import (
+    WINDOW_US,
+    Basis,
+    Charge,
+    Hold,
+    Price,
+    Seen,
+    Window,
+    window_ends_us,
+)
 from store.schema import accounts, holds, keys, ledger, pruned
 from store.settings import StoreSettings
-
-MAX_ID_CHARS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +75,18 @@ class Call:
 def explain(asked: str, *, as_json: bool) -> None:
     """Print it. Raises NotFoundError for what nobody knows."""
     with opened() as (settings, engine):
+        asked = inputs.call_id(asked, settings.key_form())
         call = find(settings, engine, asked)
         if call is not None:
             output.show(as_json, explaintext.call_json(call), explaintext.call_text(call))
             return
         try:
-            refusal = Control.of(settings).ask("refusal", id=asked[:MAX_ID_CHARS])
+            refusal = Control.of(settings).ask("refusal", id=asked)
             where = "refused longer ago or before the gate's last start"
         except NotRunningError:
             refusal, where = None, "refused (no authz runs that would know of it)"
         if refusal is None:
-            raise NotFoundError(_unknown(engine, asked, where))
+            raise NotFoundError(_unknown(engine, where))
     output.show(as_json, {"found": "refusal"} | refusal, explaintext.refusal_text(asked, refusal))
 
 
@@ -92,13 +101,15 @@ def find(settings: StoreSettings, engine: Engine, asked: str) -> Call | None:
             .limit(1)
         ).mappings().first()  # fmt: skip
         if row is not None:
+            if misshapen(row):
+                raise not_ours(row["seq"])
             return _of_row(connection, row)
-        record = connection.execute(
-            select(holds.c.record)
+        copied = connection.execute(
+            select(holds.c.hold_id, holds.c.record)
             .where(or_(holds.c.hold_id == asked, holds.c.request_id == asked))
             .limit(1)
-        ).scalar()
-        hold = None if record is None else unpack_hold(record)
+        ).first()
+        hold = None if copied is None else read_hold(*copied)
         journaled, charge = _in_journal(settings, asked if hold is None else hold.id)
         hold = hold or journaled
         return None if hold is None else _of_hold(connection, hold, charge)
@@ -193,20 +204,20 @@ def _spans(
         asked = select(table.c.created_us).where(table.c.id == window.scope)
         created_us = connection.execute(asked).scalar()
         from_us = until_us = None
-        if created_us is not None:
-            until_us = window_ends_us(created_us, window.number)
-            from_us = window_ends_us(created_us, window.number - 1)
+        if created_us is not None and is_moment(created_us):
+            ends_us = window_ends_us(created_us, window.number)
+            if is_moment(ends_us):
+                from_us, until_us = ends_us - WINDOW_US, ends_us
         spans.append(Span(window, of, from_us, until_us))
     return tuple(spans)
 
 
-def _unknown(engine: Engine, asked: str, where: str) -> str:
+def _unknown(engine: Engine, where: str) -> str:
     with driver_errors(), engine.connect() as held:
         connection = held.execution_options(**read_options(engine))
         gone = connection.execute(select(pruned.c.day).limit(1)).first()
-    name = "".join(c if c.isprintable() else "?" for c in asked[:MAX_ID_CHARS])
     row = "its row was pruned, or it was" if gone else "it was"
     return (
-        f"No row, no open hold and no recent refusal has the id `{name}`: {row} {where}, never "
-        "came here, or reached another gate. Look for it in the client's `x-request-id`."
+        f"No row, no open hold and no recent refusal has that id: {row} {where}, never came here, "
+        "or reached another gate. Look for it in the client's `x-request-id`."
     )

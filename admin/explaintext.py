@@ -114,8 +114,7 @@ def refusal_text(asked: str, refusal: Mapping[str, Any]) -> str:
         ("answered", f"{refusal['status']} {refusal['reason']}"),
         ("why", refusal["message"] or refusal["reason"]),
     ]
-    printable = "".join(c if c.isprintable() else "?" for c in asked)
-    return f"Call {printable} was refused, and cost nothing.\n{pairs(rows)}"
+    return f"Call {asked} was refused, and cost nothing.\n{pairs(rows)}"
 
 
 def _sum(price: Price, parts: list[tuple[int, int, str]], rest: list[str]) -> str:

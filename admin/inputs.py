@@ -9,6 +9,7 @@ from typing import Final
 from admin.passwords import MAX_CHARS as PASSWORD_MAX
 from admin.passwords import MIN_CHARS as PASSWORD_MIN
 from store.errors import InputError
+from store.keyformat import KeyForm
 from store.records import MAX_EXPIRY_DAYS, NANOUSD
 
 ALIAS_MAX: Final = 63
@@ -18,6 +19,7 @@ MODEL_NAME_MAX: Final = 256
 MODELS_MAX: Final = 256
 BUDGET_MAX_USD: Final = 1_000_000  # in nano-USD still exact as a double, which Redis counts in
 RPM_MAX: Final = 1_000_000
+CALL_ID_MAX: Final = 256
 GROUPS: Final = ("account", "user", "team", "key", "alias", "model", "day", "month")
 UNLIMITED: Final = "none"
 EVERY_MODEL: Final = "*"
@@ -25,6 +27,8 @@ EVERY_MODEL: Final = "*"
 _ALIAS = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # The e-mail travels to the model server in a header and stands in tables: plain ASCII, one word.
 _EMAIL = re.compile(r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9-]+)*")
+_CALL_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{CALL_ID_MAX}}}")
+_OWN_ID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")  # as Envoy and we draw them
 _USD = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?")
 
 
@@ -125,6 +129,23 @@ def groups(text: str) -> tuple[str, ...]:
                 code="invalid_group",
             )
     return names
+
+
+def call_id(text: str, form: KeyForm) -> str:
+    """The request id or the hold id of a call. What was given instead is never repeated."""
+    if not _CALL_ID.fullmatch(text):
+        raise InputError(
+            f"An id of a call has at most {CALL_ID_MAX} letters, digits, dots, dashes and "
+            "underscores. Copy it from the client's `x-request-id`.",
+            code="invalid_id",
+        )
+    if form.has_key(text) or (form.is_foreign(text) and not _OWN_ID.fullmatch(text)):
+        raise InputError(
+            "That has the form of a key, and no call has such an id. Name the key it is with "
+            "`tensorgate keys find --key-stdin`; a command line is no place for it.",
+            code="invalid_id",
+        )
+    return text
 
 
 def rpm(value: int) -> int:

@@ -20,8 +20,8 @@ from store.control import Control
 from store.engines import driver_errors, read_options
 from store.errors import JournalDamagedError, NotRunningError
 from store.journal import JOURNAL_NAME, Contents, read
-from store.ledger import Ledger
 from store.ledgerreader import LedgerReader
+from store.ledgershape import booked, open_copy
 from store.schema import accounts
 from store.text import usd
 
@@ -73,12 +73,11 @@ def check(
     `told` hears the rows read so far, `added_up` those added up, `compared` the accounts.
     """
     verified = LedgerReader(engine).verify(told, added_up)
-    ledger = Ledger(engine)
     control = Control.of(settings)
     journal = settings.state / JOURNAL_NAME
     faults = [*verified.faults]
     try:
-        faults += _holds(control, ledger, journal)
+        faults += _holds(control, engine, journal)
         counted, drifts = _counters(control, engine, compared)
         faults += drifts
         opened, held = counted.open_holds, counted.held_nanousd
@@ -86,10 +85,11 @@ def check(
         counted = None
         found, damage = _journal(journal)
         faults += damage
-        holds = {hold.id: hold.nanousd for hold in (*found.holds, *ledger.open_holds())}
-        booked = ledger.rows(list(holds))
-        opened = len(holds.keys() - booked.keys())
-        held = sum(nanousd for hold_id, nanousd in holds.items() if hold_id not in booked)
+        copied, _ = open_copy(engine)  # what is wrong with it was said above
+        holds = {hold.id: hold.nanousd for hold in (*found.holds, *copied)}
+        ended = booked(engine, holds.keys())
+        opened = len(holds.keys() - ended)
+        held = sum(nanousd for hold_id, nanousd in holds.items() if hold_id not in ended)
     return Report(
         verified.rows,
         verified.charged_nanousd,
@@ -115,12 +115,12 @@ def _journal(path: Path) -> tuple[Contents, list[str]]:
     return Contents((), (), 0), faults
 
 
-def _holds(control: Control, ledger: Ledger, journal: Path) -> list[str]:
+def _holds(control: Control, engine: Engine, journal: Path) -> list[str]:
     """Every open hold is in the journal, in the counters and in SQL's copy, or it has ended."""
-    return list(_lasting(lambda: _strays(control, ledger, journal)).values())
+    return list(_lasting(lambda: _strays(control, engine, journal)).values())
 
 
-def _strays(control: Control, ledger: Ledger, journal: Path) -> dict[str, str]:
+def _strays(control: Control, engine: Engine, journal: Path) -> dict[str, str]:
     """By hold id, what is wrong at this look; also what only happens to be under way."""
     before: dict[str, int] = control.ask("holds")
     journaled, damage = _journal(journal)
@@ -129,7 +129,7 @@ def _strays(control: Control, ledger: Ledger, journal: Path) -> dict[str, str]:
             f"authz runs, and there is no journal {journal}: a crash would forget what is open. "
             "Look at its log, and at who removes files in that folder."
         )
-    copied = {hold.id: hold.nanousd for hold in ledger.open_holds()}
+    copied = {hold.id: hold.nanousd for hold in open_copy(engine)[0]}
     after: dict[str, int] = control.ask("holds")
     lasted = before.keys() & after.keys()
     unknown = copied.keys() - before.keys() - after.keys()
@@ -140,7 +140,7 @@ def _strays(control: Control, ledger: Ledger, journal: Path) -> dict[str, str]:
             found[hold_id] = f"Hold {hold_id} is counted, and not in the journal."
     for hold_id in lasted - copied.keys():
         found[hold_id] = f"Hold {hold_id} is counted, and not in the database's copy."
-    for hold_id in unknown - ledger.rows(list(unknown)).keys():
+    for hold_id in unknown - booked(engine, unknown):
         found[hold_id] = f"Hold {hold_id} is open in the database, and authz does not count it."
     for hold_id in lasted & copied.keys():
         if copied[hold_id] != before[hold_id]:

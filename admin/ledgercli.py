@@ -120,6 +120,7 @@ def _export_rows(wanted: Wanted, form: output.RowFormat, to_file: Path | None) -
     from admin import progress  # noqa: PLC0415  see the module's head
     from admin.ledgerexport import destination, write_rows  # noqa: PLC0415  likewise
     from store.ledgerreader import LedgerReader  # noqa: PLC0415  likewise
+    from store.rollups import pruned_calls  # noqa: PLC0415  likewise
 
     with opened() as (_, engine), destination(to_file) as file:
         reader = LedgerReader(engine)
@@ -127,6 +128,10 @@ def _export_rows(wanted: Wanted, form: output.RowFormat, to_file: Path | None) -
         total = reader.count(wanted) if seen else None
         with progress.progress("rows", total, seen=seen) as told:
             write_rows(file, reader.rows(wanted), form, told)
+        gone = pruned_calls(engine, wanted)
+    if gone:
+        said = f"{gone:,} rows of these days were pruned and are not here; --by has their sums."
+        print(said, file=sys.stderr)  # noqa: T201  for whoever takes the rows for all there were
 
 
 def _export_sums(

@@ -23,8 +23,8 @@ from admin.passwords import hash_password, make_password
 from store import keyformat
 from store.catalog import Catalog
 from store.clock import Clock, wall_us
-from store.control import nudge
-from store.errors import InputError, NotFoundError
+from store.control import Control, nudge
+from store.errors import InputError, NotFoundError, NotRunningError
 from store.keys import KeyRepository
 from store.keywriter import Writer
 from store.push import open_publisher
@@ -97,7 +97,16 @@ class AdminService:
         return acknowledged(self._replicas, self._repository.last_change, self._committed)
 
     def _catalog(self) -> Catalog:
-        return Catalog.read(self._settings.catalog)
+        """The catalog that calls are judged by: as this state's authz has read it.
+
+        Its file may be another by now, one that authz refuses or was not told to read. Where no
+        authz runs here, the file. Raises ConfigError, StoreUnavailableError.
+        """
+        try:
+            found = Control.of(self._settings).ask("catalog")
+        except NotRunningError:
+            return Catalog.read(self._settings.catalog)
+        return Catalog.parse(found["text"], found["path"])
 
     # -- accounts
 

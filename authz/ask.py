@@ -13,15 +13,17 @@ from typing import Any, Final
 
 import simdjson
 
-from authz.content import MAX_INNER_MEMBERS, FaultError, names_of, read_input, refers
+from authz.content import MAX_INNER_MEMBERS, FaultError, names_of, read_input
 from authz.model import Ask, Edit, Fault, Reason, Slot
-from authz.names import AmbiguousNamesError
-from authz.shape import Shape
+from authz.names import AmbiguousNamesError, Names
+from authz.shape import Content, Shape
+from authz.tensors import rows
 
 MAX_BOUND: Final = 1 << 40  # tokens; more is no bound that anybody means
 MAX_SEQUENCES: Final = 1 << 20  # answers to one request
 _SHOWS: Final = ("include_reasoning", "stream_reasoning")
-_OPTION_MEMBERS: Final = frozenset({"include_usage"})
+_HIDING_MEMBERS: Final = Names(("exclude", "effort", "display"))
+_OPTION_MEMBERS: Final = Names(("include_usage",))
 _MAX_PLACES: Final = 16
 _MIN_PLACES: Final = 2
 _MAX_PARSED: Final = 2 << 20  # bytes, over all places
@@ -60,13 +62,16 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
         bounds = _numbers(has, shape.bounds, MAX_BOUND)
         also = _largest(has, shape.also, MAX_BOUND, 0)
         repeats = _largest(has, shape.repeats, MAX_SEQUENCES, 1)
-        content = read_input(has, shape)
-        if content.prompts * repeats > MAX_SEQUENCES:
+        content = read_input(has, raw, shape)
+        prompts = content.prompts
+        if shape.kind is Content.ROWS:
+            prompts = min(rows(has, shape), MAX_SEQUENCES)  # it may be numbers for one answer
+        if prompts * repeats > MAX_SEQUENCES:
             name = shape.content if repeats == 1 else _set(has, shape.repeats)
             detail = f"a request may ask for at most {MAX_SEQUENCES} answers"
             return Fault(Reason.INVALID_PARAMETER, detail, param=name)
         stored = _set(has, shape.stored)
-        if stored is None and shape.stored and refers(has.get(shape.content)):
+        if stored is None and content.refers:
             stored = shape.content
         slot = None
         if shape.bounds and shape.bounds[0] not in bounds and not any("." in n for n in bounds):
@@ -74,7 +79,7 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
         return Ask(
             output=max((*bounds.values(), also)) if bounds else None,
             also=also,
-            prompts=content.prompts,
+            prompts=prompts,
             repeats=repeats,
             text_only=content.text_only and stored is None,
             again_bytes=content.again_bytes,
@@ -147,14 +152,14 @@ def _hides_output(has: Has, shape: Shape) -> bool:
 
 
 def _inside(has: Has, name: str, member: str) -> list[Any]:
-    """What an object of the body says of a member, however the case of that is written."""
+    """What an object of the body says of a member. Raises FaultError where that is in dispute."""
     value = has.get(name)
     if not isinstance(value, simdjson.Object):
         return []
     if len(value) > MAX_INNER_MEMBERS:
         detail = f"it may have at most {MAX_INNER_MEMBERS} members"
         raise FaultError(Reason.INVALID_PARAMETER, detail, name)
-    return [each for ours, each in value.items() if ours.casefold() == member]
+    return [value[member]] if member in names_of(value, _HIDING_MEMBERS) else []
 
 
 def _more_than_shown(has: Has, name: str) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from threading import local
 from typing import Any, Final
 
@@ -23,10 +22,11 @@ import msgspec
 import simdjson
 
 from authz.ask import Has, read_ask, read_members
-from authz.content import FaultError, steering_tensors
+from authz.content import FaultError
 from authz.model import Ask, Fault, Reason
 from authz.shape import Shape
 from authz.shapes import NOTHING
+from authz.tensors import steering_tensors
 
 MAX_MODEL_CHARS: Final = 256
 MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them
@@ -36,7 +36,8 @@ _MAX_MENDS: Final = 10_000
 _MIB: Final = 1 << 20
 _MAX_LOOKS_A_MIB: Final = 10_000  # at escapes that may have to be mended
 _MAX_NUMBERS_A_MIB: Final = 2_000  # of so many digits that they may have to be
-_MAX_WALKED: Final = 5_000
+_MAX_WALKED: Final = 2_000
+_DIGITS_A_STEP: Final = 16
 _BOM: Final = b"\xef\xbb\xbf"
 
 # It begins with a literal and never goes back, so it scans at full speed.
@@ -48,8 +49,11 @@ _AS_ZEROS: Final = bytes(48 if byte in b"0123456789" else 1 for byte in range(25
 _ZEROS: Final = b"0" * 19
 _BEFORE_AN_INTEGER: Final = b" \t\r\n:,[-"
 _AFTER_AN_INTEGER: Final = b" \t\r\n,]}"
+# With what stands before it: to begin anew at each space would take long.
 _TOKEN: Final = re.compile(
-    rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL
+    rb"[ \t\r\n,:a-z]*+"
+    rb'(?P<token>"(?:[^"\\]++|\\.)*+"?|[\[\]{}]|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)',
+    re.DOTALL,
 )
 
 # What mending leaves behind, as it reads in a string.
@@ -103,12 +107,14 @@ def _parse(raw: bytes) -> tuple[Any, bytes] | Fault:
     mend = raw
     try:
         document = _parser(len(raw)).parse(raw)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError) as fault:
         _parsers.kept = None
         reading = _mend(raw)
         if isinstance(reading, Fault):
             return reading
         mend = reading
+        if mend == raw and isinstance(fault, ValueError):  # nothing to mend: that was not why
+            return _malformed(raw, mend)
         try:
             document = simdjson.Parser().parse(mend)
         except (ValueError, RuntimeError):
@@ -271,17 +277,21 @@ def _malformed(raw: bytes, mended: bytes) -> Fault:
 
 def _disputed(mended: bytes) -> Fault:
     """Where a body is JSON by its grammar, but beyond what its readers agree on."""
-    depth = 0
-    for token in islice(_TOKEN.finditer(mended), _MAX_WALKED):
-        head = token[0][:1]
+    depth, left = 0, _MAX_WALKED
+    for match in _TOKEN.finditer(mended):
+        token, at = match["token"], match.start("token")
+        head = token[:1]
+        left -= 1 if head == b'"' else 1 + len(token) // _DIGITS_A_STEP
+        if left < 0:
+            break
         if head in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
-                return _fault(f"it is nested more than {MAX_DEPTH} deep", token.start())
+                return _fault(f"it is nested more than {MAX_DEPTH} deep", at)
         elif head in b"]}":
             depth -= 1
-        elif head != b'"' and math.isinf(float(token[0])):
-            return _fault("a number in it is beyond what JSON readers can hold", token.start())
+        elif head != b'"' and math.isinf(float(token)):
+            return _fault("a number in it is beyond what JSON readers can hold", at)
     return _fault("it holds a number or a nesting that JSON readers do not agree on", None)
 
 

@@ -171,7 +171,7 @@ class Checker:
             answer = self._own_answer(asked, wanted)
             self.metrics.answered.inc()
             return answered(answer, client, (("outcome", "answered"), ("reason", "")))
-        if took.hold is not None and not is_active():
+        if took.hold is not None and not (is_active() and _covers(took.hold, draft)):
             self._give_back(took.hold, took.now_us)
             return self._deny(_UNAVAILABLE, request, None, now_us)
         self.metrics.allowed.inc()
@@ -338,6 +338,21 @@ def _draft(asked: _Asked, hold_id: str, request_id: str, taking: Sequence[Limit]
         most.output_tokens,
         minute,
     )
+
+
+def _covers(hold: Hold, draft: Hold | None) -> bool:
+    """Whether a hold is what this Check would have taken.
+
+    It is another where an earlier Check of the request took it under another catalog. What is put
+    into the body and said to Envoy is by the catalog of now: the output, or the seconds, could be
+    more than was held. Such a call is not served, and its hold goes back.
+    """
+    return draft is not None and (hold.id == draft.id or _costs(hold) == _costs(draft))
+
+
+def _costs(hold: Hold) -> tuple[object, ...]:
+    bounds = (hold.nanousd, hold.input_bound, hold.output_bound)
+    return hold.endpoint, hold.model, hold.price, hold.tokens_per_byte, *bounds
 
 
 def _counting(request: Request, offer: Offer | None, message: CheckRequest) -> Counting | None:

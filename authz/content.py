@@ -9,16 +9,16 @@ nested ones that are read are held to the same here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from functools import cache
 from typing import Any, Final
 
 import msgspec
 import simdjson
 
 from authz.model import Fault, Reason
-from authz.shape import TALK, TENSORS, Content, Shape
+from authz.names import AmbiguousNamesError, Names
+from authz.shape import TALK, Content, Shape
 
 _TEXTS: Final = frozenset(
     {
@@ -48,25 +48,26 @@ _PLAIN: Final = frozenset({("role", "content"), ("content", "role")})
 
 _Small = int | float | None
 _CLIENT_TOOLS: Final = frozenset({"function", "custom", "local_shell"})
-_READ_MEMBERS: Final = frozenset({"type", "content", "output"})
-_TOOL_MEMBERS: Final = frozenset({"type"})
-_DOCUMENT_MEMBERS: Final = frozenset({"text"})
-_CONTENT_MEMBERS: Final = frozenset({"role", "parts"})
-_PART_MEMBERS: Final = frozenset(
-    {
+_READ_MEMBERS: Final = Names(("type", "content", "output", "id"))
+_TOOL_MEMBERS: Final = Names(("type",))
+_DOCUMENT_MEMBERS: Final = Names(("text",))
+_CONTENT_MEMBERS: Final = Names(("role", "parts"))
+_PART_MEMBERS: Final = Names(
+    (
         *("text", "thought", "thoughtSignature", "thought_signature"),
         *("functionCall", "function_call", "functionResponse", "function_response"),
-    }
+    )
 )
-_CALL_MEMBERS: Final = frozenset({"id", "name", "args", "response", "willContinue", "scheduling"})
-_DECLARED_MEMBERS: Final = frozenset({"functionDeclarations", "function_declarations"})
-_TENSOR_MEMBERS: Final = frozenset({"name", "parameters"})
-_MAX_TENSORS: Final = 4096
+_CALL_MEMBERS: Final = Names(("id", "name", "args", "response", "willContinue", "scheduling"))
+_DECLARED_MEMBERS: Final = Names(("functionDeclarations", "function_declarations"))
 _MANY: Final = (Content.PROMPTS, Content.DOCUMENTS)
+_OPAQUE: Final = (Content.OPAQUE, Content.ROWS)
 _MAX_NESTING: Final = 4  # messages, parts, results, their parts
-_WHOLE: Final = re.compile(rb"\[[-0-9,]++\]")
+_MAX_OTHERS: Final = 8
+_MANY_TOKENS: Final = 4096
+_OF_INTEGERS: Final = b"-0123456789, \t\r\n"
 _MAX_VISITS: Final = 4_000
-_MEMBERS_A_VISIT: Final = 8
+_MEMBERS_A_VISIT: Final = 4  # that were not seen before: clients send few shapes of items
 MAX_INNER_MEMBERS: Final = 64  # simdjson finds a member by looking at all of them
 
 
@@ -74,11 +75,13 @@ class Input(msgspec.Struct, frozen=True):
     """How many prompts there are, and whether all input is text that stands in the body.
 
     So many bytes of it are read once more with each prompt (None: there is no such text).
+    `refers`: an item of the input is only the name of one that the server keeps, or may be.
     """
 
     prompts: int
     text_only: bool
     again_bytes: int | None = None
+    refers: bool = False
 
 
 class _NotUnderstoodError(Exception):
@@ -94,56 +97,90 @@ class FaultError(Exception):
 
 
 class _Visits:
-    """How many things of a body were looked at: reading must not cost more than the body."""
+    """How many things of a body were looked at: reading must not cost more than the body.
 
-    __slots__ = ("left",)
+    `refers`: whether an item of the input is only the name of one that the server keeps.
+    """
+
+    __slots__ = ("left", "refers")
 
     def __init__(self) -> None:
         self.left = _MAX_VISITS
+        self.refers = False
 
-    def count(self, members: int = 0) -> None:
-        """One more, with so many. Raises when there were too many: the context is held then."""
-        self.left -= 1 + members // _MEMBERS_A_VISIT
+    def count(self, visits: int = 1) -> None:
+        """So many more. Raises when there were too many: the context is held then."""
+        self.left -= visits
         if self.left < 0:
             raise _NotUnderstoodError
 
+    def count_new(self, names: tuple[str, ...], read: Names) -> None:
+        """As many as it costs to read names that were not read before."""
+        if not read.knows(names):
+            self.count(len(names) // _MEMBERS_A_VISIT)
 
-def read_input(has: Mapping[str, Any], shape: Shape) -> Input:
-    """What input the members of a body bring. Raises FaultError."""
+
+def read_input(has: Mapping[str, Any], raw: bytes, shape: Shape) -> Input:
+    """What input the members of a body bring; `raw` is what they were read from.
+
+    Raises FaultError.
+    """
+    if shape.kind in _OPAQUE:
+        return Input(1, text_only=False)
+    tokens: frozenset[str] = frozenset()
     prompts, again = 1, None
     if shape.kind in _MANY:
-        prompts, again = _prompts(has, shape), _again(has, shape)
-    media = not shape.media.isdisjoint(has)
-    if shape.kind is Content.OPAQUE or (
-        media and any(has[name] is not None for name in shape.media if name in has)
-    ):
-        return Input(prompts, text_only=False, again_bytes=again)
+        tokens = frozenset(n for n in shape.input if n in has and _tokens(has[n], raw, n))
+        prompts, again = _prompts(has, shape, tokens), _again(has, shape)
     visits = _Visits()
     try:
-        read = _READ[shape.kind.value]
-        for name in shape.input:
-            if name in has:
-                read(has[name], visits)
-        for name in TALK:
-            if name in has and name != shape.content:
-                _walk(has[name], visits)
-        if "tools" in has:
-            (_declarations if shape.kind is Content.PARTS else _tools)(has["tools"], visits)
+        text_only = shape.media.isdisjoint(has) or all(
+            has[name] is None for name in shape.media if name in has
+        )
+        if text_only:
+            _read_text(has, shape, tokens, visits)
     except _NotUnderstoodError:
-        return Input(prompts, text_only=False, again_bytes=again)
-    return Input(prompts, text_only=True, again_bytes=again)
+        text_only = False
+    refers = shape.refers and (visits.refers or (not text_only and _refers(has.get(shape.content))))
+    return Input(prompts, text_only, again, refers)
 
 
-def _prompts(has: Mapping[str, Any], shape: Shape) -> int:
+def _read_text(
+    has: Mapping[str, Any], shape: Shape, tokens: frozenset[str], visits: _Visits
+) -> None:
+    """Raises where some of the input is not text; members that are known to be tokens are."""
+    read = _READ[shape.kind.value]
+    for name in shape.input:
+        if name in has and name not in tokens:
+            read(has[name], visits)
+    for name in TALK:
+        if name in has and name != shape.content:
+            _walk(has[name], visits)
+    if "tools" in has:
+        (_declarations if shape.kind is Content.PARTS else _tools)(has["tools"], visits)
+
+
+def _prompts(has: Mapping[str, Any], shape: Shape, tokens: frozenset[str]) -> int:
     """A list of strings or of lists of tokens is as many prompts; a list of tokens is one."""
-    most = max(_count(has.get(name)) for name in shape.input)
-    return max(1, most + _count(has.get("prompt_embeds")))
+    most = max(1 if name in tokens else _count(has.get(name)) for name in shape.input)
+    embedded = _count(has.get("prompt_embeds")) + _embedded(has.get("input_embeds"))
+    return max(1, most + embedded)
+
+
+def _embedded(embeds: Any) -> int:
+    """How many prompts SGLang takes rows of numbers for: one if the first is a fraction."""
+    first = embeds
+    for _ in range(2):
+        if not isinstance(first, simdjson.Array) or not len(first):
+            return 0 if embeds is None else 1
+        first = first[0]
+    return 1 if isinstance(first, float) else len(embeds)
 
 
 def _count(content: Any) -> int:
     if not isinstance(content, simdjson.Array):
         return 0 if content is None else 1
-    return 1 if _tokens(content) else len(content)
+    return len(content)
 
 
 def _again(has: Mapping[str, Any], shape: Shape) -> int | None:
@@ -161,20 +198,38 @@ def _bytes_of_one(value: Any) -> int:
     return len(value.mini) if isinstance(value, simdjson.Object) else 0
 
 
-def _tokens(value: Any) -> bool:
-    """Whether a list holds whole numbers and nothing else."""
-    return len(value) == 0 or (
-        isinstance(value[0], int) and _WHOLE.fullmatch(value.mini) is not None
-    )
+def _tokens(value: Any, raw: bytes = b"", name: str = "") -> bool:
+    """Whether it is a list that holds whole numbers and nothing else: of this member, if any."""
+    if not isinstance(value, simdjson.Array):
+        return False
+    items: Any = value
+    if len(items) == 0:
+        return True
+    if not isinstance(items[0], int):
+        return False
+    is_long = name and len(items) > _MANY_TOKENS
+    written: bytes = _written(raw, name) if is_long else items.mini
+    return written.translate(None, _OF_INTEGERS) == b"[]"
+
+
+def _written(raw: bytes, name: str) -> bytes:
+    """A member as it stands in the body: for very long ones faster than `mini`."""
+    return bytes(_member(name).decode(raw).value)
+
+
+@cache
+def _member(name: str) -> msgspec.json.Decoder[Any]:
+    fields = [("value", msgspec.Raw)]
+    return msgspec.json.Decoder(msgspec.defstruct("Member", fields, rename={"value": name}))
 
 
 def _only_text(value: Any, visits: _Visits, depth: int = 0) -> None:
-    """Text, tokens, or lists of them. Raises where there is something else."""
+    """Text, or lists of texts and of tokens. Raises where there is something else."""
     if value is None or isinstance(value, str):
         return
     if not isinstance(value, simdjson.Array) or depth > 1:
         raise _NotUnderstoodError
-    if _tokens(value):
+    if depth and _tokens(value):
         return
     for item in value:
         visits.count()
@@ -195,9 +250,12 @@ def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
         if not isinstance(item, simdjson.Object) or len(item) > MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
         names: tuple[str, ...] = tuple(item)
-        visits.count(len(names))
+        visits.count()
         if names not in _PLAIN:
+            visits.count_new(names, _READ_MEMBERS)
             _item(item, names)
+            if not depth and _is_reference(item, names):
+                visits.refers = True
         if "content" in names and not isinstance(content := item["content"], str):
             _walk(content, visits, depth + 1)
         if "output" in names:
@@ -211,28 +269,6 @@ def _item(item: Any, names: tuple[str, ...]) -> None:
         raise _NotUnderstoodError
     if not _ITEM_MEMBERS.issuperset(names):
         _small(item, names)
-
-
-def steering_tensors(has: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of tensors, and of tensors' parameters, that steer the server. Raises FaultError."""
-    found = list[object]()
-    for member in ("inputs", "outputs"):
-        tensors = has.get(member)
-        if not isinstance(tensors, simdjson.Array):
-            continue
-        if len(tensors) > _MAX_TENSORS:
-            detail = f"it may have at most {_MAX_TENSORS} tensors"
-            raise FaultError(Reason.INVALID_PARAMETER, detail, member)
-        for tensor in tensors:
-            if not isinstance(tensor, simdjson.Object):
-                continue
-            names = names_of(tensor, _TENSOR_MEMBERS)
-            if member == "inputs" and "name" in names:
-                found.append(tensor["name"])
-            parameters = tensor["parameters"] if "parameters" in names else None
-            if isinstance(parameters, simdjson.Object):
-                found += names_of(parameters, TENSORS)
-    return tuple(name for name in found if isinstance(name, str) and name in TENSORS)
 
 
 def _documents(value: Any, visits: _Visits) -> None:
@@ -277,12 +313,12 @@ def _listed(value: Any, visits: _Visits) -> Iterator[Any]:
         yield item
 
 
-def _inside(value: Any, known: frozenset[str]) -> tuple[str, ...]:
+def _inside(value: Any, known: Names) -> tuple[str, ...]:
     """The names of an object's members. Raises where one is not known."""
     if not isinstance(value, simdjson.Object) or len(value) > MAX_INNER_MEMBERS:
         raise _NotUnderstoodError
     names = names_of(value, known)
-    if not known.issuperset(names):
+    if not known.ours.keys() >= set(names):
         raise _NotUnderstoodError
     return names
 
@@ -290,30 +326,37 @@ def _inside(value: Any, known: frozenset[str]) -> tuple[str, ...]:
 def _small(item: Any, names: tuple[str, ...]) -> None:
     """Raises where a member that we do not know has a value that could name some input.
 
-    Its name may be one that simdjson does not find, such as one with a NUL.
+    simdjson looks for a name up to its NUL. (All of an object's `values` would be made first.)
     """
-    for name, value in zip(names, item.values(), strict=True):
-        if name not in _ITEM_MEMBERS and not isinstance(value, _Small):
+    others = [name for name in names if name not in _ITEM_MEMBERS]
+    if len(others) > _MAX_OTHERS:  # each is looked for among all members
+        raise _NotUnderstoodError
+    for name in others:
+        if "\0" in name or not isinstance(item[name], _Small):
             raise _NotUnderstoodError
 
 
-def refers(content: Any) -> bool:
-    """Whether a list has an item that is only the name of one that the server keeps."""
+def _refers(content: Any) -> bool:
+    """The same where not all is text; where that would take too long, it does."""
     if not isinstance(content, simdjson.Array):
         return False
-    for item in islice(content, _MAX_VISITS):
-        if (
-            isinstance(item, simdjson.Object)
-            and len(item) <= MAX_INNER_MEMBERS
-            and _is_reference(item)
-        ):
-            return True
-    return len(content) > _MAX_VISITS
+    visits = _Visits()
+    try:
+        for item in content:
+            visits.count()
+            if isinstance(item, simdjson.Object) and len(item) <= MAX_INNER_MEMBERS:
+                names = tuple(item)
+                visits.count_new(names, _READ_MEMBERS)
+                _clear(names, _READ_MEMBERS)
+                if _is_reference(item, names):
+                    return True
+    except _NotUnderstoodError:
+        return True
+    return False
 
 
-def _is_reference(item: Any) -> bool:
+def _is_reference(item: Any, names: tuple[str, ...]) -> bool:
     """Its type may be left out."""
-    names = names_of(item, _READ_MEMBERS)
     kind = item["type"] if "type" in names else None
     return kind == "item_reference" or (
         kind is None and "id" in names and ("content" not in names or item["content"] is None)
@@ -329,8 +372,10 @@ def _tools(tools: Any, visits: _Visits) -> None:
     for tool in tools:
         if not isinstance(tool, simdjson.Object) or len(tool) > MAX_INNER_MEMBERS:
             raise _NotUnderstoodError
-        visits.count(len(tool))
-        names = names_of(tool, _TOOL_MEMBERS)
+        names = tuple(tool)
+        visits.count()
+        visits.count_new(names, _TOOL_MEMBERS)
+        _clear(names, _TOOL_MEMBERS)
         if "type" in names and tool["type"] not in _CLIENT_TOOLS:
             raise _NotUnderstoodError
 
@@ -343,30 +388,15 @@ _READ: Final[Mapping[str, Callable[[Any, _Visits], None]]] = {
 }
 
 
-_KEPT_SHAPES: Final = 4096
-_KEPT_CHARS: Final = 512
-_clean: set[tuple[frozenset[str], tuple[str, ...]]] = set()  # few shapes come again and again
-
-
-def names_of(item: Any, read: frozenset[str]) -> tuple[str, ...]:
+def names_of(item: Any, read: Names) -> tuple[str, ...]:
     """The member names of a nested object. Raises if one that is read could be read twice."""
     names = tuple(item)
     _clear(names, read)
     return names
 
 
-def _clear(names: tuple[str, ...], read: frozenset[str]) -> None:
-    if (read, names) not in _clean:
-        _check(names, read)
-        if len(_clean) < _KEPT_SHAPES and sum(map(len, names)) < _KEPT_CHARS:
-            _clean.add((read, names))
-
-
-def _check(names: tuple[str, ...], read: frozenset[str]) -> None:
-    seen = set[str]()
-    for name in names:
-        folded = name.partition("\0")[0].casefold()
-        if name in seen or (folded in read and name not in read):
-            detail = "a member of an object inside it stands twice, or differs only in case"
-            raise FaultError(Reason.AMBIGUOUS_BODY, detail, folded if folded in read else None)
-        seen.add(name)
+def _clear(names: tuple[str, ...], read: Names) -> None:
+    try:
+        read.read(names)
+    except AmbiguousNamesError as fault:
+        raise FaultError(Reason.AMBIGUOUS_BODY, fault.detail, fault.param) from None

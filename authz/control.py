@@ -13,6 +13,7 @@ and its result; money is nano-USD:
   refusal   {id: "…"}             what is known of a call that was refused lately, by its request
                                   id, or null (authz/refusals.py)
   feed      {}                    null, once every change that was committed before has been applied
+  catalog   {}                    {path, text}: the catalog in force, whatever its file says by now
   catalog_check   {}              null where catalog_reload would be done; else its error
   catalog_reload  {}              {path, changes, warnings, seconds}, once the file is in force (see
                                   authz/reload.py); else the error names every fault by its line
@@ -57,6 +58,7 @@ def methods(
     *,
     reload: Callable[[], object],
     try_out: Callable[[], object],
+    catalog: Callable[[], object],
     feed: Feed | None = None,
     refusals: Refusals | None = None,
 ) -> dict[str, Method]:
@@ -94,6 +96,7 @@ def methods(
         "drift": drift,
         "holds": lambda _: {hold.id: hold.nanousd for hold in books.counters.open_holds()},
         "settling": settling,
+        "catalog": lambda _: catalog(),
         "catalog_check": lambda _: try_out(),
         "catalog_reload": lambda _: reload(),
     }

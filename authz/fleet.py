@@ -24,7 +24,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -105,7 +105,7 @@ class Fleet:
         self._health = Health()
         self._was_ready = False
         self._silent: dict[str, int] = {}  # looks, of who has said something since it was started
-        self._reloading = Lock()
+        self._reload_wanted = Event()
         self._ending = Event()
 
     @contextmanager
@@ -113,18 +113,23 @@ class Fleet:
         """Health, control socket and `/metrics`, for all processes."""
         settings = self._settings
         responder = Responder(settings.state, self._joined.methods())
-        looker = Thread(target=self._look, name="look", daemon=True)
+        threads = [
+            Thread(target=self._look, name="look", daemon=True),
+            Thread(target=self._reload_when_asked, name="reload", daemon=True),
+        ]
         with (
             telling(settings.runtime / HEALTH, self._health, settings.health_listen),
             serving(settings.runtime / CONTROL, responder),
             exposing(settings.metrics_address, self._registry),
         ):
-            looker.start()
+            for thread in threads:
+                thread.start()
             try:
                 yield
             finally:
-                self._ending.set()
-                looker.join()
+                self._end()
+                for thread in threads:
+                    thread.join()
 
     def start(self) -> None:
         """Start every process. Raises OSError."""
@@ -139,13 +144,13 @@ class Fleet:
                 return False
             due = self._supervisor.tend()
             if self._signals.take_hangup():
-                Thread(target=self._reload, name="reload", daemon=True).start()
+                self._reload_wanted.set()
             self._signals.wait(due)
         return True
 
     def stop(self) -> None:
         """Drain the workers, then the meter."""
-        self._ending.set()
+        self._end()
         self._health.drain()
         self._supervisor.stop(*self._workers)
         self._supervisor.stop(Place(Role.METER).name)
@@ -191,9 +196,18 @@ class Fleet:
             environ[f"{PREFIX}WORKER"] = str(place.worker)
         return Program(place.name, argv, None, environ, stop_seconds=STOP_SECONDS)
 
-    def _reload(self) -> None:
+    def _end(self) -> None:
+        """Have the threads end once they have done what they are at."""
+        self._ending.set()
+        self._reload_wanted.set()
+
+    def _reload_when_asked(self) -> None:
         """On SIGHUP; several that come meanwhile are one. What was done, each process logs."""
-        with self._reloading:
+        while True:
+            self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            if self._ending.is_set():
+                return
             try:
                 self._joined.reload()
             except (InputError, StoreError) as fault:
@@ -209,7 +223,8 @@ class Fleet:
             self._health.serving = any(said[name] for name in self._workers)
             if not self._was_ready and all(said.values()):
                 self._was_ready = True
-                _log.info("all %d processes are ready", len(said))
+                listen = self._settings.metrics_listen
+                _log.info("all %d processes are ready, metrics on %s", len(said), listen)
             elif self._was_ready:
                 for name, answer in said.items():
                     self._hear(name, silent=answer is None)

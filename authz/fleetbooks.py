@@ -35,7 +35,7 @@ from authz.pricing import released
 from authz.revive import Reviver
 from authz.seek import Seeker
 from authz.settings import AuthzSettings
-from authz.settle import Settler, Unjournaled
+from authz.settle import Settler
 from authz.sockets import Role
 from authz.strays import EverySilentHold
 from authz.upkeep import Upkeep
@@ -47,7 +47,7 @@ from store.counters.node import Timeouts
 from store.engines import open_engine
 from store.ledger import Ledger
 from store.openholds import OpenHolds
-from store.records import Hold
+from store.records import Charge, Hold
 from store.replicas import Replicas
 from store.seeding import SeededCounters
 
@@ -55,6 +55,16 @@ START_SECONDS: Final = 30.0
 """For how long a start waits for Redis to come up as well."""
 
 _log = logging.getLogger(__name__)
+
+
+class Unjournaled:
+    """In the journal's place where SQL has the open holds: an end that is forgotten is swept."""
+
+    def end(self, *charges: Charge) -> None:
+        """Nothing."""
+
+    def done(self, *hold_ids: str) -> None:
+        """Nothing."""
 
 
 @contextmanager
@@ -91,6 +101,7 @@ def open_fleet_books(
             ledger,
             metrics,
             lambda model: model in catalog().models,
+            settle_all=counters.settle_all,
             missed=missed,
         )
         settler.start()
@@ -116,7 +127,7 @@ def open_fleet_books(
                 engine,
                 counters=counters,
                 ledger=ledger,
-                silent=EverySilentHold(counters, copies, clock),
+                silent=EverySilentHold(counters, copies, clock, meter.gap),
                 settler=settler,
                 meter=meter,
                 metrics=metrics,
@@ -138,7 +149,7 @@ def open_fleet_books(
             stack.enter_context(_taking(writer, mark, kept.recover))
         yield Books(
             counters,
-            SeededCounters(kept, ledger, barrier),
+            SeededCounters(kept, ledger, barrier, counters),
             kept.give_back,
             settler,
             meter,

@@ -7,21 +7,24 @@ reader can take it for another one: one whole, uncompressed frame and nothing be
 fields alone, each in its own wire type, which a server of a later version cannot read as
 something else; a singular field once; no number longer than it must be.
 
-Cost: one step for each field, at most `MAX_FIELDS` of them, whatever lies in the tensors: these
-are passed over by their length, never read and never copied.
+Cost: one step for each field, at most `MAX_FIELDS` of them, and one for each text of a tensor, at
+most as many; what else lies in the tensors is passed over by its length and never copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final
 
 from authz.body import is_model_name
 from authz.model import Fault, Reason
 from authz.shape import TENSORS
+from authz.tensors import MAX_DIMENSIONS, NUMBERS, rows_of
 
 FRAME_BYTES: Final = 5
+_RAW_LENGTH: Final = 4
 MAX_FIELDS: Final = 4096  # hundreds of tensors, each with all that a tensor may have
 MAX_NAMED_CHARS: Final = 256  # of a tensor's or a parameter's name
 
@@ -31,13 +34,15 @@ class Infer:
     """What is read of a call: the model, its version ("" for the server's choice), and names.
 
     `inputs` are the names of the input tensors and `parameters` those of the request's, the
-    inputs' and the outputs' parameters, as they stand, one behind the other.
+    inputs' and the outputs' parameters, as they stand, one behind the other. `rows` says how many
+    inputs a server may read each by itself.
     """
 
     model: str
     version: str = ""
     inputs: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
+    rows: int = 1
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -61,10 +66,11 @@ def _tag(number: int, wire: int = _LENGTH) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """A message's fields by tag: the name of each, and which of them stand at most once."""
+    """A message's fields by tag: the name of each, which stand at most once, its parameters."""
 
     names: dict[int, str]
     singular: frozenset[int]
+    parameters: int = 0
 
 
 _NAME: Final = _tag(1)
@@ -72,7 +78,13 @@ _VERSION: Final = _tag(2)
 _REQUEST_PARAMETERS: Final = _tag(4)
 _INPUTS: Final = _tag(5)
 _OUTPUTS: Final = _tag(6)
+_RAW: Final = _tag(7)
+_DATATYPE: Final = _tag(2)
+_SIZE: Final = _tag(3, _VARINT)
+_SIZES: Final = _tag(3)
+_SHAPE: Final = (_SIZE, _SIZES)
 _INPUT_PARAMETERS: Final = _tag(4)
+_CONTENTS: Final = _tag(5)
 _OUTPUT_PARAMETERS: Final = _tag(2)
 _KEY: Final = _tag(1)
 
@@ -84,22 +96,34 @@ _REQUEST: Final = _Message(
         _REQUEST_PARAMETERS: "parameters",
         _INPUTS: "inputs",
         _OUTPUTS: "outputs",
-        _tag(7): "raw_input_contents",
+        _RAW: "raw_input_contents",
     },
     frozenset({_NAME, _VERSION, _tag(3)}),
 )
 _INPUT: Final = _Message(
     {
         _NAME: "name",
-        _tag(2): "datatype",
-        _tag(3, _VARINT): "shape",
-        _tag(3): "shape",  # packed, as writers of proto3 do
+        _DATATYPE: "datatype",
+        _SIZE: "shape",
+        _SIZES: "shape",  # packed, as writers of proto3 do
         _INPUT_PARAMETERS: "parameters",
-        _tag(5): "contents",
+        _CONTENTS: "contents",
     },
-    frozenset({_NAME, _tag(2), _tag(5)}),
+    frozenset({_NAME, _DATATYPE, _CONTENTS}),
+    _INPUT_PARAMETERS,
 )
-_OUTPUT: Final = _Message({_NAME: "name", _OUTPUT_PARAMETERS: "parameters"}, frozenset({_NAME}))
+_OUTPUT: Final = _Message(
+    {_NAME: "name", _OUTPUT_PARAMETERS: "parameters"}, frozenset({_NAME}), _OUTPUT_PARAMETERS
+)
+_TEXT: Final = _tag(8)
+_VALUES: Final = _Message(
+    {
+        _TEXT: "bytes_contents",
+        **{_tag(number, wire): "values" for number in range(1, 6) for wire in (_VARINT, _LENGTH)},
+        **{_tag(number): "values" for number in (6, 7)},
+    },
+    frozenset(),
+)
 _ENTRY: Final = _Message({_KEY: "key", _tag(2): "value"}, frozenset({_KEY, _tag(2)}))
 _MODEL: Final = _Message({_NAME: "name", _VERSION: "version"}, frozenset({_NAME, _VERSION}))
 
@@ -130,7 +154,7 @@ def read_model_name(raw: bytes) -> Infer | Fault:
 def _read_infer(raw: bytes) -> Infer | Fault:
     walk = _Walk(raw)
     name, version = "", ""
-    inputs, parameters = list[str](), list[str]()
+    inputs, parameters, contents = list[_Tensor](), list[str](), list[tuple[int, int]]()
     for tag, start, end in walk.fields(_REQUEST, FRAME_BYTES, len(raw)):
         if tag == _NAME:
             name = _text(raw, start, end)
@@ -139,16 +163,30 @@ def _read_infer(raw: bytes) -> Infer | Fault:
         elif tag == _REQUEST_PARAMETERS:
             parameters.append(walk.key(start, end))
         elif tag == _INPUTS:
-            inputs.append(walk.tensor(_INPUT, _INPUT_PARAMETERS, start, end, parameters))
+            inputs.append(walk.tensor(_INPUT, start, end, parameters))
         elif tag == _OUTPUTS:
-            walk.tensor(_OUTPUT, _OUTPUT_PARAMETERS, start, end, parameters)
+            walk.tensor(_OUTPUT, start, end, parameters)
+        elif tag == _RAW:
+            contents.append((start, end))
     if not is_model_name(name):
         return _no_model("model_name")
-    return Infer(name, version, tuple(inputs), tuple(parameters))
+    behind = contents[: len(inputs)]
+    rows = max((1, *(walk.rows(*each) for each in zip_longest(inputs, behind))))
+    return Infer(name, version, tuple(each.name for each in inputs), tuple(parameters), rows)
 
 
 def _no_model(param: str) -> Fault:
     return Fault(Reason.MODEL_REQUIRED, param=param)
+
+
+@dataclass(slots=True)
+class _Tensor:
+    """What is read of a tensor; its contents, from a byte to a byte, if they stand in it."""
+
+    name: str = ""
+    datatype: str = ""
+    sizes: list[int] = field(default_factory=list)
+    contents: tuple[int, int] = (0, 0)
 
 
 class _FaultError(Exception):
@@ -194,20 +232,35 @@ class _Walk:
                 stop += number
                 if stop > end:
                     raise _malformed("a field in it is longer than what holds it", at)
-            yield tag, start, stop
+                yield tag, start, stop
+            else:
+                yield tag, at + 1, stop
             at = stop
 
-    def tensor(
-        self, message: _Message, parameters_tag: int, start: int, end: int, parameters: list[str]
-    ) -> str:
-        """The name of a tensor; those of its parameters are added to the list."""
-        name = ""
+    def tensor(self, message: _Message, start: int, end: int, parameters: list[str]) -> _Tensor:
+        """What is read of a tensor; the names of its parameters are added to the list."""
+        raw, tensor = self._raw, _Tensor()
         for tag, at, stop in self.fields(message, start, end):
             if tag == _NAME:
-                name = _text(self._raw, at, stop)
-            elif tag == parameters_tag:
+                tensor.name = _text(raw, at, stop)
+            elif tag == message.parameters:
                 parameters.append(self.key(at, stop))
-        return name
+            elif tag in _SHAPE:
+                _add_sizes(tensor.sizes, raw, at, stop)
+            elif tag == _DATATYPE:
+                tensor.datatype = raw[at:stop].decode(errors="replace")
+            else:
+                tensor.contents = at, stop
+        return tensor
+
+    def rows(self, tensor: _Tensor, behind: tuple[int, int] | None) -> int:
+        """The inputs in a tensor. Its values stand in it, or raw, `behind` all tensors."""
+        values = 0
+        if tensor.datatype not in NUMBERS:
+            values = sum(tag == _TEXT for tag, _, _ in self.fields(_VALUES, *tensor.contents))
+            if behind is not None:
+                values = max(values, _raw_texts(self._raw, *behind))
+        return rows_of(tensor.datatype, tensor.sizes, values)
 
     def key(self, start: int, end: int) -> str:
         """The name of one entry of a map of parameters."""
@@ -216,6 +269,25 @@ class _Walk:
             if tag == _KEY:
                 name = _text(self._raw, at, stop)
         return name
+
+
+def _add_sizes(sizes: list[int], raw: bytes, at: int, end: int) -> None:
+    """The dimensions of a shape, of which there may be one or many between two bytes."""
+    while at < end:
+        size, at = _varint(raw, at, end)
+        if size >> 63 or len(sizes) == MAX_DIMENSIONS:
+            detail = f"the shape of a tensor must be at most {MAX_DIMENSIONS} whole numbers"
+            raise _FaultError(Fault(Reason.INVALID_PARAMETER, detail, param="inputs"))
+        sizes.append(size)
+
+
+def _raw_texts(raw: bytes, at: int, end: int) -> int:
+    """How many texts there are, each with its length in four bytes; of very many, how many most."""
+    found = 0
+    while at < end and found < MAX_FIELDS:
+        at += _RAW_LENGTH + int.from_bytes(raw[at : at + _RAW_LENGTH], "little")
+        found += 1
+    return found + max(0, end - at) // _RAW_LENGTH
 
 
 def _check_frame(raw: bytes) -> None:

@@ -4,6 +4,7 @@ Each process answers for itself on a socket of its own (authz/control.py). Here 
 are put to whom they concern:
 
   counters, accounts, drift, holds   the meter; what waits for the ledger is added up over all
+  catalog                            the meter, which has the same in force as the others
   refusal                            the worker that refused the call
   feed                               every worker
   catalog_check, catalog_reload      all: first whether each would take it, so that a catalog which
@@ -57,6 +58,7 @@ class Joined:
             "settling": lambda _: self.settling(),
             "refusal": self.refusal,
             "feed": lambda _: self.feed(),
+            "catalog": lambda _: self._ask_meter("catalog"),
             "catalog_check": lambda _: self.try_out(),
             "catalog_reload": lambda _: self.reload(),
         }

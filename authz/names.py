@@ -51,12 +51,33 @@ class Names:
         found = self._kept.get(names)
         if found is None:
             found = self._look(names)
-            if len(self._kept) < _KEPT and sum(map(len, names)) < _KEPT_CHARS:
+            if sum(map(len, names)) < _KEPT_CHARS:
+                if len(self._kept) >= _KEPT:
+                    self._kept.clear()  # else what one client makes up would keep all others out
                 self._kept[names] = found
         return found
 
+    def knows(self, names: tuple[str, ...]) -> bool:
+        """Whether these were looked at before, so that reading them costs nothing."""
+        return names in self._kept
+
     def _look(self, names: tuple[str, ...]) -> Read:
-        seen, found = set[str](), dict[str, str]()
+        """All names at once, as there may be very many: what folds to one of ours is one of them.
+
+        A name with a NUL falls apart here, so that what stands behind it is looked at too.
+        """
+        found = tuple((name, self.ours[name]) for name in filter(self.ours.__contains__, names))
+        folded = "\0".join(names).casefold().split("\0")
+        if (
+            len(set(names)) != len(names)
+            or sum(map(self._folded.__contains__, folded)) != len(found)
+            or len({ours for _, ours in found}) != len(found)
+        ):
+            self._look_closely(names)
+        return found
+
+    def _look_closely(self, names: tuple[str, ...]) -> None:
+        seen, found = set[str](), set[str]()
         for name in names:
             ours = self.ours.get(name)
             if name in seen:
@@ -64,11 +85,10 @@ class Names:
             seen.add(name)
             if ours is None:
                 self._alike(name)
-            elif ours in found.values():
+            elif ours in found:
                 raise AmbiguousNamesError(f"`{ours}` stands in it in both of its spellings", ours)
             else:
-                found[name] = ours
-        return tuple(found.items())
+                found.add(ours)
 
     def _alike(self, name: str) -> None:
         ours = self._folded.get(name.partition("\0")[0].casefold())

@@ -19,7 +19,7 @@ from store.counters.model import (
     Taken,
 )
 from store.counters.redis import RedisCounters
-from store.errors import StoreError
+from store.errors import StoreError, StoreUnavailableError
 from store.records import Hold
 
 REDIS: Final = "redis"
@@ -73,9 +73,15 @@ class ObservedCounters(RedisCounters):
         """As RedisCounters.withdraw."""
         return self._timed("withdraw", super().withdraw, draft)
 
-    def settle(self, hold: Hold, charge_nanousd: int) -> bool:
-        """As RedisCounters.settle."""
-        return self._timed("settle", super().settle, hold, charge_nanousd)
+    def settle_all(self, ends: Sequence[tuple[Hold, int]]) -> list[bool | StoreUnavailableError]:
+        """As RedisCounters.settle_all: one operation, which has failed if any of it has."""
+        seconds, failed = self._observe["settle"]
+        started = perf_counter()
+        answers = super().settle_all(ends)
+        seconds(perf_counter() - started)
+        if any(isinstance(answer, StoreUnavailableError) for answer in answers):
+            failed()
+        return answers
 
     def beat(self, account_id: str, hold_id: str) -> bool:
         """As RedisCounters.beat."""

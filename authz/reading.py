@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from authz.ask import MAX_SEQUENCES
 from authz.body import Body, is_model_name, read_json, second
 from authz.form import read_form
 from authz.infer import read_infer, read_model_name
@@ -15,9 +16,12 @@ from authz.shapes import NOTHING
 JSON_LENGTH: Final = "inference-header-content-length"
 """KServe's header for a body that begins with JSON and goes on with tensors as they are."""
 
+_UTF8: Final = re.compile(r" *= *(\"?)utf-?8\1 *(?:;[^,]*)?")
 _LENGTH: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 _TENSORS: Final = "/infer"
-_FIELDS: Final = NOTHING.second | {"model", "stream", "n"}
+_FIELDS: Final = frozenset(name for name in NOTHING.second if "." not in name) | {
+    *("model", "stream", "n"),
+}
 _REPEATS: Final = re.compile(r"[1-9][0-9]{0,5}")
 _BOOLEANS: Final = {
     **dict.fromkeys(("true", "1", "yes", "on", "t", "y"), True),
@@ -34,9 +38,19 @@ def read_body(
 
     `model` is what the path or the catalog says; `headers` have lower-case names.
     """
+    if endpoint.shape is not None and _is_of_another_charset(headers.get("content-type", "")):
+        return Fault(Reason.MALFORMED_BODY, "its Content-Type names another charset than UTF-8")
     if endpoint.place is Place.BODY:
         return read_json(raw, endpoint.shape)
     return _READ[endpoint.place](endpoint, model, raw, headers)
+
+
+def _is_of_another_charset(content_type: str) -> bool:
+    """Whether some server could take the bytes of JSON for other characters than we do."""
+    if content_type == "application/json":
+        return False
+    named = content_type.lower().split("charset")[1:]
+    return not all(_UTF8.fullmatch(each) for each in named)
 
 
 def _read_named(
@@ -85,14 +99,14 @@ def _read_form(
 def _read_message(
     endpoint: Endpoint, _model: str | None, raw: bytes, _headers: Mapping[str, str]
 ) -> Body | Fault:
-    """Tensors are no text, and nothing among them is known to bound the output."""
+    """Tensors are no text, nothing in them bounds the output, and each row may be a prompt."""
     if endpoint.lane is not Lane.INFERENCE:
         named = read_model_name(raw)
         return named if isinstance(named, Fault) else Body(named.model, stream=False)
     infer = read_infer(raw)
     if isinstance(infer, Fault):
         return infer
-    ask = Ask(output=None, text_only=False)
+    ask = Ask(output=None, prompts=min(infer.rows, MAX_SEQUENCES), text_only=False)
     return Body(infer.model, stream=False, ask=ask, controls=infer.controls)
 
 

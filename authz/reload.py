@@ -35,22 +35,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A catalog that can be used, and the table that it makes."""
+    """A catalog that can be used, the table that it makes, and the text that says it."""
 
     catalog: Catalog
     table: Table
+    text: str
     mark: str
-    """Of the file's text: two processes with the same have the same catalog in force."""
+    """Of the text: two processes with the same have the same catalog in force."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises ConfigError naming the line of every fault."""
-        catalog = Catalog.read(path)
-        try:
-            mark = sha256(path.read_bytes()).hexdigest()[:_MARK_CHARS]
-        except OSError:  # it went away meanwhile, and was read all the same
-            mark = ""
-        return cls(catalog, table_of(catalog), mark)
+        text = Catalog.text_of(path)
+        catalog = Catalog.parse(text, str(path))
+        mark = sha256(text.encode()).hexdigest()[:_MARK_CHARS]
+        return cls(catalog, table_of(catalog), text, mark)
 
     def check_mark(self, envoys: str | None) -> None:
         """Raises ConfigError where Envoy is known to run with another frame than this one's."""
@@ -84,6 +83,10 @@ class InForce:
     def table(self) -> Table:
         """The table that goes with it."""
         return self._loaded.table
+
+    def written(self) -> dict[str, str]:
+        """Where it was read, and what stood there: the file may say something else by now."""
+        return {"path": str(self._path), "text": self._loaded.text}
 
     def begin(self, checker: Checker, plans: Callable[[], Mapping[str, int]]) -> None:
         """Checks are answered by this checker, until a catalog takes the place of its own.

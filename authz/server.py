@@ -170,6 +170,7 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
         with _servers(settings, place, in_force, books.meter):
             if not metrics.shared:
                 stack.enter_context(exposing(settings.metrics_address, metrics.registry))
+                _log.info("metrics on %s", settings.metrics_listen)
             health.serving = True
             _log.info("serving on %s", settings.runtime)
             stopping.wait()
@@ -238,7 +239,9 @@ def _questions(
     """What the control socket answers. Before that, whoever answers checks is made able to."""
     if place.role is Role.METER:
         stack.enter_context(present(settings, known))
-        return methods(books, reload=in_force.reload, try_out=in_force.try_out)
+        return methods(
+            books, reload=in_force.reload, try_out=in_force.try_out, catalog=in_force.written
+        )
     keys = stack.enter_context(open_keys(settings, metrics, known))
     refusals = Refusals(wall_us, settings.key_form())
     checker = _checker(
@@ -246,7 +249,12 @@ def _questions(
     )
     in_force.begin(checker, keys.plans)
     return methods(
-        books, reload=in_force.reload, try_out=in_force.try_out, feed=keys.feed, refusals=refusals
+        books,
+        reload=in_force.reload,
+        try_out=in_force.try_out,
+        catalog=in_force.written,
+        feed=keys.feed,
+        refusals=refusals,
     )
 
 

@@ -25,6 +25,7 @@ class AuthzSettings(StoreSettings):
     key_cache_size: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     hold_deadline_seconds: Annotated[float, Field(ge=1, le=3600)] = 60
     heartbeat_seconds: Annotated[float, Field(ge=0.25, le=900)] = 15
+    idle_seconds: Annotated[int, Field(ge=1, le=86_400)] = 900  # SDKs wait 600 s for an answer
     stream_seconds: Annotated[int, Field(ge=1, le=86_400)] = DEFAULT_STREAM_SECONDS
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 32
     ledger_retention_days: Annotated[int | None, Field(ge=62, le=36_500)] = None

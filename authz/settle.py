@@ -37,6 +37,7 @@ GROUP_ROWS: Final = 1024
 RETRY_SECONDS: Final = (0.1, 0.2, 0.4, 1.0)
 SETTLE_RETRY_SECONDS: Final = 0.1  # who is out fails at once, and rows must not wait for it
 MAX_WAITING: Final = 100_000
+TOGETHER: Final = 128  # are settled in one go
 
 End = tuple[Hold, Charge]
 """A hold and how it ended."""
@@ -66,14 +67,7 @@ class EndsJournal(Protocol):
     def done(self, *hold_ids: str) -> None: ...
 
 
-class Unjournaled:
-    """In the journal's place where SQL has the open holds: an end that is forgotten is swept."""
-
-    def end(self, *charges: Charge) -> None:
-        """Nothing."""
-
-    def done(self, *hold_ids: str) -> None:
-        """Nothing."""
+SettleAll = Callable[[Sequence[tuple[Hold, int]]], Sequence[bool | StoreError]]
 
 
 class _Booked(NamedTuple):
@@ -88,6 +82,7 @@ class _Booked(NamedTuple):
 class Settler:
     """Ends holds, in a thread of its own. `end` never waits for SQL.
 
+    `settle_all` settles many in one go, where counters can, and answers for each.
     `missed` is told of each hold whose row is new and which the counters did not know: of its
     account SQL knows more than they do.
     """
@@ -100,9 +95,11 @@ class Settler:
         metrics: Metrics,
         known_model: Callable[[str], bool],
         *,
+        settle_all: SettleAll | None = None,
         missed: Callable[[Hold], None] = lambda _hold: None,
     ) -> None:
         self._counters = counters
+        self._settle_all = settle_all
         self._missed = missed
         self._journal = journal
         self._books = books
@@ -280,32 +277,62 @@ class Settler:
     def _settle(self) -> bool:
         """Settle what is booked with the charge of the row that stands, which may be another's.
 
-        False if the counters are out: the rest is to be tried again. One that fails otherwise
-        counts as open still: it is swept, finds its row, and is settled then.
+        False if counters are out: theirs are to be tried again. One that fails otherwise counts
+        as open still: it is swept, finds its row, and is settled then.
         """
         ours: list[End] = []
         settled: list[str] = []
+        left: deque[_Booked] = deque()
         failed: StoreError | None = None
-        while self._booked and failed is None:
-            booked = self._booked[0]
-            try:
-                first = self._counters.settle(booked.hold, booked.nanousd)
-                if booked.ours and not first:
-                    self._missed(booked.hold)
-            except StoreError as fault:
-                failed = fault
-                continue
-            except Exception:  # noqa: BLE001  a defect of ours: the rest must be settled
-                _log.exception("hold %s is booked and cannot be settled", booked.hold.id)
-            else:
-                settled.append(booked.hold.id)
-                if booked.ours:
-                    ours.append((booked.hold, booked.charge))
-            self._booked.popleft()
-            self._forget(booked.hold)
+        while self._booked:
+            part = [self._booked.popleft() for _ in range(min(TOGETHER, len(self._booked)))]
+            failures = 0
+            for booked, answer in zip(part, self._ask(part), strict=True):
+                if isinstance(answer, StoreError):
+                    left.append(booked)
+                    failures, failed = failures + 1, answer
+                    continue
+                self._forget(booked.hold)
+                if answer is not None:
+                    settled.append(booked.hold.id)
+                    if booked.ours:
+                        ours.append((booked.hold, booked.charge))
+            if failures == len(part):
+                break  # nobody answers
+        left.extend(self._booked)
+        self._booked = left
         self._say_whether_out(failed)
         self._finish(ours, settled)
         return failed is None
+
+    def _ask(self, part: Sequence[_Booked]) -> list[bool | StoreError | None]:
+        """What became of each: None if that cannot be done."""
+        answers: Sequence[bool | StoreError | None] | None = None
+        if self._settle_all is not None:
+            try:
+                answers = self._settle_all([(each.hold, each.nanousd) for each in part])
+            except Exception:  # noqa: BLE001  a defect of ours in one: the rest must be settled
+                _log.exception("%d ends cannot be settled together", len(part))
+        if answers is None:
+            answers = [self._one(each) for each in part]
+        return [self._look(*each) for each in zip(part, answers, strict=True)]
+
+    def _one(self, booked: _Booked) -> bool | StoreError | None:
+        try:
+            return self._counters.settle(booked.hold, booked.nanousd)
+        except StoreError as fault:
+            return fault
+        except Exception:  # noqa: BLE001  a defect of ours: the rest must be settled
+            _log.exception("hold %s is booked and cannot be settled", booked.hold.id)
+            return None
+
+    def _look(self, booked: _Booked, answer: bool | StoreError | None) -> bool | StoreError | None:
+        if answer is False and booked.ours:
+            try:
+                self._missed(booked.hold)
+            except StoreError as fault:
+                return fault
+        return answer
 
     def _say_whether_out(self, fault: StoreError | None) -> None:
         """Once, and that it is over; and let go of what is beyond the bound."""

@@ -17,18 +17,39 @@ llama.cpp's, Triton's and MLX'. A string makes the model `name:adapter`."""
 REFUSED: Final = (
     *("lora_request", "lora_task_id", "lora_weights", "lora_config"),  # TensorRT-LLM
     *("merged_adapters", "adapter_source"),  # LoRAX
+    "lora_id",  # SGLang's own name of an adapter that it has loaded
     *("models", "fallbacks", "draft_model"),  # routers in front of servers; MLX
+    *("model_list", "user_config", "custom_llm_provider", "api_base"),  # LiteLLM
 )
 """Members that name another model or adapter in a way that no allowlist could judge."""
 
 CONTROLS: Final = (
     *("keep_alive", "kv_transfer_params", "id_slot", "slot_id", "priority", "chat_template"),
-    *("cache_salt", "extra_key", "request_id", "rid", "data_parallel_rank"),
-    *("bootstrap_host", "bootstrap_port", "bootstrap_room"),
+    *("cache_salt", "extra_key", "request_id", "rid", "session_id"),
+    *("data_parallel_rank", "routed_dp_rank", "disagg_prefill_dp_rank", "decode_tp_size"),
+    *("bootstrap_host", "bootstrap_port", "bootstrap_room", "bootstrap_pair_key"),
+    *("http_worker_ipc", "encoder_urls", "kv_router_hint", "routing_key"),  # SGLang
+    *("ec_transfer_params", "vllm_xargs"),  # vLLM: its connectors and plugins
+    *("disaggregated_params", "nvext", "migration_request"),  # TensorRT-LLM, Dynamo, LMDeploy
     *("custom_logit_processor", "logits_processors"),
 )
 """Members that steer the server rather than the answer: which slot, cache or peer is used, who
 comes first, what stays loaded, which code runs. Refused unless the catalog allows them."""
+
+TEMPLATING: Final = tuple(
+    f"chat_template_kwargs.{name}"
+    for name in (
+        *("chat_template", "conversation", "tokenizer", "tokenize", "tokenizer_kwargs"),
+        *("processor_kwargs", "padding", "truncation", "max_length", "return_dict"),
+        "return_tensors",
+    )
+)
+"""What vLLM and SGLang pass on to the call that makes the prompt, where its own arguments have
+these names: another template, another talk, another form of what comes out. Controls as well;
+all else in there are variables of the template."""
+
+QUERY_CONTROLS: Final = frozenset({"autoload"})
+"""What steers a server from the query of the path: whether llama.cpp's router loads a model."""
 
 HIDING: Final = (
     *("include_reasoning", "stream_reasoning"),  # vLLM; SGLang, LightLLM
@@ -52,7 +73,7 @@ CONTEXT: Final = frozenset(
     {
         *("web_search_options", "mcp_servers", "audio", "prompt_id", "container"),
         *("image_data", "multi_modal_data", "prompt_embeds", "images", "video_data", "audio_data"),
-        *("image", "ref_audio", "references", "template"),
+        *("image", "ref_audio", "references", "template", "input_embeds", "data_sources"),
         *("chat_template", "chat_template_kwargs", "documents"),  # the prompt is made by them
     }
 )
@@ -69,7 +90,8 @@ class Content(StrEnum):
     PROMPTS = "prompts"  # text or tokens, or a list of them: many prompts
     DOCUMENTS = "documents"  # a list of texts, each read together with a query
     PARTS = "parts"  # contents and parts, as Gemini writes them
-    OPAQUE = "opaque"  # tensors and the like: its size in tokens cannot be told
+    OPAQUE = "opaque"  # its size in tokens cannot be told
+    ROWS = "rows"  # the same, but lists of it are so many inputs: tensors, instances
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +126,7 @@ class Shape:
     streams: bool = False  # unless `stream` is false
     always_streams: bool = False
     stored: tuple[str, ...] = ()  # members that name context which the server keeps
+    refers: bool = False  # and an item of the input may be only the name of a kept one
     unbounded: tuple[str, ...] = ()  # members that make the work outlive the request
     controls: tuple[str, ...] = ()  # beyond those of every body
     models: tuple[str, ...] = ("model",)  # members that name the model
@@ -123,7 +146,8 @@ class Shape:
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "selectors", frozenset(self._everywhere(SELECTORS)))
-        put(self, "steering", frozenset((*self._everywhere(CONTROLS), *self.controls)))
+        steering = (*self._everywhere(CONTROLS), *TEMPLATING, *self.controls)
+        put(self, "steering", frozenset(steering))
         put(self, "second", self.selectors.union(self.steering, self._everywhere(REFUSED)))
         best_of = (name for name in self.repeats if name.rpartition(".")[2] == "best_of")
         put(self, "hiding", frozenset((*HIDING, *best_of) if self.bounds else ()))

@@ -14,7 +14,9 @@ _ANYWHERE: Final = (
 llama.cpp every endpoint reads `n_predict`, else `max_completion_tokens`, else `max_tokens`, and
 its Responses pass on what they do not know."""
 
-_REPEATS: Final = ("n", "best_of", "n_cmpl")
+_REPEATS: Final = ("n", "best_of", "n_cmpl", "beam_width")
+_SESSION: Final = ("session_params",)
+"""By which SGLang goes on with what it keeps of earlier calls, whoever made them."""
 
 
 def _other(*bounds: str) -> tuple[str, ...]:
@@ -29,6 +31,7 @@ CHAT: Final = Shape(
     also=_other("max_tokens", "max_completion_tokens"),
     repeats=_REPEATS,
     usage_on_request=True,
+    stored=_SESSION,
 )
 COMPLETIONS: Final = Shape(
     "prompt",
@@ -38,13 +41,15 @@ COMPLETIONS: Final = Shape(
     also=_other("max_tokens"),
     repeats=_REPEATS,
     usage_on_request=True,
+    stored=_SESSION,
 )
 RESPONSES: Final = Shape(
     "input",
     bounds=("max_output_tokens",),
     also=_other("max_output_tokens"),
     repeats=_REPEATS,
-    stored=("previous_response_id", "conversation", "prompt"),
+    stored=("previous_response_id", "conversation", "prompt", *_SESSION),
+    refers=True,
     unbounded=("background",),
 )
 EMBEDDINGS: Final = Shape("input", kind=Content.PROMPTS, generates=False)
@@ -69,7 +74,11 @@ SPEECH: Final = Shape("input", kind=Content.PROMPTS)
 # ── Anthropic ────────────────────────────────────────────────────────────────────────────────────
 
 MESSAGES: Final = Shape(
-    "messages", bounds=("max_tokens",), also=_other("max_tokens"), repeats=_REPEATS
+    "messages",
+    bounds=("max_tokens",),
+    also=_other("max_tokens"),
+    repeats=_REPEATS,
+    controls=("speed", "inference_geo"),  # of Anthropic's own servers: at another price
 )
 
 NOTHING: Final = Shape()
@@ -83,6 +92,8 @@ _SPELLINGS: Final = (
     ("maxOutputTokens", "max_output_tokens"),
     ("candidateCount", "candidate_count"),
     ("cachedContent", "cached_content"),
+    ("routingConfig", "routing_config"),
+    ("modelConfig", "model_config"),
     ("systemInstruction", "system_instruction"),
     ("generateContentRequest", "generate_content_request"),
 )
@@ -99,6 +110,7 @@ def _gemini(*, streams: bool) -> Shape:
         always_streams=streams,
         prefix="models/",
         nests=("generationConfig",),
+        controls=("generationConfig.routingConfig", "generationConfig.modelConfig"),
         spellings=_SPELLINGS,
     )
 
@@ -156,11 +168,14 @@ OLLAMA_SHOW: Final = Shape(models=("model", "name"), tagged=True)
 
 INFER: Final = Shape(
     "inputs",
-    kind=Content.OPAQUE,
+    kind=Content.ROWS,
     stored=("parameters.sequence_id",),
     tensors=True,
     nests=("parameters",),
 )
+
+
+_BEAMS: Final = ("n", "best_of", "beam_width", "num_return_sequences")  # TensorRT-LLM's too
 
 
 def _triton(*, streams: bool) -> Shape:
@@ -168,8 +183,11 @@ def _triton(*, streams: bool) -> Shape:
         "text_input",
         kind=Content.PROMPTS,
         bounds=("max_tokens", "parameters.max_tokens"),
-        also=(*_other("max_tokens"), "parameters.max_new_tokens"),
-        repeats=("n", "best_of", "parameters.n", "parameters.best_of"),
+        also=(
+            *(*_other("max_tokens"), "request_output_len"),
+            *("parameters.max_new_tokens", "parameters.request_output_len"),
+        ),
+        repeats=(*_BEAMS, *(f"parameters.{name}" for name in _BEAMS)),
         stored=("sequence_id", "parameters.sequence_id"),
         controls=("sampling_parameters", "parameters.sampling_parameters"),
         streams=streams,
@@ -180,7 +198,12 @@ def _triton(*, streams: bool) -> Shape:
 
 TRITON_GENERATE: Final = _triton(streams=False)
 TRITON_GENERATE_STREAM: Final = _triton(streams=True)
-PREDICT: Final = Shape("instances", beside=("inputs", "examples"), kind=Content.OPAQUE)
+PREDICT: Final = Shape(
+    "instances",
+    beside=("inputs", "examples"),
+    kind=Content.ROWS,
+    nests=("parameters",),  # KServe's runtimes take generation's parameters there
+)
 
 # ── TGI, SGLang and llama.cpp under their own paths ──────────────────────────────────────────────
 
@@ -192,7 +215,12 @@ def _tgi(*, streams: bool) -> Shape:
         kind=Content.PROMPTS,
         bounds=("parameters.max_new_tokens",),
         also=("sampling_params.max_new_tokens", *_ANYWHERE),
-        repeats=("parameters.best_of", "sampling_params.n", "n", "best_of"),
+        repeats=(
+            *("parameters.best_of", "parameters.num_return_sequences", "n", "best_of"),
+            *("sampling_params.n", "sampling_params.beam_width"),
+        ),
+        stored=_SESSION,
+        controls=("background",),
         streams=streams,
         always_streams=streams,
         nests=("parameters", "sampling_params"),

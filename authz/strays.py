@@ -3,16 +3,25 @@
 The next call of such an account, and any heartbeat (authz/revive.py), seeds it, and its holds are
 in Redis again. So one that stays without for a deadline gave no sign of life in that time.
 
+A node's clock that is set forward makes every hold look old, and so does another node with another
+clock: that is a gap, as if we had not heard of them.
+
 Worst case: such a hold ends two deadlines, and the time between two sweeps, after its last sign of
 life.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from store.clock import Clock, elapsed_seconds
 from store.records import SECOND_US, Hold
+
+JUMP_SECONDS: Final = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 class CountedHolds(Protocol):
@@ -22,6 +31,8 @@ class CountedHolds(Protocol):
 
     def overdue(self, deadline_us: int) -> list[Hold]: ...
 
+    def clocks(self) -> list[int]: ...
+
 
 class CopiedHolds(Protocol):
     """SQL's open holds, as telling strays needs them."""
@@ -30,20 +41,42 @@ class CopiedHolds(Protocol):
 
 
 class EverySilentHold:
-    """The holds that gave no sign of life, of Redis and of SQL. For one thread."""
+    """The holds that gave no sign of life, of Redis and of SQL. For one thread.
 
-    def __init__(self, counters: CountedHolds, copies: CopiedHolds, clock: Clock) -> None:
+    `gap` is told that what looks silent may not be (see authz/sweep.py).
+    """
+
+    def __init__(
+        self,
+        counters: CountedHolds,
+        copies: CopiedHolds,
+        clock: Clock,
+        gap: Callable[[], None],
+    ) -> None:
         self._counters = counters
         self._copies = copies
         self._clock = clock
+        self._gap = gap
+        self._ahead: list[float] = []  # by how many seconds each clock was ahead of ours
         self._since: dict[str, float] = {}  # strays, and when they were first seen as such
 
     def overdue(self, deadline_us: int) -> list[Hold]:
         """Those without a sign of life for so long. Raises StoreUnavailableError."""
         silent = self._counters.overdue(deadline_us)
+        self._look_at_clocks()
         old = self._copies.admitted_before(self._clock() - deadline_us)
         strays = [hold for hold in old if self._counters.hold(hold.account_id, hold.id) is None]
         now = elapsed_seconds()
         self._since = {hold.id: self._since.get(hold.id, now) for hold in strays}
         horizon = now - deadline_us / SECOND_US
         return silent + [hold for hold in strays if self._since[hold.id] <= horizon]
+
+    def _look_at_clocks(self) -> None:
+        """After the holds were looked at: what was jumped over by then is known now."""
+        before = elapsed_seconds()
+        ahead = [us / SECOND_US - before for us in self._counters.clocks()]
+        jumps = [now - then for now, then in zip(ahead, self._ahead, strict=False)]
+        if max(jumps, default=0.0) > JUMP_SECONDS:
+            _log.warning("the clock of Redis went forward by %.1f s at once", max(jumps))
+            self._gap()
+        self._ahead = ahead

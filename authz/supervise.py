@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -254,10 +254,27 @@ def ended(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
+@contextmanager
+def _kept_from(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Block signals, here and in what is started meanwhile; here they come a moment later.
+
+    A new child has them as they kill, until the tether ignores them: it would die of one that it
+    is to pass over, or to obey once it can.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _spawn(program: Program) -> subprocess.Popen[bytes]:
     # -I -S: nothing but the standard library, at 10 ms; the program that follows has its own
     tied = (sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *program.argv)
-    with nullcontext() if program.log is None else open_log(program.log) as log:
+    with (
+        nullcontext() if program.log is None else open_log(program.log) as log,
+        _kept_from(tether.IGNORED),
+    ):
         return subprocess.Popen(  # noqa: S603 -- argv is ours, no shell
             tied,
             stdin=subprocess.DEVNULL,

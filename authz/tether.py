@@ -16,6 +16,7 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+IGNORED = (signal.SIGINT, signal.SIGHUP)
 
 
 def main(arguments: list[str]) -> None:
@@ -26,8 +27,9 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent:  # it died before the line above: the kernel would never tell us
         sys.exit("the parent is gone")
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)  # they were kept from us until here
     try:
         os.execv(program[0], program)  # noqa: S606 -- no shell is what is wanted
     except OSError as fault:

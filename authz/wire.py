@@ -7,6 +7,7 @@ as dynamic metadata (strings: Envoy keeps numbers as doubles) what the settlemen
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_plus
@@ -19,6 +20,7 @@ from authz.model import Fault, Reason, Request
 from authz.pack import Pairs
 from authz.pb.auth_pb2 import CheckRequest
 from authz.reading import read_body
+from authz.shape import QUERY_CONTROLS
 from store.keyformat import Digester, KeyForm
 
 _OK: Final = pack.status(0)
@@ -94,23 +96,32 @@ class Reader:
         if holds_key(named, self.form):
             return request.unreadable(Fault(Reason.MODEL_REQUIRED, param="model"))
         _, _, query = http.path.partition("?")
-        fault = _other_model(query, reading.model) if query else None
+        controls, fault = reading.controls, None
+        if query:
+            asked = tuple(_asked(query))
+            fault = _other_model(asked, reading.model)
+            controls += tuple(name for name, _ in asked if name in QUERY_CONTROLS)
         return request.reading(
             named,
             reading.ask,
             fault,
             stream=reading.stream,
             base=None if reading.adapter is None else reading.model,
-            controls=reading.controls,
+            controls=controls,
         )
 
 
-def _other_model(query: str, model: str) -> Fault | None:
-    """A `?model=` beats the body in some servers, so one that disagrees is refused."""
+def _asked(query: str) -> Iterator[tuple[str, str]]:
+    """The names in a query, as the most lenient of servers takes them, with their values."""
     for part in query.replace(";", "&").split("&"):
         name, _, value = part.partition("=")
-        asked = re.split(r"[\[.\0]", unquote_plus(name).strip(), maxsplit=1)[0].lower()
-        if asked == "model" and unquote_plus(value) != model:
+        yield re.split(r"[\[.\0]", unquote_plus(name).strip(), maxsplit=1)[0].lower(), value
+
+
+def _other_model(asked: Iterable[tuple[str, str]], model: str) -> Fault | None:
+    """A `?model=` beats the body in some servers, so one that disagrees is refused."""
+    for name, value in asked:
+        if name == "model" and unquote_plus(value) != model:
             return Fault(Reason.AMBIGUOUS_BODY, "the query names another model", param="model")
     return None
 

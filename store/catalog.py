@@ -197,15 +197,19 @@ class Catalog:
     @classmethod
     def read(cls, path: Path) -> Catalog:
         """Read and validate a file. Raises ConfigError naming the line of every fault."""
+        return cls.parse(cls.text_of(path), str(path))
+
+    @staticmethod
+    def text_of(path: Path) -> str:
+        """What a file has to be parsed. Raises ConfigError where it cannot be read."""
         try:
-            text = path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as fault:
             why = getattr(fault, "strerror", None) or "it is not UTF-8 text"
             raise ConfigError(
                 "The catalog cannot be read:",
                 (f"{path}: {why}. Name another with TENSORGATE_CATALOG.",),
             ) from None
-        return cls.parse(text, str(path))
 
     @classmethod
     def parse(cls, text: str, source: str) -> Catalog:

@@ -27,6 +27,9 @@ MIN_PEPPER_BYTES: Final = 32
 MAX_FOREIGN_CHARS: Final = 512
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ANY_KEY: Final = re.compile(
+    rf"[a-z0-9_-]*_[0-9A-Za-z]{{{BODY_CHARS + CHECKSUM_CHARS}}}", re.IGNORECASE
+)
 _PREFIX: Final = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*_")
 
 
@@ -48,6 +51,11 @@ def mint(prefix: str = DEFAULT_PREFIX) -> str:
     return text + _checksum(text)
 
 
+def without_keys(text: str) -> str:
+    """A text that may have keys of our form in it, under whatever prefix, with none of them."""
+    return _ANY_KEY.sub("(a key)", text)
+
+
 def hint(key: str) -> str:
     """What may be shown of a key of our form: enough to recognise it, useless to guess it."""
     return f"{key[: -BODY_CHARS - CHECKSUM_CHARS]}…{key[-4:]}"
@@ -60,6 +68,7 @@ class KeyForm:
     prefixes: tuple[str, ...] = (DEFAULT_PREFIX,)
     foreign: str | None = None
     _ours: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    _begins: re.Pattern[str] = field(init=False, repr=False, compare=False)
     _foreign: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +78,8 @@ class KeyForm:
             if not _PREFIX.fullmatch(prefix):
                 raise ValueError(f"{prefix!r} is not a key prefix; it looks like 'sk-tg_'")
         compiled = None if self.foreign is None else re.compile(self.foreign)
+        begins = "|".join(re.escape(prefix) for prefix in self.prefixes)
+        object.__setattr__(self, "_begins", re.compile(f"(?:{begins})[0-9A-Za-z]"))
         object.__setattr__(self, "_ours", re.compile(self.pattern()))
         object.__setattr__(self, "_foreign", compiled)
 
@@ -80,6 +91,10 @@ class KeyForm:
     def is_ours(self, value: str) -> bool:
         """Whether the value has our form; its checksum may still be wrong."""
         return self._ours.fullmatch(value) is not None
+
+    def has_key(self, text: str) -> bool:
+        """Whether a key of ours begins somewhere in a text, cut off or mistyped as it may be."""
+        return self._begins.search(text) is not None
 
     def is_foreign(self, value: str) -> bool:
         """Whether the value has the form of keys that were imported."""

@@ -102,7 +102,7 @@ class Ledger:
             return
         with self._writing() as connection:
             booked = _rows(connection, [hold.id for hold in opened])
-            new = [_hold_columns(hold) for hold in opened if hold.id not in booked]
+            new = [hold_columns(hold) for hold in opened if hold.id not in booked]
             if new:
                 connection.execute(self._insert_new(holds), new)
 
@@ -378,7 +378,8 @@ def _price_text(price: Price) -> str:
     return msgspec.json.encode(price).decode()
 
 
-def _hold_columns(hold: Hold) -> Columns:
+def hold_columns(hold: Hold) -> Columns:
+    """A hold as the copy has it."""
     return {
         "hold_id": hold.id,
         "request_id": hold.request_id,

@@ -11,18 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Engine,
-    RowMapping,
-    exists,
-    func,
-    select,
-)
+from sqlalchemy import ColumnElement, Engine, RowMapping, exists, func, select
 
 from store.engines import driver_errors, read_options
-from store.errors import StoreUnavailableError
 from store.ledger import read_row
+from store.ledgershape import is_moment, misshapen, not_ours, open_copy
 from store.ledgersums import added_calls, amount, calls, unequal, unguarded, whole
 from store.records import SECOND_US, Basis, LedgerRow, window_at
 from store.schema import accounts, holds, keys, ledger, pruned
@@ -115,11 +108,8 @@ class LedgerReader:
         Raises StoreUnavailableError at a row that is none of ours (see `verify`, which names it).
         """
         for found in self._found(wanted):
-            if _misshapen(found):
-                raise StoreUnavailableError(
-                    f"Row {found['seq']} of the ledger was not written by Tensorgate. "
-                    "`tensorgate ledger verify` says what is wrong with it."
-                )
+            if misshapen(found):
+                raise not_ours(found["seq"])
             yield read_row(found)
 
     def _found(self, wanted: Wanted) -> Iterator[RowMapping]:
@@ -149,15 +139,15 @@ class LedgerReader:
         `progress` is told the number of rows read so far, then `added_up` that of rows that were
         added up. Whether the counters agree is asked of whoever counts.
         """
-        created = self._created()
+        created, faults = self._created()
         rows = charged = unreadable = 0
-        faults = self._duplicates()
+        faults += self._duplicates()
         for found in self._found(ALL):
             rows += 1
-            misshapen = _misshapen(found)
-            if misshapen:
+            column = misshapen(found)
+            if column:
                 unreadable += 1
-                faults.append(f"Row {found['seq']} has no such {misshapen} as a row can have.")
+                faults.append(f"Row {found['seq']} has no such {column} as a row can have.")
             else:
                 row = read_row(found)
                 charged += row.charge_nanousd
@@ -171,20 +161,29 @@ class LedgerReader:
         if not unreadable:  # or there is no telling what they add up to
             faults += unequal(self._engine, added_up)
         faults += unguarded(self._engine)
-        opened, held_nanousd = self._open()
+        opened, strange = open_copy(self._engine)
+        faults += strange
+        held = sum(hold.nanousd for hold in opened)  # not in SQL: SQLite's sum ends at 64 bits
         gone, gone_nanousd = self._pruned()
         return Verified(
-            rows, charged, opened, held_nanousd, gone, gone_nanousd, tuple(faults[:MAX_FAULTS])
+            rows, charged, len(opened), held, gone, gone_nanousd, tuple(faults[:MAX_FAULTS])
         )
 
-    def _created(self) -> dict[str, int]:
+    def _created(self) -> tuple[dict[str, int], list[str]]:
+        """When accounts and keys were made, and a sentence for each that does not say so."""
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**read_options(self._engine))
-            return {
-                row[0]: row[1]
+            found = [
+                (row[0], row[1])
                 for table in (accounts, keys)
                 for row in connection.execute(select(table.c.id, table.c.created_us))
-            }
+            ]
+        created = {scope: us for scope, us in found if is_moment(us)}
+        return created, [
+            f"{scope} was made at no time that there is, and its windows cannot be told."
+            for scope, _ in found
+            if scope not in created
+        ]
 
     def _duplicates(self) -> list[str]:
         """Requests that have two rows, and open holds that have one."""
@@ -218,12 +217,6 @@ class LedgerReader:
             found = connection.execute(asked).mappings().one()
         return calls(found), whole(found, "charge")
 
-    def _open(self) -> tuple[int, int]:
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**read_options(self._engine))
-            amounts = connection.execute(select(holds.c.nanousd)).scalars().all()
-        return len(amounts), sum(amounts)  # not in SQL: SQLite's sum fails beyond 64 bits
-
 
 _BY_BASIS: Final[dict[Basis, tuple[Callable[[LedgerRow], bool], str]]] = {
     Basis.RELEASED: (lambda row: row.charge_nanousd == 0, "released, and yet charged"),
@@ -234,37 +227,6 @@ _BY_BASIS: Final[dict[Basis, tuple[Callable[[LedgerRow], bool], str]]] = {
     ),
     Basis.METERED: (lambda _: True, ""),
 }
-
-
-_TEXTS: Final = frozenset(
-    {"hold_id", "request_id", "account_id", "key_id", "user", "alias", "model", "endpoint"}
-)
-_OPTIONAL: Final[dict[str, type]] = {
-    "team": str,
-    "account_window": int,
-    "price": str,
-    "tokens_per_byte": str,
-    "input_bound": int,
-    "output_bound": int,
-    "seen": str,
-}
-_BASES: Final = frozenset(Basis)
-
-
-def _misshapen(found: RowMapping) -> str:
-    """The first column with what we never write (SQLite keeps any type in any), or nothing."""
-    for name, value in found.items():
-        if name == "basis":
-            good = value in _BASES
-        elif name in _TEXTS:
-            good = isinstance(value, str)
-        elif name in _OPTIONAL:
-            good = value is None or isinstance(value, _OPTIONAL[name])
-        else:
-            good = isinstance(value, int) and value >= 0
-        if not good:
-            return str(name)
-    return ""
 
 
 def _faults(row: LedgerRow, created: dict[str, int]) -> Iterator[str]:

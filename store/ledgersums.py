@@ -66,18 +66,16 @@ def unequal(engine: Engine, added_up: Callable[[int], None]) -> list[str]:
         connection = held.execution_options(**snapshot_options(engine))
         with connection.begin():
             kept, gone = _windows(connection, spent), _windows(connection, pruned_spent)
-            kept_days, gone_days = _days(connection, daily), _days(connection, pruned)
+            kept_days, gone_days = days_of(connection, daily), days_of(connection, pruned)
             for row in _added_up(connection):
                 _add_windows(windows, row)
-                _add_day(days, row)
+                add_day(days, row)
                 rows += row["rows"]
                 added_up(rows)
             faults = list(_lost(connection, rows, gone_days))
     for window, nanousd in gone.items():
         windows[window] = windows.get(window, 0) + nanousd
-    for group, sums in gone_days.items():
-        days[group] = [a + b for a, b in zip(days.get(group, _nothing()), sums, strict=True)]
-    return [*faults, *_unequal_windows(windows, kept), *_unequal_days(days, kept_days)]
+    return [*faults, *_unequal_windows(windows, kept), *unequal_days(days, gone_days, kept_days)]
 
 
 def amount(column: ColumnElement[Any], name: str) -> list[ColumnElement[int]]:
@@ -121,9 +119,10 @@ def _windows(connection: Connection, table: Table) -> Windows:
     return {(row[0], row[1]): _number(row[2]) for row in connection.execute(select(table))}
 
 
-def _days(connection: Connection, table: Table) -> Days:
+def days_of(connection: Connection, table: Table, *conditions: ColumnElement[bool]) -> Days:
+    """What `daily` or `pruned` has of the days that fulfil conditions."""
     width = len(GROUP)
-    asked = select(*(table.c[name] for name in (*GROUP, *SUMS)))
+    asked = select(*(table.c[name] for name in (*GROUP, *SUMS))).where(*conditions)
     return {
         tuple(row[:width]): [_number(each) for each in row[width:]]
         for row in connection.execute(asked)
@@ -131,24 +130,33 @@ def _days(connection: Connection, table: Table) -> Days:
 
 
 def _number(kept: object) -> int:
-    """What a hand has put in a number's place (SQLite keeps any type in any column) is none."""
-    return kept if isinstance(kept, int) else 0
+    """-1, which no rows add up to, for what a hand has put in a number's place.
+
+    SQLite keeps any type in any column.
+    """
+    return kept if isinstance(kept, int) else -1
 
 
 def _added_up(connection: Connection) -> Iterator[Any]:
     """Rows that were added up in the database, a part of the ledger at a time."""
+    seq = ledger.c.seq
+    first = connection.execute(select(func.min(seq))).scalar()
+    while first is not None:
+        behind = first + ADDED_AT_ONCE
+        yield from added_up_of(connection, seq >= first, seq < behind)
+        # the next that is there: a hand may have left a hole without an end
+        first = connection.execute(select(func.min(seq)).where(seq >= behind)).scalar()
+
+
+def added_up_of(connection: Connection, *conditions: ColumnElement[bool]) -> Iterator[Any]:
+    """Rows that fulfil conditions, added up in the database: what `add_day` reads."""
     columns = ledger.c
     day = literal_column(f"ledger.settled_us / {DAY_US}", BigInteger)
     labels = [*(columns[name] for name in (*_WINDOWS, "user", "team", "alias", "model", "basis"))]
     amounts = [half for name in AMOUNTS for half in amount(columns[name], name)]
-    last = connection.execute(select(func.coalesce(func.max(columns.seq), 0))).scalar_one()
-    for at in range(0, last, ADDED_AT_ONCE):
-        asked = (
-            select(func.count().label("rows"), day.label("day"), *labels, *amounts)
-            .where(columns.seq > at, columns.seq <= at + ADDED_AT_ONCE)
-            .group_by(day, *labels)
-        )
-        yield from connection.execute(asked).mappings()
+    asked = select(func.count().label("rows"), day.label("day"), *labels, *amounts)
+    grouped = asked.where(*conditions).group_by(day, *labels)
+    yield from connection.execute(grouped).mappings()
 
 
 def _add_windows(windows: Windows, row: Any) -> None:
@@ -161,7 +169,8 @@ def _add_windows(windows: Windows, row: Any) -> None:
             windows[scope, number] = windows.get((scope, number), 0) + nanousd
 
 
-def _add_day(days: Days, row: Any) -> None:
+def add_day(days: Days, row: Any) -> None:
+    """Count a row of `added_up_of` to its day."""
     group = tuple((row[name] or "") if name == "team" else row[name] for name in GROUP)
     sums = days.setdefault(group, _nothing())
     sums[CALLS.index(f"calls_{row['basis']}")] += row["rows"]
@@ -180,9 +189,11 @@ def _unequal_windows(found: Windows, kept: Windows) -> Iterator[str]:
             )
 
 
-def _unequal_days(found: Days, kept: Days) -> Iterator[str]:
-    for group in sorted(found.keys() | kept.keys(), key=str):
-        total = [min(number, INT64_MAX) for number in found.get(group, _nothing())]
+def unequal_days(there: Days, gone: Days, kept: Days) -> Iterator[str]:
+    """A sentence for each group whose rows, there or pruned, are not what is kept of them."""
+    for group in sorted(there.keys() | gone.keys() | kept.keys(), key=str):
+        both = zip(there.get(group, _nothing()), gone.get(group, _nothing()), strict=True)
+        total = [min(a + b, INT64_MAX) for a, b in both]
         said = kept.get(group, _nothing())
         if total != said:
             day, _, key_id, user, team, alias, model = group
@@ -203,9 +214,10 @@ def _lost(connection: Connection, rows: int, gone: Days) -> Iterator[str]:
     if connection.dialect.name != "sqlite":
         return  # its numbers have holes of their own
     numbered = connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'ledger'")
-    last = numbered.scalar() or 0
+    last = _number(numbered.scalar() or 0)
     taken = sum(sum(sums[: len(CALLS)]) for sums in gone.values())
-    if rows + taken == last:
+    highest = connection.execute(select(func.coalesce(func.max(ledger.c.seq), 0))).scalar_one()
+    if rows + taken == last and highest <= last:
         return
     what = f"{rows:,} rows are there and {taken:,} were pruned, of {last:,} that were booked"
     if taken or rows > last:

@@ -102,11 +102,15 @@ def _read(connection: Connection, condition: ColumnElement[bool]) -> Iterator[Ho
 
 def read_holds(rows: Iterable[Any]) -> Iterator[Hold]:
     """Holds of (id, record). Raises StoreUnavailableError for one that cannot be read."""
-    for hold_id, record in rows:
-        try:
-            yield unpack_hold(record)
-        except ValueError as fault:
-            raise StoreUnavailableError(
-                f"The database keeps hold {hold_id} in a form that this Tensorgate cannot read. "
-                "Start the newest version that has been used on it."
-            ) from fault
+    return (read_hold(*row) for row in rows)
+
+
+def read_hold(hold_id: str, record: str) -> Hold:
+    """A hold of the copy. Raises StoreUnavailableError for what cannot be read."""
+    try:
+        return unpack_hold(record)
+    except (ValueError, TypeError) as fault:
+        raise StoreUnavailableError(
+            f"The database keeps hold {hold_id} in a form that this Tensorgate cannot read. "
+            "Start the newest version that has been used on it."
+        ) from fault

@@ -8,15 +8,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
+from sqlalchemy import ColumnElement, Engine, Table, select
 
-from store.engines import driver_errors, snapshot_options
+from store.engines import driver_errors, read_options, snapshot_options
 from store.errors import StoreUnavailableError
 from store.ledgerreader import Wanted
-from store.ledgersums import AMOUNTS, CALLS, SUMS, added_calls, amount, calls, day_text, whole
+from store.ledgershape import check_readable
+from store.ledgersums import (
+    AMOUNTS,
+    CALLS,
+    GROUP,
+    SUMS,
+    Days,
+    add_day,
+    added_calls,
+    added_up_of,
+    calls,
+    day_text,
+    days_of,
+    unequal_days,
+)
 from store.records import DAY_US, NANOUSD
-from store.schema import daily, ledger, pruned
-from store.text import usd
+from store.schema import daily, pruned
 
 _COLUMNS: Final = {"account": "account_id", "key": "key_id", "month": "day"}
 _MONTH_CHARS: Final = len("2026-11")
@@ -47,36 +60,46 @@ def sums(engine: Engine, by: tuple[str, ...], wanted: Wanted) -> tuple[list[Name
     """A line for each group that had a call, by the text of the group; and what they add up to.
 
     `by` are some of account, user, team, key, alias, model, day and month; the times of `wanted`
-    are whole days, else ValueError. Raises StoreUnavailableError where the sums are not what the
-    rows and the pruned ones add up to.
+    are whole days, else ValueError. Raises StoreUnavailableError where any sum of a day, of calls,
+    tokens or money, is not what its rows and the pruned ones add up to.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
-    names = [_COLUMNS.get(name, name) for name in by]
-    asked = select(*(daily.c[name] for name in (*names, *SUMS))).where(*_of(daily, wanted))
-    with driver_errors(), engine.connect() as held:
-        connection = held.execution_options(**snapshot_options(engine))
-        with connection.begin():
-            for row in connection.execute(asked):
-                group = tuple(
-                    _label(name, value) for name, value in zip(by, row[: len(by)], strict=True)
-                )
-                total = groups.setdefault(group, [0] * len(SUMS))
-                for at, number in enumerate(row[len(by) :]):
-                    total[at] += number
-            rows, gone = _rows(connection, wanted), _pruned(connection, wanted)
+    names = [GROUP.index(_COLUMNS.get(name, name)) for name in by]
+    for day, numbers in _proven(engine, wanted).items():
+        group = tuple(_label(name, day[at]) for name, at in zip(by, names, strict=True))
+        total = groups.setdefault(group, [0] * len(SUMS))
+        for at, number in enumerate(numbers):
+            total[at] += number
     lines = [_line(by, group, groups[group]) for group in sorted(groups)]
-    found = Total(
+    return lines, Total(
         sum(sum(total[: len(CALLS)]) for total in groups.values()),
         sum(total[-1] for total in groups.values()),
     )
-    expected = Total(rows.calls + gone.calls, rows.charge_nanousd + gone.charge_nanousd)
-    if found != expected:
-        raise StoreUnavailableError(
-            f"The sums by day have {found.calls:,} calls for {usd(found.charge_nanousd)}, and "
-            f"their rows {expected.calls:,} for {usd(expected.charge_nanousd)}. "
-            "`tensorgate ledger verify` says where they differ."
-        )
-    return lines, found
+
+
+def pruned_calls(engine: Engine, wanted: Wanted) -> int:
+    """How many rows were pruned of the days that a part of is wanted."""
+    asked = select(*added_calls(pruned)).where(*_touching(pruned, wanted))
+    with driver_errors(), engine.connect() as held:
+        connection = held.execution_options(**read_options(engine))
+        return calls(connection.execute(asked).mappings().one())
+
+
+def _proven(engine: Engine, wanted: Wanted) -> Days:
+    """The sums by day, each compared with the rows in one snapshot."""
+    there: Days = {}
+    with driver_errors(), engine.connect() as held:
+        connection = held.execution_options(**snapshot_options(engine))
+        with connection.begin():
+            conditions = wanted.conditions()
+            check_readable(connection, conditions)
+            for row in added_up_of(connection, *conditions):
+                add_day(there, row)
+            gone = days_of(connection, pruned, *_of(pruned, wanted))
+            kept = days_of(connection, daily, *_of(daily, wanted))
+    for fault in unequal_days(there, gone, kept):
+        raise StoreUnavailableError(f"{fault} `tensorgate ledger verify` says all that is wrong.")
+    return kept
 
 
 def _label(name: str, value: Any) -> str:
@@ -102,25 +125,17 @@ def _of(table: Table, wanted: Wanted) -> list[ColumnElement[bool]]:
     for moment in (wanted.from_us, wanted.until_us):
         if moment is not None and moment % DAY_US:
             raise ValueError("sums are of whole days")
+    return _touching(table, wanted)
+
+
+def _touching(table: Table, wanted: Wanted) -> list[ColumnElement[bool]]:
+    """The same, of every day that a part of is wanted."""
     c = table.c
     conditions = (
         None if wanted.user is None else c.user == wanted.user,
         None if wanted.team is None else c.team == wanted.team,
         None if wanted.key_id is None else c.key_id == wanted.key_id,
         None if wanted.from_us is None else c.day >= wanted.from_us // DAY_US,
-        None if wanted.until_us is None else c.day < wanted.until_us // DAY_US,
+        None if wanted.until_us is None else c.day < -(-wanted.until_us // DAY_US),
     )
     return [condition for condition in conditions if condition is not None]
-
-
-def _rows(connection: Connection, wanted: Wanted) -> Total:
-    asked = select(func.count().label("calls"), *amount(ledger.c.charge_nanousd, "charge"))
-    asked = asked.select_from(ledger).where(*wanted.conditions())
-    found = connection.execute(asked).mappings().one()
-    return Total(int(found["calls"]), whole(found, "charge"))
-
-
-def _pruned(connection: Connection, wanted: Wanted) -> Total:
-    asked = select(*added_calls(pruned), *amount(pruned.c.charge_nanousd, "charge"))
-    found = connection.execute(asked.where(*_of(pruned, wanted))).mappings().one()
-    return Total(calls(found), whole(found, "charge"))

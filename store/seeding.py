@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final, Protocol
 
 from store.counters.memory import MemoryCounters
@@ -35,6 +35,7 @@ from store.records import Charge, Hold
 ATTEMPTS: Final = 5
 WAIT_SECONDS: Final = 1.0
 LOST_WAIT_SECONDS: Final = 0.25  # where all accounts may be lost at once, and threads are few
+POLL_SECONDS: Final = 0.01
 MAX_FOUND: Final = 10_000
 _STRIPES: Final = 64
 
@@ -108,6 +109,14 @@ class Seedable(Protocol):
     def seed(self, generation: Generation, seed: Seed) -> bool: ...
 
 
+class Claims(Protocol):
+    """Who of several workers reads an account: for a short while, as that one may die meanwhile."""
+
+    def claim(self, account_id: str) -> bool: ...
+
+    def unclaim(self, account_id: str) -> None: ...
+
+
 class SeededCounters:
     """Counters whose takes and looks seed the account first where that is needed. Thread-safe.
 
@@ -118,14 +127,20 @@ class SeededCounters:
     Counters outside of the process may have lost what was in them: they are given SQL's open holds
     as well, and `barrier` returns once SQL has all that anybody took before a moment (of the
     monotonic clock). It may raise; who comes later for the same account has waited since before.
+    With `claims`, one worker reads an account while the others wait for it.
     """
 
     def __init__(
-        self, counters: Seedable, ledger: Ledger, barrier: Callable[[float], None] | None = None
+        self,
+        counters: Seedable,
+        ledger: Ledger,
+        barrier: Callable[[float], None] | None = None,
+        claims: Claims | None = None,
     ) -> None:
         self._counters = counters
         self._ledger = ledger
         self._barrier = barrier
+        self._claims = claims
         self._wait_seconds = WAIT_SECONDS if barrier is None else LOST_WAIT_SECONDS
         self._found: OrderedDict[str, float] = OrderedDict()  # lives of accounts, and since when
         self._locks = tuple(Lock() for _ in range(_STRIPES))
@@ -175,6 +190,27 @@ class SeededCounters:
             self._counters.seed(found, _known(self._ledger, found))
             return
         self._barrier(self._since(found.life))
+        if self._claims is None:
+            self._read_lost(found)
+        elif self._is_ours_to_read(found.account_id, self._claims):
+            try:
+                self._read_lost(found)
+            finally:
+                with suppress(StoreUnavailableError):  # it lapses by itself
+                    self._claims.unclaim(found.account_id)
+
+    def _is_ours_to_read(self, account_id: str, claims: Claims) -> bool:
+        """False once another worker has seeded the account."""
+        until = monotonic() + self._wait_seconds
+        while not claims.claim(account_id):
+            if monotonic() >= until:
+                raise _unavailable()
+            sleep(POLL_SECONDS)
+            if self._counters.generation(account_id).seeded:
+                return False
+        return True
+
+    def _read_lost(self, found: Generation) -> None:
         generation = self._counters.generation(found.account_id)
         if generation.life == found.life and not generation.seeded:  # not lost again meanwhile
             known = self._ledger.seed(

@@ -21,6 +21,7 @@ import typer
 from admin import output
 from admin.cli import AsJson, Email, help_when_alone, keys_app, users_app
 from admin.ledgercli import ledger_app
+from store import keyformat
 from store.errors import ConfigError, InputError, SchemaMismatchError, StoreError
 
 if TYPE_CHECKING:
@@ -303,7 +304,8 @@ def _explain(fault: Exception) -> tuple[str, str, int]:
         case typer.TyperException():
             context = getattr(fault, "ctx", None)
             see = "" if context is None else f" See `{context.command_path} --help`."
-            return f"{fault.format_message().rstrip('.')}.{see}", "usage", fault.exit_code
+            said = keyformat.without_keys(fault.format_message())
+            return f"{said.rstrip('.')}.{see}", "usage", fault.exit_code
         case InputError():
             return str(fault), fault.code, FAULT
         case SchemaMismatchError():

@@ -106,6 +106,7 @@ class Setup:
             concurrency=spare_processors(self.settings.workers),
             key_form=self.settings.key_form(),
             body_limit_mib=self.settings.body_limit_mib,
+            idle_seconds=self.settings.idle_seconds,
             stream_seconds=self.settings.stream_seconds,
             heartbeat_seconds=self.settings.heartbeat_seconds,
         )

@@ -7,6 +7,7 @@ Arguments: state folder, database URL, Redis URL, budget.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 from moneyhelp import KEY, draft
@@ -37,6 +38,7 @@ def main(folder: Path, database_url: str, redis_url: str, budget: int) -> None:
             took = books.seeded.take(name, draft(1, id=name, request_id=name), limits)
             if isinstance(took, Taken) and took.hold is not None:
                 print(took.hold.id, flush=True)
+            time.sleep(0.003)
 
 
 if __name__ == "__main__":

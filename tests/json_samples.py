@@ -52,6 +52,11 @@ REAL: Final[dict[str, list[dict[str, Any]]]] = {
             "stream": True,
             "lora_path": "poet",
         },
+        {
+            "model": MODEL,
+            "messages": _SAID,
+            "chat_template_kwargs": {"enable_thinking": False, "depth": {"chat_template": 1}},
+        },
     ],
     "completions": [
         {

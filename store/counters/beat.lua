@@ -8,7 +8,5 @@ local now = clock()
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'used')
 if found[1] ~= epoch_of_connection or not redis.call('ZSCORE', KEYS[3], ARGV[3]) then return 0 end
 redis.call('ZADD', KEYS[3], int(now), ARGV[3])
-redis.call('PEXPIRE', KEYS[2], HOLDS_MS)
-redis.call('PEXPIRE', KEYS[3], HOLDS_MS)
 use(found[2], now)
 return 1

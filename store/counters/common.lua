@@ -19,6 +19,7 @@
 
 local MINUTE = 60000000
 local REMEMBERED_MS = 61000     -- a minute, and a little, as the text says when it is over
+local LIST_MS = 121000          -- of a list of a minute, see push
 local IDLE = 60 * MINUTE        -- an account that is idle for so long is given up by the sweeper
 local REFRESH = 10 * MINUTE     -- how exactly we know for how long
 local ACCOUNT_MS = 86400000     -- and what becomes of it where no sweeper runs: a day, and
@@ -32,15 +33,21 @@ local function clock()
   return time[1] * 1000000 + time[2]
 end
 
+local format = string.format
+
+-- A whole number as text. (What Lua makes of one by itself has 14 digits.)
 local function int(number)
-  return string.format('%.0f', number)
+  return format('%.0f', number)
 end
 
--- The account is in use; at most each REFRESH that is written down. It never goes back.
+-- The account is in use; at most each REFRESH that is written down. It never goes back. Its holds
+-- are given as long once more: they must not go before it does.
 local function use(used, now)
   used = tonumber(used)
   if not used or now - used >= REFRESH then redis.call('HSET', KEYS[1], 'used', int(now)) end
   if not used or now - used >= REFRESH or now < used then
     redis.call('PEXPIRE', KEYS[1], ACCOUNT_MS)
+    redis.call('PEXPIRE', KEYS[2], HOLDS_MS)
+    redis.call('PEXPIRE', KEYS[3], HOLDS_MS)
   end
 end

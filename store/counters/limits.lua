@@ -23,16 +23,16 @@ local function read_limits(from, lists)
   return limits, scopes
 end
 
--- What stands in Redis of each limit; `found` is epoch, seeded, used, and the scopes' fields. A clock
--- that was set back does not bring a window back that was over: its sums may be gone. (`used` is
--- written when a window begins.)
+-- What stands in Redis of each limit; `found` is epoch, seeded, used, generation, and the scopes'
+-- fields. A clock that was set back does not bring a window back that was over: its sums may be
+-- gone. (`used` is written when a window begins.)
 local function look(limits, found, now)
   local time = math.max(now, tonumber(found[3] or 0))
   for _, limit in ipairs(limits) do
     if limit.kind == 'm' then
-      limit.used, limit.first = trim(limit.key, now)
+      limit.used, limit.first, limit.last = trim(limit.key, now)
     else
-      limit.windows = read_windows(found[3 + limit.at])
+      limit.windows = read_windows(found[4 + limit.at])
       limit.window, limit.turned = present(limit.windows, limit.created, time)
       limit.ends = limit.created + (limit.window.number + 1) * WINDOW
     end
@@ -46,8 +46,9 @@ local function standings(limits, now)
     if limit.kind == 'm' then
       said[at] = standing_of(limit.key, limit.used, limit.first, limit.most, now)
     else
-      said[at] = text(limit.window.spent) .. ' ' .. text(limit.window.held) .. ' '
-        .. int(limit.window.number) .. ' ' .. int(limit.ends)
+      local window = limit.window
+      said[at] = format(
+        '%s %s %d %.0f', text(window.spent), text(window.held), window.number, limit.ends)
     end
   end
   return table.concat(said, ' ')

@@ -9,8 +9,8 @@ local function money(text)
 end
 
 local function text(amount)
-  if amount[1] == 0 then return int(amount[2]) end
-  return string.format('%.0f%09.0f', amount[1], amount[2])
+  if amount[1] == 0 then return format('%.0f', amount[2]) end
+  return format('%.0f%09.0f', amount[1], amount[2])
 end
 
 local function plus(a, b)
@@ -48,8 +48,8 @@ local function pack_windows(windows)
   local packed, last = {}, windows[#windows].number
   for _, window in ipairs(windows) do
     if window.holds > 0 or window.number == last then
-      packed[#packed + 1] = int(window.number) .. ' ' .. text(window.spent) .. ' '
-        .. text(window.held) .. ' ' .. int(window.holds)
+      packed[#packed + 1] = format(
+        '%d %s %s %d', window.number, text(window.spent), text(window.held), window.holds)
     end
   end
   return table.concat(packed, ' ')

@@ -8,7 +8,8 @@ local now = clock()
 local limits, fields = read_limits(3, 4)
 local found = {}
 if #fields > 0 then
-  found = redis.call('HMGET', KEYS[1], 'epoch', 'seeded', 'used', unpack(fields))
+  found = redis.call('HMGET', KEYS[1], 'epoch', 'seeded', 'used', 'generation',
+    unpack(fields))
   if found[1] ~= epoch_of_connection or found[2] ~= '1' then return '0' end
 end
 look(limits, found, now)

@@ -50,7 +50,7 @@ for at, times in ipairs(known.minutes) do
     if time > now then time = now end -- of a clock that was ahead: for a minute at most
     if time > now - MINUTE then redis.call('RPUSH', key, int(time)) end
   end
-  redis.call('PEXPIRE', key, REMEMBERED_MS)
+  redis.call('PEXPIRE', key, LIST_MS)
 end
 for at, ended in ipairs(known.ended) do
   local left = math.min(ended, now) + MINUTE - now

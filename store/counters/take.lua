@@ -13,38 +13,40 @@
 local HELD_RETRY = 2000000
 
 local now = clock()
+local now_text = int(now)
 local request, hold_id = ARGV[3], ARGV[4]
 local marks = redis.call('MGET', KEYS[4], KEYS[5])
 local mark = marks[1]
 if mark and tonumber(string.sub(mark, 3)) <= now then mark = false end
-if marks[2] or (mark and string.sub(mark, 1, 1) == 'E') then return '1 ' .. int(now) end
+if marks[2] or (mark and string.sub(mark, 1, 1) == 'E') then return '1 ' .. now_text end
 
 local limits, fields = read_limits(8, 6)
 local found = {}
 if hold_id ~= '' then
-  found = redis.call('HMGET', KEYS[1], 'epoch', 'seeded', 'used', unpack(fields))
+  found = redis.call('HMGET', KEYS[1], 'epoch', 'seeded', 'used', 'generation',
+    unpack(fields))
   if found[1] ~= epoch_of_connection or found[2] ~= '1' then return '0' end
   use(found[3], now)
 end
 look(limits, found, now)
 
-if mark then return '2 ' .. int(now) .. ' ' .. standings(limits, now) end
+if mark then return '2 ' .. now_text .. ' ' .. standings(limits, now) end
 if hold_id ~= '' then
   local open = redis.call('HGET', KEYS[2], 'r:' .. request)
   if open then
     local kept = redis.call('HGET', KEYS[2], open)
     local checks, rest = string.match(kept, '^(%d+)(.*)$')
-    if checks == '0' then return '1 ' .. int(now) end
+    if checks == '0' then return '1 ' .. now_text end
     if ARGV[7] ~= '1' or open ~= hold_id then
       redis.call('HSET', KEYS[2], open, int(checks + 1) .. rest)
     end
-    redis.call('ZADD', KEYS[3], int(now), open)
-    return '2 ' .. int(now) .. ' ' .. standings(limits, now) .. '\n' .. kept
+    redis.call('ZADD', KEYS[3], now_text, open)
+    return '2 ' .. now_text .. ' ' .. standings(limits, now) .. '\n' .. kept
   end
 end
 
 local function refused(at, retry, held)
-  return '3 ' .. int(now) .. ' ' .. int(at - 1) .. ' ' .. int(retry) .. ' ' .. held .. ' '
+  return '3 ' .. now_text .. ' ' .. int(at - 1) .. ' ' .. int(retry) .. ' ' .. held .. ' '
     .. standings(limits, now)
 end
 
@@ -82,34 +84,35 @@ if spent then return refused(spent, limits[spent].ends - now, '0') end
 if tight then return refused(tight, HELD_RETRY, '1') end
 
 for _, limit in ipairs(limits) do
-  if limit.kind == 'm' then
-    redis.call('RPUSH', limit.key, int(now))
-    redis.call('PEXPIRE', limit.key, REMEMBERED_MS)
-    limit.used = limit.used + 1
-    if limit.used == 1 then limit.first = now end
-  end
+  if limit.kind == 'm' then push(limit, now, now_text) end
 end
 if hold_id == '' then
   redis.call('SET', KEYS[4], 'P ' .. int(now + MINUTE), 'PX', REMEMBERED_MS)
-  return '2 ' .. int(now) .. ' ' .. standings(limits, now)
+  return '2 ' .. now_text .. ' ' .. standings(limits, now)
 end
 
-local named, written = {}, {}
+local named, written, fresh = {}, { 'generation', int(found[4] + 1) }, false
 for _, limit in ipairs(limits) do
   if limit.kind ~= 'm' then
     local window = limit.window
     window.held, window.holds = plus(window.held, asked), window.holds + 1
-    named[#named + 1] = int(window.number) .. ':' .. limit.scope
-    if limit.turned then redis.call('HSET', KEYS[1], 'used', int(math.max(now, found[3]))) end
+    if window.holds == 1 then fresh = true end
+    if limit.turned then written[3], written[4] = 'used', int(math.max(now, found[3])) end
+    named[#named + 1] = format('%d:%s', window.number, limit.scope)
+  end
+end
+for _, limit in ipairs(limits) do
+  if limit.kind ~= 'm' then
     written[#written + 1] = limit.field
     written[#written + 1] = pack_windows(limit.windows)
   end
 end
 redis.call('HSET', KEYS[1], unpack(written))
-redis.call('HINCRBY', KEYS[1], 'generation', 1)
-local kept = '1 ' .. int(now) .. ' ' .. ARGV[5] .. ' ' .. table.concat(named, ' ') .. '\n' .. ARGV[6]
-redis.call('HSET', KEYS[2], hold_id, kept, 'r:' .. request, hold_id)
-redis.call('ZADD', KEYS[3], int(now), hold_id)
-redis.call('PEXPIRE', KEYS[2], HOLDS_MS)
-redis.call('PEXPIRE', KEYS[3], HOLDS_MS)
-return '2 ' .. int(now) .. ' ' .. standings(limits, now) .. '\n' .. string.match(kept, '^[^\n]*')
+local figures = format('1 %s %s %s', now_text, ARGV[5], table.concat(named, ' '))
+redis.call('HSET', KEYS[2], hold_id, figures .. '\n' .. ARGV[6], 'r:' .. request, hold_id)
+redis.call('ZADD', KEYS[3], now_text, hold_id)
+if fresh then -- there may have been none before, and so no such keys
+  redis.call('PEXPIRE', KEYS[2], HOLDS_MS)
+  redis.call('PEXPIRE', KEYS[3], HOLDS_MS)
+end
+return '2 ' .. now_text .. ' ' .. standings(limits, now) .. '\n' .. figures

@@ -6,9 +6,37 @@ from typing import Final
 
 from authz.credential import CREDENTIAL_HEADERS
 
+# By which servers, and routers in front of them, pick another model, adapter, worker or peer than
+# the body says, or go on though the client has left.
+STEERING_PREFIXES: Final = (
+    "x-ai-eg-",  # Envoy AI Gateway: the model
+    "x-amzn-sagemaker-",  # vLLM, DJL, MMS: the model, the adapter, the session
+    "x-data-parallel-",  # vLLM, SGLang, llm-d: the worker
+    "x-dynamo-",  # NVIDIA Dynamo's worker
+    "x-gateway-",  # Kubernetes' inference gateway: the model, the server
+    "x-litellm-",
+    "x-portkey-",
+    "x-prefiller-",  # llm-d: the address of a peer
+    "x-smg-",  # SGLang's router: the worker
+)
+STEERING: Final = (
+    "mm-model-id",  # ModelMesh: the model
+    "mm-model-id-bin",
+    "mm-vmodel-id",
+    "mm-vmodel-id-bin",
+    "routing-strategy",  # AIBrix
+    "target-pod",
+    "seldon-internal-model",  # Seldon: the model
+    "seldon-model",
+    "serve-multiplexed-model-id",  # Ray Serve; with underscores Envoy refuses it
+    "x-conversation-id",  # llama.cpp: a stream that outlives its client
+    "x-session-id",  # vLLM: the worker
+    "x-worker-instance-id",
+)
+
 # A client's own, gone before anything looks at the request: what only we or Envoy may say, what
-# could steer a server past the path that was checked, and the dashboard's cookie.
-FORGED_PREFIXES: Final = ("x-tensorgate-", "x-envoy-")
+# could steer a server past the path and the model that were checked, and the dashboard's cookie.
+FORGED_PREFIXES: Final = ("x-tensorgate-", "x-envoy-", *STEERING_PREFIXES)
 NOT_ACCEPTED: Final = (
     "cookie",
     "x-http-method",
@@ -17,6 +45,7 @@ NOT_ACCEPTED: Final = (
     "x-original-url",
     "x-request-id",
     "x-rewrite-url",
+    *STEERING,
 )
 
 # Gone before the model server: credentials, what makes servers compress (the gate could not read

@@ -16,8 +16,18 @@ from statehelp import CATALOG, FakeClock, new_state, repository_on, service_on, 
 
 from admin.passwords import password_matches
 from admin.service import AdminService, Minted
+from authz.control import Responder, methods, serving
+from authz.metrics import Metrics
+from authz.reload import InForce, Loaded
+from store.control import SOCKET_NAME
 from store.engines import open_engine
-from store.errors import ConfigError, InputError, NotFoundError, PlanLimitError
+from store.errors import (
+    ConfigError,
+    InputError,
+    NotFoundError,
+    PlanLimitError,
+    StoreUnavailableError,
+)
 from store.keyformat import Digester, Pepper
 from store.records import DAY_US, Role
 from store.settings import StoreSettings
@@ -284,6 +294,40 @@ def test_a_plan_that_the_catalog_lost(service: AdminService, settings: StoreSett
         mint(service)
     service.set_plan(ANNA, "large")
     mint(service)
+
+
+def test_the_catalog_that_authz_has_in_force_binds_and_not_what_its_file_says_by_now(
+    settings: StoreSettings, tmp_path: Path
+) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir(0o700)
+    settings = settings.model_copy(update={"runtime": runtime})
+    in_force = InForce(settings.catalog, Loaded.read(settings.catalog), Metrics())
+    known = methods(None, reload=dict, try_out=dict, catalog=in_force.written)  # type: ignore[arg-type]  # nothing else is asked
+    later = CATALOG.replace("max_rpm: 60", "max_rpm: 10")
+    assert later != CATALOG
+    with service_on(settings) as service:
+        service.add_user(ANNA, make_one=False)
+        with serving(runtime / SOCKET_NAME, Responder(settings.state, known)):
+            for number, text_now in enumerate((later, "what authz refuses: [")):
+                settings.catalog.write_text(text_now)
+                assert mint(service, f"by-authz-{number}", rpm=60).record.rpm == 60
+                refused("plan_limit_rpm", mint, service, f"over-{number}", rpm=61)
+                service.revoke(ANNA, f"by-authz-{number}", confirm=f"by-authz-{number}")
+                assert service.add_user(f"{number}@x", service=True).account.plan == "free"
+            answers = {**known, "catalog": _out}
+        with (
+            serving(runtime / SOCKET_NAME, Responder(settings.state, answers)),
+            pytest.raises(StoreUnavailableError, match="the catalog cannot be told"),
+        ):
+            mint(service, "unknown")
+        settings.catalog.write_text(later)
+        refused("plan_limit_rpm", mint, service, "by-the-file", rpm=11)
+        assert mint(service, "by-the-file", rpm=10).record.rpm == 10
+
+
+def _out(_: object) -> object:
+    raise StoreUnavailableError("the catalog cannot be told")
 
 
 def test_threads_race_for_the_last_place(settings: StoreSettings, service: AdminService) -> None:

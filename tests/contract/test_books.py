@@ -513,7 +513,7 @@ def test_sums_that_the_rows_do_not_prove_are_not_given(
     books.book([(of, charge(of))])
     assert sums(engine, ("team",), Wanted())[1] == Total(1, 40)
     by_hand(engine, change)
-    with pytest.raises(StoreUnavailableError, match="`tensorgate ledger verify` says where"):
+    with pytest.raises(StoreUnavailableError, match="`tensorgate ledger verify` says all"):
         sums(engine, ("team",), Wanted())
 
 

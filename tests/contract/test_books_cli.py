@@ -19,10 +19,12 @@ from authz import upkeep
 from authz.books import open_books
 from authz.metrics import Metrics
 from authz.settings import AuthzSettings
+from store import keyformat
 from store.catalog import Catalog
 from store.clock import wall_us
 from store.control import Control
 from store.journal import Journal
+from store.ledgersums import AMOUNTS, CALLS
 from store.records import DAY_US, Basis, Charge, Hold, Price, Seen
 
 SUMS = """calls, calls_metered, calls_estimated, calls_held, calls_released, input_tokens,
@@ -95,8 +97,24 @@ def test_sums_that_rows_do_not_prove_are_not_written(books: Desk) -> None:
     out = books.folder / "sums"
     ran = books("export", "--by", "team", "--output", str(out))
     assert ran.status == 1
-    assert "have 1 calls for $0.000000041, and their rows 1 for $0.00000004." in ran.err
+    assert "they have charge_nanousd 40 and not 41. `tensorgate ledger verify` says" in ran.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("column", [*CALLS, *AMOUNTS])
+def test_each_sum_of_each_group_is_proven(books: Desk, column: str) -> None:
+    """Also where the total of all groups is right, and of what was pruned."""
+    books.book(hold())
+    books.book(hold(key=OTHER_KEY))
+    books.lines("--by", "key")
+    for sign, key in (("+", KEY), ("-", OTHER_KEY)):
+        change = f"UPDATE daily SET {column} = {column} {sign} 1 WHERE key_id = '{key.id}'"
+        books.execute(change)
+    ran = books("export", "--by", "model")
+    assert (ran.status, ran.out) == (1, "")
+    assert f"they have {column} " in ran.err
+    assert ran.err.count("\n") == 1
+    assert books("export", "--by", "key", "--to", "2026-11-18").status == 0, "another period"
 
 
 # -- prune
@@ -122,7 +140,13 @@ def test_pruning_asks_twice_and_tells(books: Desk, later: None) -> None:
     assert len(books.lines()) == 3
     ran = books("prune", "--before", "2026-11-19", "--confirm", "2026-11-19", "--json")
     assert json.loads(ran.out) == {"rows": 2, "charge_nanousd": 80, "before": "2026-11-19"}
-    assert [row["hold_id"] for row in books.lines()] == [kept.id]
+    ran = books("export")
+    assert [json.loads(line)["hold_id"] for line in ran.out.splitlines()] == [kept.id]
+    says = "2 rows of these days were pruned and are not here; --by has their sums.\n"
+    assert (ran.status, ran.err) == (0, says)
+    assert books("export", "--to", "2026-11-18T12:00", "--user", ACCOUNT.email).err == says
+    for elsewhere in (("--from", "2026-11-19"), ("--key", OTHER_KEY.id), ("--team", "blue")):
+        assert books("export", *elsewhere).err == ""
     assert books("prune", "--before", "2026-11-19").out.startswith("0 rows of before 2026-11-19")
     [total] = books.lines("--by", "account")
     assert (total["calls"], total["charge_usd"]) == (3, "0.000000120")
@@ -338,12 +362,43 @@ def test_a_refusal_is_asked_of_authz(books: Desk, monkeypatch: pytest.MonkeyPatc
     assert "why       This key may not." in said
     assert found == {"found": "refusal"} | refusal
     assert "nobody that is known" in explained(books, "r2")[0]
-    ran = books.run("explain", "r\x1b3")
+    ran = books.run("explain", "r3")
     assert ran.status == 1
     assert ran.err.startswith(
-        "error: No row, no open hold and no recent refusal has the id `r?3`: it was refused longer "
+        "error: No row, no open hold and no recent refusal has that id: it was refused longer "
         "ago or before the gate's last start, never came here, or reached another gate."
     )
+
+
+@pytest.mark.parametrize(
+    "bad", ["r\x1b3", "r 3", "r\n3", "\udcff", "é", "", "r" * 257, "sk-tg_…x4Qz"]
+)
+def test_what_cannot_be_an_id_is_refused_and_not_repeated(books: Desk, bad: str) -> None:
+    ran = books.run("explain", bad, "--json")
+    assert ran.status == 1
+    error = json.loads(ran.out)["error"]
+    assert error["code"] == "invalid_id"
+    assert ran.err == f"error: {error['message']}\n"
+    assert not bad or bad not in ran.err
+    assert ran.err.isascii()
+
+
+def test_a_key_is_no_id_and_is_not_repeated(books: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORGATE_FOREIGN_KEYS", "(sk-)?[0-9a-zA-Z-]{20,}")
+    key = keyformat.mint()
+    of = books.book(hold())
+    for given in (key, key[:-1], key[:20], f"x.{key}", "sk-0123456789abcdefghij"):
+        for asked in ((given,), (given, "--json")):
+            ran = books.run("explain", *asked)
+            assert ran.status == 1
+            assert "has the form of a key" in ran.err
+            assert given[6:] not in ran.err + ran.out
+    for id_ in (of.id, of.request_id):  # which the form of foreign keys fits as well
+        assert explained(books, id_)[1]["found"] == "row"
+    for arguments in (("explain", "one", key), (key,), ("explain", f"--{key}"), ("ledger", key)):
+        ran = books.run(*arguments, "--json")
+        assert ran.status == 2
+        assert key[6:] not in ran.err + ran.out
 
 
 def test_what_nobody_knows(books: Desk, later: None) -> None:

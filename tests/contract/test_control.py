@@ -86,6 +86,7 @@ def running(
                 books,
                 reload=dict,
                 try_out=dict,
+                catalog=dict,
                 feed=feed,
                 refusals=Refusals(clock, settings.key_form()),
             )
@@ -195,7 +196,7 @@ def test_a_reload_is_answered_with_what_changed_or_with_every_fault(
         return answer
 
     settings.state.mkdir()
-    known = methods(None, reload=reload, try_out=dict)  # type: ignore[arg-type]  # nothing else is asked
+    known = methods(None, reload=reload, try_out=dict, catalog=dict)  # type: ignore[arg-type]  # nothing else is asked
     with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
         asker = Control.of(settings)
         assert asker.ask("catalog_reload") == {"path": "c", "changes": [], "warnings": []}

@@ -13,6 +13,9 @@ import pytest
 import yaml
 from contract.typed_bootstrap import read_bootstrap
 
+from tensorgate.envoy.options import RenderOptions
+from tensorgate.envoy.render import render
+
 ENVOY_YAML: Final = Path(__file__).resolve().parents[2] / "envoy.yaml"
 
 # Types of envoy.yaml that envoy-data-plane lacks: nobody but Envoy has an opinion on these.
@@ -51,6 +54,14 @@ def test_envoy_yaml_is_a_typed_bootstrap() -> None:
     typed, unknown = read_bootstrap(yaml.safe_load(ENVOY_YAML.read_text()))
     assert typed.static_resources is not None
     assert typed.static_resources.listeners
+    assert unknown == UNKNOWN
+
+
+def test_so_it_is_with_several_workers() -> None:
+    typed, unknown = read_bootstrap(yaml.safe_load(render(RenderOptions(workers=2))))
+    assert typed.static_resources is not None
+    (authz,) = (each for each in typed.static_resources.clusters if each.name == "authz")
+    assert authz.outlier_detection is not None
     assert unknown == UNKNOWN
 
 

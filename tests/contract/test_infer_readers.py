@@ -100,6 +100,8 @@ def agree(reading: Infer, message: Any) -> None:
     inputs, named = names_of(message)
     assert (list(reading.inputs), sorted(set(reading.parameters))) == (inputs, named)
     assert not UnknownFieldSet(message)
+    for tensor in message.inputs:
+        assert reading.rows >= max((1, *tensor.shape[:1], len(tensor.contents.bytes_contents)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -113,8 +115,9 @@ def test_what_the_library_writes_is_read_alike(message: bytes) -> None:
         inputs, named = names_of(theirs)
         shown = [theirs.model_name, theirs.model_version, *inputs, *named]
         shown += [output.name for output in theirs.outputs]
-        # refused for a name alone: none for the model, or one that cannot be seen
+        # refused for a name: none for the model, or one that cannot be seen; or for a shape
         plain = all(each.isprintable() for each in shown)
+        plain = plain and all(size >= 0 for tensor in theirs.inputs for size in tensor.shape)
         assert not (plain and theirs.model_name and theirs.model_name.strip() == theirs.model_name)
 
 

@@ -482,6 +482,8 @@ BITS: Final = [
         b'"stream_options":{',
         b'"include_usage":false,',
         b'"generationConfig":{"maxOutputTokens":3},',
+        b'"chat_template_kwargs":{',
+        b'"chat_template":"x",',
     ),
     *(b"9223372036854775808", b"1e400", b"\xef\xbb\xbf", b"/**/", b"\\", b"K", b"\xe2\x84\xaa"),
 ]

@@ -235,7 +235,7 @@ def counting(
     settings.runtime.mkdir(mode=0o700, exist_ok=True)
     with open_books(settings, lambda: Catalog.read(settings.catalog), Metrics()) as opened:
         refusals = Refusals(wall_us, settings.key_form())
-        known = change(methods(opened, reload=dict, try_out=dict, refusals=refusals))
+        known = change(methods(opened, reload=dict, try_out=dict, catalog=dict, refusals=refusals))
         with serving(settings.runtime / SOCKET_NAME, Responder(settings.state, known)):
             yield opened
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,10 @@ def test_every_step_is_timed_and_failures_are_counted(tmp_path: Path) -> None:
         assert counters.beat(ACCOUNT.id, asked.id)
         assert counters.hold(ACCOUNT.id, asked.id) == took.hold
         assert counters.overdue(10**9) == []
+        assert all(abs(us / 1e6 - time.time()) < 5 for us in counters.clocks())
         assert counters.withdraw(draft()) is None
         assert counters.give_back(took.hold)
-        assert counters.settle(took.hold, 0)
+        assert counters.settle_all([(took.hold, 0), (draft(), 0)]) == [True, False]
         for op in ("peek", "beat", "hold", "overdue", "withdraw", "give_back", "settle", "seed"):
             assert value("store_operation_duration_seconds_count", op) == 1, op
         assert value("store_operation_duration_seconds_count", "take") == 2
@@ -46,4 +48,6 @@ def test_every_step_is_timed_and_failures_are_counted(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailableError):
             counters.take(asked.request_id, asked, limits())
         assert value("store_errors_total", "take") == 1
+        assert isinstance(counters.settle_all([(took.hold, 0)])[0], StoreUnavailableError)
+        assert value("store_errors_total", "settle") == 1
         assert value("store_operation_duration_seconds_count", "take") == 3

@@ -15,7 +15,7 @@ import pytest
 from load.audit import until
 from peers.client import Answer, call
 from peers.ports import free_port
-from peers.recorder import Recorder, json_reply
+from peers.recorder import Recorder
 from peers.stack import Stack, StartStack
 from unit.test_endpoints import CONTROLS
 
@@ -64,7 +64,8 @@ def site(start_stack: StartStack) -> Iterator[Site]:
     try:
         catalog = CATALOG.replace("OTHER", other.address)
         catalog = catalog.replace("DOWN", f"127.0.0.1:{free_port()}")
-        default.models, other.models = ["near"], ["far", "kept", "near"]
+        default.models = ["near", "roaming", "far:spy", "no\nname", "gone:a"]
+        other.models = ["far", "far:bard", "stray"]
         gate = start_stack(default.address, catalog=catalog)
         made = Site(
             gate, gate.mint()["key"], gate.mint(models="far,far:poet")["key"], default, other
@@ -225,6 +226,30 @@ def test_an_adapter_is_a_model(
         assert (answer.status, answer.code) == (403, "parameter_not_allowed")
 
 
+@families
+def test_a_query_that_steers_the_server(
+    site: Site, path: str, body: dict[str, Any], nest: str | None
+) -> None:
+    for query in ("autoload=true", "a=b&AutoLoad=0", "auto%6coad"):
+        answer = site.call(f"{path}?{query}", body)
+        assert (answer.status, answer.code) == (403, "parameter_not_allowed"), query
+        assert site.reached() == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/tokenize"]
+)
+def test_another_template_in_the_arguments_of_the_template(site: Site, path: str) -> None:
+    body = {"model": "far", "messages": [], "input": "x", "content": "x"}
+    plain = body | {"chat_template_kwargs": {"enable_thinking": False}}
+    assert site.call(path, plain).status == 200
+    for name in ("chat_template", "tokenize", "conversation"):
+        answer = site.call(path, body | {"chat_template_kwargs": {name: "{{ x }}"}})
+        assert (answer.status, answer.code) == (403, "parameter_not_allowed")
+        assert answer.json()["error"].get("param", f"chat_template_kwargs.{name}").endswith(name)
+        assert site.reached() == []
+
+
 def test_a_control_that_the_catalog_allows_passes(site: Site) -> None:
     body = {"model": "kept", "messages": [], "priority": 1}
     assert site.call("/v1/chat/completions", body).status == 200
@@ -288,11 +313,28 @@ def test_a_key_is_held_to_its_models_wherever_they_are(site: Site) -> None:
         assert site.reached() == []
 
 
-def test_listings_are_joined(site: Site) -> None:
-    """A server's word counts for the models that are routed to it; ours stand in any case."""
-    site.other.answer = json_reply({"models": []})
-    listed = site.call("/v1/models", method="GET").json()
-    assert {each["id"] for each in listed["data"]} == {"near", "far", "kept", "gone"}
-    tags = site.call("/api/tags", method="GET").json()
-    assert {each["name"] for each in tags["models"]} == {"near", "far", "kept", "gone"}
+def listed(site: Site, key: str) -> set[str]:
+    """What a key sees, in either form: the same, and no server is asked for it."""
+    models = site.call("/v1/models", method="GET", key=key).json()["data"]
+    tags = site.call("/api/tags", method="GET", key=key).json()["models"]
     assert site.reached() == []
+    names = [each["id"] for each in models]
+    assert sorted(names) == sorted(set(names)) == sorted(each["name"] for each in tags)
+    return set(names)
+
+
+def test_listings_are_joined(site: Site) -> None:
+    """A server's word counts for the models that are routed to it; the catalog's own always do.
+
+    `roaming` is the default server's alone, `far:bard` the other's; `far:spy` and `stray` are
+    listed by servers that their calls do not go to, and one name is none.
+    """
+    ours = {"near", "far", "kept", "gone"}
+    everything = ours | {"roaming", "far:bard", "gone:a"}
+    until(lambda: listed(site, site.key) == everything, 10, "both servers' listings")
+    assert listed(site, site.poet) == {"far"}  # no server lists far:poet
+    roaming = site.gate.mint(models="roaming,stray,far:spy")["key"]
+    assert listed(site, roaming) == {"roaming"}
+    for name, status in (("roaming", 200), ("far:bard", 200), ("far:spy", 404), ("stray", 404)):
+        assert site.call(f"/v1/models/{name}", method="GET").status == status
+    assert all(server.listings for server in (site.default, site.other))

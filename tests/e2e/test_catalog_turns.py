@@ -21,6 +21,7 @@ from peers.recorder import Pause, Recorded, Recorder, Reply, chat_completion, js
 from peers.stack import Stack, StartStack
 
 from store.control import SOCKET_NAME, Control
+from store.errors import StoreError
 from store.publicprices import load
 
 LOADED: Final = "tensorgate_catalog_loaded_timestamp_seconds"
@@ -223,6 +224,48 @@ def test_a_hangup_of_up_reloads_and_ends_nothing(gate: Stack) -> None:
     assert hold_of(chat(gate, key)) > before
     assert gate.running
     assert gate.children() == children
+
+
+def test_a_hangup_just_when_authz_is_started_again_neither_ends_it_nor_is_lost(
+    gate: Stack,
+) -> None:
+    """Whatever authz has come to: what it reads afterwards is the file of then."""
+    path, control = gate.folder / "catalog.yaml", Control(gate.runtime / SOCKET_NAME, gate.state)
+    for turned in range(2):
+        (pid,) = gate.children()["authz"]
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: gate.children().get("authz", [pid]) != [pid], 20, "another authz")  # noqa: B023  waits here
+        (pid,) = gate.children()["authz"]
+        path.write_text((A, B)[turned % 2].catalog)
+        os.kill(gate.pid, signal.SIGHUP)
+        until(lambda: answers(control), 20, "authz")
+        expected = path.read_text()
+        until(lambda: control.ask("catalog")["text"] == expected, 10, "the file in force")  # noqa: B023  waits here
+        assert gate.children()["authz"] == [pid]
+    assert "SIGHUP" not in gate.output
+
+
+def answers(control: Control) -> bool:
+    try:
+        control.ask("catalog")
+    except StoreError:
+        return False
+    return True
+
+
+def test_minting_is_held_to_the_plans_in_force_and_not_to_a_file_that_is_not(gate: Stack) -> None:
+    path = gate.folder / "catalog.yaml"
+    mint = ("keys", "mint", "--user", "caps@example.com", "--models", "*", "--budget-usd", "5")
+    gate.cli("users", "add", "caps@example.com")
+    capped = A.catalog.replace("test: {}", "test: {max_rpm: 5}")
+    path.write_text(capped + "modles: {}\n")
+    gate.cli_error("catalog", "reload")
+    gate.cli(*mint, "--rpm", "50", "--alias", "refused-file")
+    path.write_text(capped)
+    gate.cli(*mint, "--rpm", "50", "--alias", "not-read-yet")
+    turn(gate, capped)
+    path.write_text(A.catalog)
+    assert gate.cli_error(*mint, "--rpm", "50", "--alias", "capped")["code"] == "plan_limit_rpm"
 
 
 def test_plans_hold_at_once_and_one_that_is_gone_is_warned_of(gate: Stack) -> None:

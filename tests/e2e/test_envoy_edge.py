@@ -200,6 +200,33 @@ def test_the_service_cannot_send_a_request_elsewhere_than_it_was_checked_for(gat
 # ── Headers towards the model server ─────────────────────────────────────────────────────────────
 
 
+STEERING = [
+    ("X-Data-Parallel-Rank", "3"),
+    ("x-data-parallel-host-port", "10.0.0.1:80"),
+    ("x-prefiller-host-port", "10.0.0.1:80"),
+    ("x-gateway-destination-endpoint", "10.0.0.1:80"),
+    ("x-gateway-model-name", "gpt"),
+    ("x-ai-eg-model", "gpt"),
+    ("X-SMG-Routing-Key", "x"),
+    ("x-smg-target-worker", "1"),
+    ("x-dynamo-routing-mode", "x"),
+    ("x-worker-instance-id", "1"),
+    ("X-Conversation-Id", "x"),
+    ("x-session-id", "x"),
+    ("mm-vmodel-id", "gpt"),
+    ("mm-model-id", "gpt"),
+    ("Seldon-Model", "gpt"),
+    ("serve-multiplexed-model-id", "gpt"),
+    ("x-amzn-sagemaker-target-model", "gpt"),
+    ("x-amzn-sagemaker-adapter-identifier", "spy"),
+    ("x-litellm-tags", "gpt"),
+    ("x-portkey-provider", "gpt"),
+    ("target-pod", "x"),
+    ("routing-strategy", "x"),
+]
+"""What some server, or a router in front of some, goes by rather than by the body."""
+
+
 def test_credentials_and_forged_headers_reach_nobody(gate: Edge) -> None:
     forged = [
         GOOD,
@@ -217,6 +244,7 @@ def test_credentials_and_forged_headers_reach_nobody(gate: Edge) -> None:
         ("x-http-method-override", "DELETE"),
         ("x-original-url", "/admin"),
         ("x-rewrite-url", "/admin"),
+        *STEERING,
         ("accept-encoding", "gzip"),
         ORIGIN,
         ("x-harmless", "1"),

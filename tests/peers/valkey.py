@@ -67,7 +67,7 @@ class Valkey:
             [
                 get_binary_path(),
                 *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
-                *("--save", "", "--appendonly", "no", "--enable-debug-command", "local"),
+                *("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"),
                 *self._options,
             ],
             log=self.folder / f"log-{self._starts}",
@@ -137,7 +137,7 @@ def valkey_trio(folder: Path) -> Iterator[Trio]:
     """Two nodes and three Sentinels."""
     with ExitStack() as stack:
         master = stack.enter_context(valkey_node(folder / "node-0"))
-        options = ("--replicaof", f"127.0.0.1 {master.port}", "--repl-diskless-sync-delay", "0")
+        options = ("--replicaof", f"127.0.0.1 {master.port}")
         replica = stack.enter_context(valkey_node(folder / "node-1", *options))
         wait_for(lambda: b"master_link_status:up" in info(replica), "the replica")
         sentinels = [

@@ -849,7 +849,6 @@ HIDING: list[dict[str, Any]] = [
     {"reasoning_effort": "none"},
     {"reasoning_format": "hidden"},
     {"reasoning": {"exclude": True}},
-    {"reasoning": {"effort": "high", "Exclude": 1}},
     {"reasoning": {"effort": "none"}},
     {"thinking": {"type": "enabled", "display": "omitted"}},
     {"thinking": {"display": "summarized"}},
@@ -902,13 +901,23 @@ def test_what_could_hide_output_is_read_in_one_way(name: str) -> None:
         Reason.INVALID_PARAMETER, "it may have at most 64 members", param=name
     )
     assert fault_of(CHAT, **{name.upper(): {}}).reason is Reason.AMBIGUOUS_BODY
+    for inner in ("Exclude", "EFFORT", "display\0", "\N{LATIN SMALL LETTER LONG S}tyle"):
+        found = read_json(json.dumps({"model": "m", name: {inner: True}}).encode(), CHAT)
+        assert isinstance(found, Fault) is not inner.endswith("tyle")
 
 
 @pytest.mark.parametrize("name", [r"x\u0000", r"\u0000", r"x\u0000y"])
-@pytest.mark.parametrize(("value", "text_only"), [('"y"', False), ("1", True), ("[]", False)])
-def test_a_name_that_simdjson_does_not_find(name: str, value: str, *, text_only: bool) -> None:
+@pytest.mark.parametrize("value", ['"y"', "1", "[]"])
+def test_a_name_that_simdjson_does_not_find(name: str, value: str) -> None:
     raw = f'{{"model":"m","messages":[{{"role":"user","content":"a","{name}":{value}}}]}}'
     found = read_json(raw.encode(), CHAT)
     assert isinstance(found, Body)
     assert found.ask is not None
-    assert found.ask.text_only is text_only
+    assert not found.ask.text_only
+
+
+def test_what_is_not_known_of_a_message_is_text_where_it_is_little() -> None:
+    for many, text_only in ((8, True), (9, False)):
+        more = {f"x{at}": at for at in range(many)}
+        ask = ask_of(CHAT, messages=[{"role": "user", "content": "a"} | more])
+        assert ask.text_only is text_only

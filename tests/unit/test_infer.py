@@ -64,7 +64,8 @@ def test_a_call_with_everything_in_it() -> None:
         + field(7, b"")
     )
     reading = read_infer(framed(message))
-    assert reading == Infer("m", "3", ("text",), ("binary_data_size", "priority", "classification"))
+    named = ("binary_data_size", "priority", "classification")
+    assert reading == Infer("m", "3", ("text",), named, rows=128)
 
 
 def test_a_name_alone() -> None:
@@ -95,6 +96,47 @@ def test_what_steers_the_server_is_named() -> None:
         "shared_memory_region",
         "shared_memory_region",
     )
+
+
+def tensor(datatype: str, *sizes: int, contents: bytes = b"") -> bytes:
+    shape = field(3, b"".join(varint(size) for size in sizes))
+    return field(5, field(1, "x") + field(2, datatype) + shape + field(5, contents))
+
+
+def texts(*sizes: int) -> bytes:
+    return b"".join(size.to_bytes(4, "little") + b"x" * size for size in sizes)
+
+
+@pytest.mark.parametrize(
+    ("message", "rows"),
+    [
+        (b"", 1),
+        (tensor("FP32", 7, 512), 7),
+        (tensor("FP32", 0, 512), 1),
+        (tensor("FP32"), 1),
+        (tensor("INT64", 1, 512) + tensor("INT64", 9), 9),
+        (field(5, b"\x18\x06\x18\x02" + field(2, "INT32")), 6),  # a size, and another
+        (tensor("BYTES", 5, 1), 5),
+        (tensor("BYTES", 1, 5), 5),
+        (tensor("BYTES", 1, contents=field(8, "a") * 4), 4),  # whatever the shape says
+        (tensor("BYTES", 1) + field(7, texts(3, 0, 5)), 3),
+        (tensor("BYTES", 1) + field(7, texts(3, 0) + b"\xff\xff\xff\xff"), 3),
+        (tensor("FP32", 2) + tensor("BYTES", 1) + field(7, b"x" * 64) + field(7, texts(1, 1)), 2),
+        (tensor("FP32", 2) + field(7, b"\0" * 64), 2),
+        (tensor("bytes", 2, 3), 6),
+        (field(5, field(1, "x")) + field(7, b"\0" * (4 * MAX_FIELDS + 80)), MAX_FIELDS + 20),
+    ],
+)
+def test_rows_of_tensors_may_each_be_a_prompt(message: bytes, rows: int) -> None:
+    reading = read_infer(framed(MODEL + message))
+    assert isinstance(reading, Infer)
+    assert reading.rows == rows
+
+
+@pytest.mark.parametrize("sizes", [(2**64 - 1,), (1, 2**63), (1,) * 65])
+def test_a_shape_that_is_none(sizes: tuple[int, ...]) -> None:
+    fault = fault_of(MODEL + tensor("FP32", *sizes))
+    assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "inputs")
 
 
 # ── What could be read in another way ────────────────────────────────────────────────────────────

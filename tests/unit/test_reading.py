@@ -106,6 +106,44 @@ def test_controls_are_carried_along() -> None:
     assert set(asked.controls) == {"keep_alive", "options.num_gpu"}
 
 
+@pytest.mark.parametrize(
+    ("content_type", "passes"),
+    [
+        ("", True),
+        ("application/json", True),
+        ("text/plain", True),
+        ("application/json; charset=utf-8", True),
+        ("application/json;charset=UTF-8", True),
+        ('application/json; charset="utf-8"; a=b', True),
+        ("application/json; charset=utf8", True),
+        ("application/json; charset=utf-7", False),
+        ("application/json; charset=utf-16", False),
+        ("application/json; charset=latin1", False),
+        ("application/json; CharSet=cp037", False),
+        ("application/json; charset=", False),
+        ("application/json; charset", False),
+        ("application/json; charset*=utf-8''utf-7", False),
+        ("application/json; charset=utf-8; charset=utf-7", False),
+        ("application/json; charset=utf-8, text/plain; charset=utf-7", False),
+        ("application/json; charset=utf-8, application/json", False),
+        ('application/json; charset="utf-8', False),
+        ('application/json; charset="utf-7\\"; charset=utf-8', False),
+    ],
+)
+def test_json_is_of_no_other_charset(content_type: str, passes: bool) -> None:
+    for path, body in (
+        ("/v1/chat/completions", {"model": "m"}),
+        ("/v2/models/m/infer", {"inputs": []}),
+        ("/completion", {"prompt": "+ACI-"}),
+        ("/tokenize", {"content": "x"}),
+    ):
+        asked = read(path, body, {"content-type": content_type})
+        assert (asked.body is None) is passes
+        if asked.body is not None:
+            assert asked.body.reason is Reason.MALFORMED_BODY
+            assert "charset" in asked.body.detail
+
+
 # ── JSON that tensors follow ─────────────────────────────────────────────────────────────────────
 
 JSON = b'{"inputs":[{"name":"x","parameters":{"binary_data_size":4}}]}'

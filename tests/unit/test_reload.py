@@ -11,8 +11,10 @@ from typing import Final
 
 import pytest
 from moneysupport import Gate
+from support import error, is_allowed, metadata
 
 from authz.change import frame
+from authz.pb.auth_pb2 import CheckResponse
 from authz.reload import InForce, Loaded
 from store.errors import ConfigError, StoreUnavailableError
 from store.records import KeyRecord
@@ -92,6 +94,31 @@ def test_a_check_sees_one_catalog_though_another_comes_meanwhile(running: Runnin
     assert running.in_force.catalog().models["llama"].price.output == 4 * 10**9
     gate.table.by_digests = asked  # type: ignore[method-assign]
     assert running.most() == before - 10 * 2_000 + 20 * 4_000
+
+
+def test_a_check_that_is_repeated_over_a_reload_is_not_served_under_a_hold_of_before(
+    running: Running,
+) -> None:
+    """Its output would be bounded by the new catalog, and held by the old one."""
+    sent = running.gate.message()
+    check, memory = running.in_force.checker.check, running.gate.memory
+    first = CheckResponse.FromString(check(sent))
+    assert is_allowed(first)
+    hold = running.gate.hold
+    running.path.write_text(DEARER)
+    running.in_force.reload()
+    repeated = CheckResponse.FromString(running.in_force.checker.check(sent))
+    assert not is_allowed(repeated)
+    assert error(repeated)["code"] == "authorization_unavailable"
+    assert memory.hold(hold.account_id, hold.id) == hold, "the first Check may have been answered"
+    assert running.gate.settled.ends == []
+    running.path.write_text(FIRST)
+    running.in_force.reload()
+    again = CheckResponse.FromString(running.in_force.checker.check(sent))
+    assert metadata(again) == metadata(first)
+    assert len(running.gate.journal) == 1
+    assert not memory.give_back(hold)
+    assert memory.give_back(hold), "two Checks were given it"
 
 
 def test_bodies_are_read_by_the_new_catalogs_rows(running: Running) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moneysupport import edited
 
 from authz import shapes
-from authz.ask import MAX_BOUND
+from authz.ask import MAX_BOUND, MAX_SEQUENCES
 from authz.body import Body, read_json
 from authz.model import Ask, Edit, Fault, Reason, Shape
 
@@ -501,7 +501,7 @@ def test_tensors_are_read_in_one_way_only(raw: bytes) -> None:
 
 
 def test_there_are_not_too_many_tensors() -> None:
-    fault = fault_of(shapes.INFER, inputs=[{}] * 4097)
+    fault = fault_of(shapes.INFER, inputs=[{}] * 1025)
     assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "inputs")
 
 
@@ -587,6 +587,143 @@ def test_controls(shape: Shape, where: str, name: str) -> None:
         found = body_of(shape, None, model="m", **inside(name, value, where))
         assert found.controls == (full,)
     assert body_of(shape, None, model="m", **inside(name, None, where)).controls == ()
+
+
+TALKS = [shapes.CHAT, shapes.RESPONSES, shapes.MESSAGES, shapes.EMBEDDINGS, shapes.NOTHING]
+
+
+@pytest.mark.parametrize("shape", TALKS)
+@pytest.mark.parametrize("name", ["chat_template", "conversation", "tokenize", "max_length"])
+def test_what_is_given_to_a_template_may_be_another_one(shape: Shape, name: str) -> None:
+    given = {"chat_template_kwargs": {name: "{{x}}", "enable_thinking": False}}
+    found = body_of(shape, None, model="m", **given)
+    assert found.controls == (f"chat_template_kwargs.{name}",)
+    given["chat_template_kwargs"][name] = None
+    assert body_of(shape, None, model="m", **given).controls == ()
+    for other in ("chat_Template", "chat_template\0", "CHAT_TEMPLATE"):
+        fault = fault_of(shape, None, model="m", chat_template_kwargs={other: "{{x}}"})
+        assert fault.reason is Reason.AMBIGUOUS_BODY
+    fault = fault_of(shape, None, model="m", chat_template_kwargs='{"chat_template":"x"}')
+    assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "chat_template_kwargs")
+
+
+STEERING = """routed_dp_rank disagg_prefill_dp_rank decode_tp_size bootstrap_pair_key
+http_worker_ipc encoder_urls kv_router_hint routing_key session_id ec_transfer_params
+nvext vllm_xargs
+disaggregated_params migration_request"""
+
+
+@pytest.mark.parametrize("name", STEERING.split())
+def test_what_steers_servers_of_today(name: str) -> None:
+    for shape in (shapes.CHAT, shapes.COMPLETIONS, shapes.GENERATE, shapes.EMBEDDINGS):
+        for value in (0, "x", {"a": 1}, ["x"]):
+            assert body_of(shape, None, model="m", **{name: value}).controls == (name,)
+
+
+def test_what_steers_one_kind_of_server() -> None:
+    assert body_of(shapes.GENERATE, background=True).controls == ("background",)
+    assert body_of(shapes.MESSAGES, None, model="m", speed="fast").controls == ("speed",)
+    for outer, inner in (
+        ("generationConfig", "routingConfig"),
+        ("generation_config", "routing_config"),
+    ):
+        found = body_of(shapes.GEMINI, contents=TEXT, **{outer: {inner: {"manualMode": {}}}})
+        assert found.controls == ("generationConfig.routingConfig",)
+
+
+@pytest.mark.parametrize("name", ["lora_id", "model_list", "user_config", "api_base"])
+def test_what_names_another_model_or_server_is_refused(name: str) -> None:
+    fault = fault_of(shapes.GENERATE, **{name: "x"})
+    assert (fault.reason, fault.param) == (Reason.PARAMETER_NOT_ALLOWED, name)
+
+
+@pytest.mark.parametrize(
+    "shape", [shapes.CHAT, shapes.COMPLETIONS, shapes.RESPONSES, shapes.GENERATE]
+)
+def test_a_session_of_sglang_is_stored_context(shape: Shape) -> None:
+    ask = body_of(shape, None, model="m", session_params={"id": "x", "rid": "y"}).ask
+    assert ask is not None
+    assert (ask.stored, ask.text_only) == ("session_params", False)
+
+
+@pytest.mark.parametrize(
+    ("embeds", "prompts"),
+    [
+        ([[0.5, 1], [2, 3]], 1),  # SGLang: one where the very first number is a fraction
+        ([[1, 0.5], [2, 3]], 2),
+        ([[[0.5]], [[0.5]], [[0.5]]], 3),
+        ([[], [0.5]], 1),
+        ([0.5, 0.5], 1),
+        ("x", 1),
+        (None, 1),
+    ],
+)
+def test_embeddings_as_input_may_be_many_prompts(embeds: Any, prompts: int) -> None:
+    ask = ask_of(shapes.GENERATE, input_embeds=embeds)
+    assert (ask.prompts, ask.text_only) == (prompts, embeds is None)
+
+
+def test_beams_and_returned_sequences_are_answers() -> None:
+    names = ("n", "best_of", "beam_width", "num_return_sequences")
+    for name in (*names, *(f"parameters.{each}" for each in names)):
+        assert ask_of(shapes.TRITON_GENERATE, text_input="x", **nest(name, 3)).repeats == 3
+    for name in ("request_output_len", "parameters.request_output_len"):
+        ask = ask_of(shapes.TRITON_GENERATE, text_input="x", **nest(name, 900))
+        assert (ask.output, ask.also) == (None, 900)
+    for name in ("sampling_params.beam_width", "parameters.num_return_sequences"):
+        assert ask_of(shapes.GENERATE, inputs="x", **nest(name, 3)).repeats == 3
+    assert ask_of(shapes.CHAT, model="m", beam_width=3).repeats == 3
+
+
+@pytest.mark.parametrize(
+    ("tensors", "rows"),
+    [
+        ([], 1),
+        ("x", 1),
+        ([{"name": "x"}], 1),
+        ([{"name": "x", "shape": [3, 4], "datatype": "FP32"}], 3),
+        ([{"name": "x", "shape": [3, 4], "datatype": "BYTES"}], 12),
+        ([{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a", "b"]}], 2),
+        ([{"name": "x", "shape": [2, 0], "datatype": "BYTES"}], 2),
+        ([{"name": "x", "shape": None, "data": [1, 2, 3]}], 3),
+        ([{"name": "x", "shape": [2, 3]}], 6),  # of what is not known to be numbers
+        ([{"shape": [], "datatype": "INT32", "data": [1]}], 1),
+        ([{"shape": [2], "datatype": "INT32"}, {"shape": [5], "datatype": "INT8"}], 5),
+        ([{"shape": [1 << 40], "datatype": "INT8"}], MAX_SEQUENCES),
+    ],
+)
+def test_rows_of_tensors_may_each_be_a_prompt(tensors: Any, rows: int) -> None:
+    ask = ask_of(shapes.INFER, inputs=tensors)
+    assert (ask.prompts, ask.text_only, ask.output) == (rows, False, None)
+    assert ask_of(shapes.INFER, inputs=[], outputs=tensors).prompts == 1
+
+
+@pytest.mark.parametrize("sizes", [3, "3", [-1], [1.0], ["2"], [True], [None], [[1]], [1] * 65])
+def test_a_shape_that_is_none(sizes: Any) -> None:
+    fault = fault_of(shapes.INFER, inputs=[{"name": "x", "shape": sizes, "datatype": "FP32"}])
+    assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "inputs")
+
+
+@pytest.mark.parametrize(
+    ("members", "rows"),
+    [
+        ({"instances": [[1.0, 2.0]]}, 1),
+        ({"instances": [1, 2, 3]}, 3),
+        ({"instances": ["a", {"b": 1}]}, 2),
+        ({"inputs": {"a": [[1], [2]], "b": [[1], [2]]}}, 2),
+        ({"inputs": [1, 2, 3, 4]}, 4),
+        ({"inputs": "x"}, 1),
+        ({"examples": [{}, {}]}, 2),
+        ({}, 1),
+    ],
+)
+def test_instances_may_each_be_a_prompt(members: dict[str, Any], rows: int) -> None:
+    assert ask_of(shapes.PREDICT, **members).prompts == rows
+
+
+def test_columns_of_instances_are_bounded() -> None:
+    fault = fault_of(shapes.PREDICT, inputs={f"x{at}": [] for at in range(65)})
+    assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "inputs")
 
 
 def test_what_servers_do_not_look_into_is_not_looked_into() -> None:

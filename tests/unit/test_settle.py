@@ -14,8 +14,9 @@ from moneyhelp import hold as made_hold
 from moneysupport import row_of
 
 from authz import settle
+from authz.fleetbooks import Unjournaled
 from authz.metrics import Metrics
-from authz.settle import Settler, Unjournaled
+from authz.settle import Settler
 from store.errors import StoreError, StoreUnavailableError
 from store.records import Basis, Charge, Hold, LedgerRow
 
@@ -523,16 +524,57 @@ def test_rows_do_not_wait_for_counters_that_are_out_and_all_are_settled_later(
         until(lambda: rig.settler.waiting == 0)
         assert stores.settled == {}
         assert rig.settler.is_ending(first.id), "the sweeper must not end it again"
-        assert not rig.settler.stop(0.05), "and a stop says that something is left"
-        assert caplog.text.count("cannot be settled yet") == 1
-    with settling_afar(stores) as (rig, missed):
-        stores.counters_out = True
-        rig.settler.end(first, made_charge(first, 40))
         until(lambda: "cannot be settled yet" in caplog.text)
         stores.counters_out = False
-        until(lambda: stores.settled == {first.id: 40})
-        until(lambda: not rig.settler.is_ending(first.id))
+        until(lambda: stores.settled == {first.id: 40, second.id: 50})
+        until(lambda: not rig.settler.is_ending(second.id))
         assert missed == []
+        assert caplog.text.count("cannot be settled yet") == 1
+
+
+def test_stopping_says_what_is_not_settled() -> None:
+    stores = Distant(counters_out=True)
+    with settling_afar(stores) as (rig, _):
+        [hold] = rig.holds(1)
+        rig.settler.end(hold, made_charge(hold, 40))
+        until(lambda: hold.id in stores.rows)
+        assert not rig.settler.stop(0.05)
+
+
+def test_of_many_that_are_settled_in_one_go_one_that_is_not_answered_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with a cluster of which one node is out; and a defect costs nobody else anything."""
+    monkeypatch.setattr(settle, "SETTLE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(settle, "TOGETHER", 3)
+    stores, metrics = Stores(), Metrics()
+    out, broken = set[str](), set[str]()
+    groups: list[int] = []
+
+    def settle_all(ends: Sequence[tuple[Hold, int]]) -> list[bool | StoreError]:
+        groups.append(len(ends))
+        if any(hold.id in broken for hold, _ in ends):
+            raise KeyError("a defect of ours")
+        fault = StoreUnavailableError("this node does not answer")
+        return [fault if hold.id in out else stores.settle(hold, usd) for hold, usd in ends]
+
+    settler = Settler(stores, Unjournaled(), stores, metrics, lambda _: True, settle_all=settle_all)
+    settler.start()
+    try:
+        rig = Rig(stores, metrics, settler)
+        holds = rig.holds(7)
+        out.add(holds[1].id)
+        broken.add(holds[4].id)
+        settler.end_all([(hold, made_charge(hold, 5)) for hold in holds])
+        until(lambda: len(stores.settled) == 6)
+        assert settler.is_ending(holds[1].id)
+        assert max(groups) == 3
+        assert "a defect of ours" in caplog.text
+        out.clear()
+        until(lambda: len(stores.settled) == 7)
+        until(lambda: not settler.is_ending(holds[1].id))
+    finally:
+        settler.stop(WAIT)
 
 
 def test_what_waits_for_the_counters_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

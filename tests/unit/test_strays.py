@@ -9,7 +9,7 @@ from support import ManualClock
 from authz import strays
 from authz.strays import EverySilentHold
 from store.counters.memory import MemoryCounters
-from store.records import MINUTE_US, Hold
+from store.records import MINUTE_US, SECOND_US, Hold
 
 
 class Copies:
@@ -20,13 +20,29 @@ class Copies:
         return [each for each in self.holds if each.admitted_us < before_us]
 
 
+class Redis(MemoryCounters):
+    """Two nodes with clocks of their own."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.ahead = [0, 5 * SECOND_US]
+
+    def clocks(self) -> list[int]:
+        return [self._clock() + each for each in self.ahead]
+
+
 class Rig:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = ManualClock()
-        self.counters = seeded(MemoryCounters(self.clock))
+        self.counters = Redis(self.clock)
+        seeded(self.counters)
         self.copies = Copies()
-        self.silent = EverySilentHold(self.counters, self.copies, self.clock)
+        self.gaps = 0
+        self.silent = EverySilentHold(self.counters, self.copies, self.clock, self.gap)
         monkeypatch.setattr(strays, "elapsed_seconds", lambda: self.clock() / 1e6)
+
+    def gap(self) -> None:
+        self.gaps += 1
 
     def overdue(self) -> list[str]:
         return [each.id for each in self.silent.overdue(MINUTE_US)]
@@ -72,3 +88,17 @@ def test_what_left_sql_meanwhile_is_forgotten(rig: Rig) -> None:
     rig.clock.advance(seconds=61)
     rig.copies.holds.append(stray)
     assert rig.overdue() == []
+
+
+def test_a_clock_that_goes_forward_is_a_gap_and_one_that_is_just_ahead_is_none(rig: Rig) -> None:
+    for _ in range(3):
+        rig.overdue()
+        rig.clock.advance(seconds=30)
+    assert rig.gaps == 0
+    rig.counters.ahead[1] += 90 * SECOND_US
+    rig.overdue()
+    assert rig.gaps == 1
+    rig.counters.ahead[1] = 0  # and put right: nothing looks older than it is
+    rig.overdue()
+    rig.overdue()
+    assert rig.gaps == 1

@@ -114,6 +114,28 @@ def test_a_child_has_the_command_line_that_was_asked_for_and_ignores_ctrl_c(
     assert child.alive
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_is_to_be_passed_over_does_not_end_a_child_that_only_begins(
+    supervisor: Supervisor, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As a reload that is asked for just when authz is started again."""
+    for _ in range(5):
+        child = supervisor.start(program(tmp_path))
+        supervisor.pass_on("part", number)
+        ignored = 1 << (number - 1)
+        until(lambda: not child.alive or signal_mask(child.process.pid, "SigIgn") & ignored)  # noqa: B023  waits here
+        assert child.alive, ended(child.process.returncode)
+        assert not signal_mask(child.process.pid, "SigBlk") & ignored
+        supervisor.stop("part")
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def signal_mask(pid: int, name: str) -> int:
+    """`SigBlk` or `SigIgn` of a process, as the kernel has it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1], 16)
+
+
 def encoded(argv: tuple[str, ...]) -> list[bytes]:
     return [word.encode() for word in argv]
 

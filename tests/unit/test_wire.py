@@ -155,6 +155,15 @@ def test_a_model_in_the_query_has_to_agree(query: str, agrees: bool) -> None:
         assert asked.body == fault
 
 
+@pytest.mark.parametrize(
+    "query", ["autoload=true", "autoload", "AutoLoad=0", "a=1;%61utoload=1", "autoload[]=1"]
+)
+def test_a_query_that_steers_the_server_is_a_control(query: str) -> None:
+    asked = read(f"/v1/chat/completions?{query}", body=CHAT)
+    assert (asked.model, asked.body, asked.controls) == ("m", None, ("autoload",))
+    assert read("/v1/chat/completions?auto=load", body=CHAT).controls == ()
+
+
 # ── The plaintext ends here ──────────────────────────────────────────────────────────────────────
 
 ODD = mistyped(KEY)
