@@ -8,6 +8,8 @@ import re
 import yaml
 from peers.venvs import ROOT
 
+_KEYWORDS = {"and", "or", "unless", "offset", "bool"}
+
 
 def asked_for() -> set[str]:
     """Every name in an expression of deploy/prometheus/rules.yaml and deploy/grafana."""
@@ -25,7 +27,7 @@ def asked_for() -> set[str]:
 
 def metrics_of(expression: str) -> set[str]:
     """The names of metrics in PromQL: words that are no function, label, keyword or string."""
-    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]', " ", expression)
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b\d+[smhd]\b', " ", expression)
     bare = re.sub(r"\b(by|on|ignoring|without)\s*\([^)]*\)", " ", bare)
     words = re.findall(r"[a-zA-Z_:][\w:]*\b(?!\s*\()", bare)
-    return {word for word in words if word not in {"and", "or", "unless", "by", "bool"}}
+    return {word for word in words if word not in _KEYWORDS}
