@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -164,7 +165,13 @@ class Pod:
         """Kill what is left, and give its network back."""
         for each in self.containers:
             if each.child is not None and each.child.process.poll() is None:
-                each.child.end(9)
+                each.child.end(signal.SIGKILL)
+        # what a killed buildah has left behind is in the pod's network still
+        argv = (program("iproute2", "ip"), "netns", "pids", self.name)
+        left = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.split()
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         argv = (program("iproute2", "ip"), "netns", "del", self.name)
         subprocess.run(argv, capture_output=True, check=False)
 
