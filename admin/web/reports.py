@@ -16,7 +16,9 @@ from admin.web.usage import csv_answer
 from store.auditlog import AuditLog, Entry
 from store.control import Control
 from store.errors import StoreError
+from store.keys import KeyRepository
 from store.records import SECOND_US
+from store.replicas import Replicas
 from store.rollups import usd_exact
 from store.teamspend import MONTHS, MOST_MONTHS, Month, Spent, last_months, month_at
 from store.text import usd, utc
@@ -89,15 +91,19 @@ def audit_page(request: Request) -> Response:
 
 
 def system_page(request: Request) -> Response:
-    """The catalog, the counters, and the frame for what is found of each part."""
+    """Who runs, the catalog, the counters, and the frame for what is found of each part."""
     parts = desk(request)
     catalog = parts.catalog()
+    processes = Replicas(parts.engine)
     return render(
         request,
         "system.html",
         catalog=catalog,
         models=list(catalog.models.items())[:MOST_MODELS],
         counters=_counters(request),
+        processes=processes.live(),
+        newest=KeyRepository(parts.engine).last_change(),
+        now_us=processes.now_us(),
     )
 
 

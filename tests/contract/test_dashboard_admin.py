@@ -19,7 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from store.accountlist import AccountList
 from store.clock import wall_us
+from store.keys import KeyRepository
 from store.records import DAY_US, Account, Role
+from store.replicas import Replica, Replicas
 from store.teamspend import Month, TeamSpend, last_months, month_at
 
 BOSS = "boss@example.org"
@@ -294,6 +296,24 @@ def test_the_system_is_told(board: Dashboard, browser: Browser) -> None:
     part = browser.get("/admin/system/parts", headers={"hx-request": "true"}).text
     assert "<html" not in part
     assert ">database</td>" in part
+
+
+def test_the_system_names_each_process_and_what_it_has_heard_of(
+    board: Dashboard, browser: Browser
+) -> None:
+    assert "None was seen in the last seconds." in browser.get("/admin/system").text
+    newest = KeyRepository(board.engine).last_change()
+    replicas = Replicas(board.engine)
+    replicas.beat(Replica("a", "host-a/authz", "authz", "1.2.3", applied_seq=newest))
+    replicas.beat(Replica("b", "host-b/authz", "authz", "1.2.3", applied_seq=newest - 2))
+    replicas.beat(Replica("c", "host-b/meter", "meter", "1.2.3"))
+    page = browser.get("/admin/system").text
+    for name in ("host-a/authz", "host-b/authz", "host-b/meter"):
+        assert name in page
+    assert "2 changes behind" in page
+    assert page.count("behind</span>") == 1
+    for each in ("a", "b", "c"):
+        replicas.leave(each)
 
 
 # -- for programs
