@@ -72,17 +72,23 @@ proto: $(DEV_STAMP) ## generate authz/pb from proto/
 proto-current: $(DEV_STAMP)
 	@$(BIN)/python proto/generate.py --check
 
+.PHONY: manifests
+manifests: $(DEV_STAMP) ## render what is made in deploy/: ConfigMaps, rules, dashboard
+	@$(BIN)/python deploy/kubernetes/render.py
+	@$(BIN)/python deploy/grafana/render.py
+
 # A throwaway venv for uv: it is needed for nothing else. `--universal` locks for every platform
 # and every Python from 3.11 on; hashes are of the files themselves, wherever they come from.
 COMPILE = "$$uv/bin/uv" pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --quiet
 
 .PHONY: lock
-lock: ## resolve the dependencies anew into both locks (LOCK='--upgrade' for newer ones)
+lock: ## resolve the dependencies anew into the three locks (LOCK='--upgrade' for newer ones)
 	@$(FIND_PYTHON); uv=$$(mktemp -d); trap 'rm -rf "$$uv"' EXIT; \
 	"$$found" -m venv "$$uv"; "$$uv/bin/python" -m pip --disable-pip-version-check --quiet install uv; \
-	$(COMPILE) $(LOCK) pyproject.toml --group build -o requirements.lock; \
-	$(COMPILE) $(LOCK) pyproject.toml --group build --group dev -o requirements-dev.lock
+	$(COMPILE) $(LOCK) pyproject.toml --group build -o deploy/container/requirements.lock; \
+	$(COMPILE) $(LOCK) pyproject.toml --extra up --group build -o requirements.lock; \
+	$(COMPILE) $(LOCK) pyproject.toml --extra up --group build --group dev -o requirements-dev.lock
 
 .PHONY: clean
 clean: ## remove the venv and all caches; the state stays

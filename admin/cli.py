@@ -18,7 +18,7 @@ import typer
 
 from admin import acknowledge, output
 from store.errors import InputError
-from store.records import DEFAULT_EXPIRY_DAYS
+from store.records import DEFAULT_EXPIRY_DAYS, Role
 from store.text import usd, utc
 
 if TYPE_CHECKING:
@@ -109,7 +109,12 @@ def add_user(
     password = secret_from_stdin("password", as_json=as_json) if password_stdin else None
     with opened() as use:
         added = use.add_user(
-            email, plan=plan, team=team, admin=admin, service=service, password=password
+            email,
+            plan=plan,
+            team=team,
+            role=Role.ADMIN if admin else Role.USER,
+            service=service,
+            password=password,
         )
     account = added.account
     rows = [("id", account.id), ("plan", account.plan), ("role", account.role.value)]

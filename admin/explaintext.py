@@ -229,7 +229,9 @@ def _because_estimated(charge: Charge) -> str:
 def _because_held(charge: Charge) -> str:
     if charge.seen is None:
         return "no end of it was seen for a whole deadline, and it may have been served"
-    return "a model server got it, and what it answered could not be read"
+    if not charge.seen.answered:
+        return "a model server got it, and the call ended before its answer was seen"
+    return "a model server got it, and what it answered does not say what it used"
 
 
 def _because_released(charge: Charge) -> str:

@@ -8,27 +8,22 @@ cannot do its part. Texts come as they were typed; `admin.inputs` reads them.
 
 from __future__ import annotations
 
-import base64
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from admin import inputs, planrules
-from admin.acknowledge import Acknowledged, Moment, acknowledged
+from admin.accounts import AccountService, new_id, no_account
 from admin.output import key_state
-from admin.passwords import hash_password, make_password
 from store import keyformat
 from store.catalog import Catalog
-from store.clock import Clock, wall_us
-from store.control import Control, nudge
-from store.errors import InputError, NotFoundError, NotRunningError
+from store.control import nudge
+from store.errors import InputError, NotFoundError, RepeatedError
 from store.keys import KeyRepository
 from store.keywriter import Writer
 from store.push import open_publisher
-from store.records import DAY_US, DEFAULT_EXPIRY_DAYS, Account, KeyRecord, Role
+from store.records import DAY_US, DEFAULT_EXPIRY_DAYS, Account, KeyRecord
 from store.replicas import Replicas
 from store.schema import open_state
 from store.text import utc
@@ -37,12 +32,7 @@ if TYPE_CHECKING:
     from store.settings import StoreSettings
 
 
-@dataclass(frozen=True, slots=True)
-class AddedAccount:
-    """A new account; `password` only if it was made here, to be shown once."""
-
-    account: Account
-    password: str | None = field(repr=False)
+FORM_CHARS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,129 +52,8 @@ class Updated:
     notes: tuple[str, ...]
 
 
-class AdminService:
-    """Use cases over one repository. `actor` is who asks, for the audit log.
-
-    `changed` is called after each change of an account that exists, or of its keys.
-    """
-
-    def __init__(
-        self,
-        repository: KeyRepository,
-        settings: StoreSettings,
-        *,
-        actor: str,
-        clock: Clock = wall_us,
-        changed: Callable[[], object] = lambda: None,
-        replicas: Replicas | None = None,
-    ) -> None:
-        self._repository = repository
-        self._changed = changed
-        self._replicas = replicas
-        self._committed = Moment(monotonic(), clock())
-        self._settings = settings
-        self._actor = actor
-        self._clock = clock
-
-    def now_us(self) -> int:
-        """The time by this service's clock."""
-        return self._clock()
-
-    def acknowledged(self) -> Acknowledged:
-        """Wait until what was changed is obeyed wherever the gate runs; at most about 3 s."""
-        if self._replicas is None:
-            return Acknowledged(0, self._clock())
-        return acknowledged(self._replicas, self._repository.last_change, self._committed)
-
-    def _catalog(self) -> Catalog:
-        """The catalog that calls are judged by: as this state's authz has read it.
-
-        Its file may be another by now, one that authz refuses or was not told to read. Where no
-        authz runs here, the file. Raises ConfigError, StoreUnavailableError.
-        """
-        try:
-            found = Control.of(self._settings).ask("catalog")
-        except NotRunningError:
-            return Catalog.read(self._settings.catalog)
-        return Catalog.parse(found["text"], found["path"])
-
-    # -- accounts
-
-    def add_user(
-        self,
-        email: str,
-        *,
-        plan: str | None = None,
-        team: str | None = None,
-        admin: bool = False,
-        service: bool = False,
-        password: str | None = None,
-        make_one: bool = True,
-    ) -> AddedAccount:
-        """Add an account, on the catalog's default plan unless one is named.
-
-        Without a password one is made; not `make_one`: it cannot sign in until it is given one.
-        A service account has none and never signs in.
-        """
-        if service and (admin or password is not None):
-            raise InputError(
-                "A service account never signs in: it is no admin and has no password.",
-                code="invalid_account",
-            )
-        catalog = self._catalog()
-        name = planrules.plan_named(catalog, plan or catalog.default_plan).name
-        made = make_password() if make_one and password is None and not service else None
-        chosen = made if password is None else inputs.password(password)
-        hashed = None if chosen is None else hash_password(chosen)  # before any lock: it is slow
-        account = Account(
-            id=_new_id("acc"),
-            email=inputs.email(email),
-            team=inputs.team(team),
-            plan=name,
-            role=Role.ADMIN if admin else Role.USER,
-            service=service,
-            created_us=self._clock(),
-        )
-        with self._repository.changing(self._actor, account.created_us) as writer:
-            if writer.lock_account(account.email) is not None:
-                raise InputError(
-                    f"There is already an account {account.email}. "
-                    "Change it with `tensorgate users set-plan` or `set-password`.",
-                    code="email_taken",
-                )
-            writer.add_account(account, hashed)
-        return AddedAccount(account, made)
-
-    def list_users(self) -> list[tuple[Account, int]]:
-        """Every account, with how many live keys it holds."""
-        return self._repository.accounts(self._clock())
-
-    def find_user(self, email: str) -> Account | None:
-        """The account of this e-mail, if there is one."""
-        return self._repository.account(inputs.email(email))
-
-    def set_plan(self, email: str, plan: str) -> Account:
-        """Put an account on another plan. Its keys stay as they are until they are updated."""
-        name = planrules.plan_named(self._catalog(), plan).name
-        with self._changing(email) as (writer, account):
-            if account.plan != name:
-                writer.set_plan(account, name)
-        return replace(account, plan=name)
-
-    def set_password(self, email: str, password: str | None = None) -> str | None:
-        """Replace the password; without one, one is made and returned, to be shown once."""
-        chosen = make_password() if password is None else inputs.password(password)
-        hashed = hash_password(chosen)  # before any lock: it is slow
-        with self._changing(email) as (writer, account):
-            if account.service:
-                raise InputError(
-                    f"{account.email} is a service account and never signs in.",
-                    code="invalid_account",
-                )
-            writer.set_password(account, hashed)
-        return chosen if password is None else None
-
-    # -- keys
+class AdminService(AccountService):
+    """Use cases of keys, and of accounts."""
 
     def mint(
         self,
@@ -195,8 +64,12 @@ class AdminService:
         budget_usd: str | None = None,
         rpm: int | None = None,
         expires_in_days: int = DEFAULT_EXPIRY_DAYS,
+        form: str | None = None,
     ) -> Minted:
-        """Mint a key. What is None is the plan's maximum, or 5 USD and 60 rpm where it has none."""
+        """Mint a key. What is None is the plan's maximum, or 5 USD and 60 rpm where it has none.
+
+        The same `form` (some random text) mints once: RepeatedError the next time.
+        """
         catalog = self._catalog()
         name = inputs.alias(alias)
         days = inputs.expiry_days(expires_in_days)
@@ -206,7 +79,11 @@ class AdminService:
         key = keyformat.mint(self._settings.key_form().prefixes[0])
         version, digest = self._settings.digester().newest(key)
 
+        key_id = new_id("key")
+
         with self._changing(user) as (writer, account):
+            if form is not None:
+                _check_first(writer, account, form, key_id)
             plan = planrules.plan_of(catalog, account)
             budget = planrules.default_budget(plan) if budget_usd is None else asked_budget
             planrules.check_keys(catalog, plan, writer.live_keys(account))
@@ -215,7 +92,7 @@ class AdminService:
             planrules.check_rpm(catalog, plan, per_minute)
             _check_alias_free(writer, account, name)
             record = KeyRecord(
-                id=_new_id("key"),
+                id=key_id,
                 account_id=account.id,
                 user=account.email,
                 team=account.team,
@@ -242,8 +119,12 @@ class AdminService:
         models: str | None = None,
         budget_usd: str | None = None,
         rpm: int | None = None,
+        key_id: str | None = None,
     ) -> Updated:
-        """Change what is given and leave the rest. The plan's caps bind what is given."""
+        """Change what is given and leave the rest. The plan's caps bind what is given.
+
+        With `key_id` it is that key or none, whatever key has the alias by now.
+        """
         if new_alias is None and models is None and budget_usd is None and rpm is None:
             raise InputError(
                 "Nothing to change. Give a new alias, models, a budget or an rpm.",
@@ -253,7 +134,7 @@ class AdminService:
         notes: tuple[str, ...] = ()
         with self._changing(user) as (writer, account):
             plan = planrules.plan_of(catalog, account)
-            before = after = _key_of(writer, account, alias)
+            before = after = _key_of(writer, account, alias, key_id)
             if new_alias is not None and new_alias != alias:
                 _check_alias_free(writer, account, inputs.alias(new_alias))
                 after = replace(after, alias=new_alias)
@@ -274,7 +155,7 @@ class AdminService:
         """The account's keys, the oldest first; with `every` also expired and revoked ones."""
         account = self.find_user(user)
         if account is None:
-            raise _no_account(user)
+            raise no_account(user)
         now_us = self._clock()
         return [
             record
@@ -282,8 +163,13 @@ class AdminService:
             if every or key_state(record, now_us) == "live"
         ]
 
-    def revoke(self, user: str, alias: str, *, confirm: str) -> KeyRecord:
-        """Revoke a key for ever. `confirm` is the alias, typed out once more."""
+    def revoke(
+        self, user: str, alias: str, *, confirm: str, key_id: str | None = None
+    ) -> KeyRecord:
+        """Revoke a key for ever. `confirm` is the alias, typed out once more.
+
+        With `key_id` it is that key or none, whatever key has the alias by now.
+        """
         if confirm != alias:
             raise InputError(
                 "The alias was not typed out as it stands, so nothing was revoked. "
@@ -291,7 +177,7 @@ class AdminService:
                 code="confirmation_required",
             )
         with self._changing(user) as (writer, account):
-            before = _key_of(writer, account, alias)
+            before = _key_of(writer, account, alias, key_id)
             after = replace(before, revoked_us=writer.now_us)
             writer.change_key(before, after, action="key.revoke")
         return after
@@ -319,18 +205,6 @@ class AdminService:
             )
         return found[1]
 
-    @contextmanager
-    def _changing(self, email: str) -> Iterator[tuple[Writer, Account]]:
-        """A transaction with the account locked. Raises NotFoundError without such an account."""
-        name = inputs.email(email)
-        with self._repository.changing(self._actor, self._clock()) as writer:
-            account = writer.lock_account(name)
-            if account is None:
-                raise _no_account(name)
-            yield writer, account
-        self._committed = Moment(monotonic(), self._clock())
-        self._changed()
-
 
 @contextmanager
 def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminService]:
@@ -354,25 +228,26 @@ def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminServic
         )
 
 
-def _new_id(kind: str) -> str:
-    """`acc_…` or `key_…`: 80 random bits in lower-case base 32."""
-    return f"{kind}_{base64.b32encode(secrets.token_bytes(10)).decode().lower()}"
-
-
-def _no_account(email: str) -> NotFoundError:
-    return NotFoundError(
-        f"There is no account {inputs.email(email)}. Add it with `tensorgate users add`."
-    )
-
-
-def _key_of(writer: Writer, account: Account, alias: str) -> KeyRecord:
+def _key_of(writer: Writer, account: Account, alias: str, key_id: str | None = None) -> KeyRecord:
     record = writer.key(account, inputs.alias(alias))
-    if record is None:
+    if record is None or key_id not in (None, record.id):
         raise NotFoundError(
             f"{account.email} has no key `{alias}` that is not revoked. "
             f"See `tensorgate keys list --user {account.email} --all`."
         )
     return record
+
+
+def _check_first(writer: Writer, account: Account, form: str, key_id: str) -> None:
+    if len(form) > FORM_CHARS:
+        raise InputError("That form is none of ours. Open the page anew.", code="invalid_form")
+    minted = writer.use_form(account, form, key_id)
+    if minted is not None:
+        raise RepeatedError(
+            "This form was sent before, and its key was shown then, once. "
+            "If you did not keep it, revoke it and create another.",
+            minted,
+        )
 
 
 def _check_alias_free(writer: Writer, account: Account, alias: str) -> None:

@@ -27,6 +27,7 @@ _OPTION_MEMBERS: Final = Names(("include_usage",))
 _MAX_PLACES: Final = 16
 _MIN_PLACES: Final = 2
 _MAX_PARSED: Final = 2 << 20  # bytes, over all places
+_UNSET: Final = object()
 _NO_BOUND: Final = -1  # what no client can have set
 _NO_MEMBERS: Final = re.compile(rb"[ \t\r\n]*\}")
 
@@ -74,7 +75,10 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
         if stored is None and content.refers:
             stored = shape.content
         slot = None
-        if shape.bounds and shape.bounds[0] not in bounds and not any("." in n for n in bounds):
+        unbounded = any("." in name and has.get(name, _UNSET) is None for name in shape.also)
+        if unbounded:  # SGLang's of `sampling_params`: its context, where left out it is 128
+            bounds = {}
+        elif shape.bounds and shape.bounds[0] not in bounds and not any("." in n for n in bounds):
             slot = _bound_slot(has, raw, shape)
         return Ask(
             output=max((*bounds.values(), also)) if bounds else None,

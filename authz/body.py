@@ -22,14 +22,16 @@ import msgspec
 import simdjson
 
 from authz.ask import Has, read_ask, read_members
-from authz.content import FaultError
+from authz.content import MAX_INNER_MEMBERS, FaultError, names_of
 from authz.model import Ask, Fault, Reason
-from authz.shape import Shape
+from authz.names import Names
+from authz.shape import Content, Shape
 from authz.shapes import NOTHING
 from authz.tensors import steering_tensors
 
 MAX_MODEL_CHARS: Final = 256
 MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them
+MAX_REQUESTS: Final = 1000  # in one body; Gemini takes 100
 MAX_DEPTH: Final = 1024  # simdjson's
 _KEPT_PARSER_BYTES: Final = 1 << 20  # a parser keeps about ten times the largest body it read
 _MAX_MENDS: Final = 10_000
@@ -63,6 +65,8 @@ _MENDED_INTEGER: Final = _INT64_MAX.decode()
 
 _FAULT_OFFSET: Final = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)")
 _NAMED_ONE_LATE: Final = frozenset({"trailing characters", "invalid character in unicode escape"})
+
+_REQUEST_MEMBERS: Final = Names(("model",), inside="requests")
 
 _parsers = local()
 _locator = msgspec.json.Decoder(msgspec.Raw)
@@ -161,7 +165,33 @@ def _model(has: Has, mended: bool, shape: Shape, named: str | None) -> str | Fau
         if found is not None and model != found:
             return Fault(Reason.AMBIGUOUS_BODY, "it names another model", param=name)
         found = model
-    return Fault(Reason.MODEL_REQUIRED, param=shape.models[0]) if found is None else found
+    if found is None:
+        return Fault(Reason.MODEL_REQUIRED, param=shape.models[0])
+    if shape.kind is Content.REQUESTS:
+        return _other_model(has.get(shape.content), found, shape) or found
+    return found
+
+
+def _other_model(requests: Any, model: str, shape: Shape) -> Fault | None:
+    """What is wrong where one of many requests is not of the one model."""
+    if not isinstance(requests, simdjson.Array):
+        return None
+    if len(requests) > MAX_REQUESTS:
+        detail = f"it may have at most {MAX_REQUESTS} requests"
+        return Fault(Reason.INVALID_PARAMETER, detail, param=shape.content)
+    for request in requests:
+        if not isinstance(request, simdjson.Object):
+            continue
+        if len(request) > MAX_INNER_MEMBERS:
+            detail = f"each of them may have at most {MAX_INNER_MEMBERS} members"
+            return Fault(Reason.INVALID_PARAMETER, detail, param=shape.content)
+        try:
+            named = "model" in names_of(request, _REQUEST_MEMBERS)
+        except FaultError as fault:
+            return fault.fault
+        if named and request["model"] not in (model, shape.prefix + model):
+            return Fault(Reason.AMBIGUOUS_BODY, "it names another model", param="requests.model")
+    return None
 
 
 def second(has: Mapping[str, Any], shape: Shape) -> tuple[str | None, tuple[str, ...]] | Fault:

@@ -118,6 +118,10 @@ class KeyCache:
         """Whether every change since the entry was read has come, or will come, to `apply`."""
         return entry.read_us > self._gap_us
 
+    def is_followed(self) -> bool:
+        """Whether the feed is alive: records are as new as its last beat."""
+        return self._clock() - self._beat_us <= HEALTHY_US
+
     def beat(self) -> None:
         """The feed is alive, and every change up to now was applied."""
         with self._lock:

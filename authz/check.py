@@ -225,6 +225,8 @@ class Checker:
             ("x-tensorgate-user", key.user),
             ("x-tensorgate-model", asked.model),
         )
+        if asked.request.retyped:
+            headers = (*headers, ("content-type", "application/json"))
         if offer is None:
             return headers
         if offer.model.upstream is not None:  # Envoy's alone: no model server sees it

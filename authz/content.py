@@ -58,9 +58,15 @@ _PART_MEMBERS: Final = Names(
         *("functionCall", "function_call", "functionResponse", "function_response"),
     )
 )
+_REQUEST_MEMBERS: Final = Names(
+    (
+        *("model", "content", "title", "taskType", "task_type"),
+        *("outputDimensionality", "output_dimensionality"),
+    )
+)
 _CALL_MEMBERS: Final = Names(("id", "name", "args", "response", "willContinue", "scheduling"))
 _DECLARED_MEMBERS: Final = Names(("functionDeclarations", "function_declarations"))
-_MANY: Final = (Content.PROMPTS, Content.DOCUMENTS)
+_MANY: Final = (Content.PROMPTS, Content.DOCUMENTS, Content.REQUESTS)
 _OPAQUE: Final = (Content.OPAQUE, Content.ROWS)
 _MAX_NESTING: Final = 4  # messages, parts, results, their parts
 _MAX_OTHERS: Final = 8
@@ -135,7 +141,7 @@ def read_input(has: Mapping[str, Any], raw: bytes, shape: Shape) -> Input:
     visits = _Visits()
     try:
         text_only = shape.media.isdisjoint(has) or all(
-            has[name] is None for name in shape.media if name in has
+            _is_empty(has[name]) for name in shape.media if name in has
         )
         if text_only:
             _read_text(has, shape, tokens, visits)
@@ -299,6 +305,13 @@ def _contents(value: Any, visits: _Visits) -> None:
                     _inside(inner, _CALL_MEMBERS)
 
 
+def _requests(requests: Any, visits: _Visits) -> None:
+    """Requests whose contents are text. Raises where one is something else."""
+    for request in () if requests is None else _listed(requests, visits):
+        if "content" in _inside(request, _REQUEST_MEMBERS):
+            _contents(request["content"], visits)
+
+
 def _declarations(tools: Any, visits: _Visits) -> None:
     """Functions that the client runs are text. Raises where there is another tool."""
     for tool in () if tools is None else _listed(tools, visits):
@@ -332,8 +345,13 @@ def _small(item: Any, names: tuple[str, ...]) -> None:
     if len(others) > _MAX_OTHERS:  # each is looked for among all members
         raise _NotUnderstoodError
     for name in others:
-        if "\0" in name or not isinstance(item[name], _Small):
+        if "\0" in name or not (isinstance(item[name], _Small) or _is_empty(item[name])):
             raise _NotUnderstoodError
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether it cannot name any input: LangChain sends a list of no images with each message."""
+    return value is None or (isinstance(value, simdjson.Array) and len(value) == 0)
 
 
 def _refers(content: Any) -> bool:
@@ -385,6 +403,7 @@ _READ: Final[Mapping[str, Callable[[Any, _Visits], None]]] = {
     Content.PROMPTS.value: _only_text,
     Content.DOCUMENTS.value: _documents,
     Content.PARTS.value: _contents,
+    Content.REQUESTS.value: _requests,
 }
 
 

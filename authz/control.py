@@ -12,6 +12,7 @@ and its result; money is nano-USD:
   settling  {}                    {ends_waiting, ledger_lag_seconds}: of this process alone
   refusal   {id: "…"}             what is known of a call that was refused lately, by its request
                                   id, or null (authz/refusals.py)
+  models    {}                    [name, …]: what the model servers list, of each its own
   feed      {}                    null, once every change that was committed before has been applied
   catalog   {}                    {path, text}: the catalog in force, whatever its file says by now
   catalog_check   {}              null where catalog_reload would be done; else its error
@@ -30,7 +31,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import socket
@@ -61,6 +62,7 @@ def methods(
     catalog: Callable[[], object],
     feed: Feed | None = None,
     refusals: Refusals | None = None,
+    listed: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, Method]:
     """What can be asked, by name. A method raises InputError or StoreError.
 
@@ -96,6 +98,7 @@ def methods(
         "drift": drift,
         "holds": lambda _: {hold.id: hold.nanousd for hold in books.counters.open_holds()},
         "settling": settling,
+        "models": lambda _: list(listed()),
         "catalog": lambda _: catalog(),
         "catalog_check": lambda _: try_out(),
         "catalog_reload": lambda _: reload(),

@@ -118,7 +118,7 @@ class Fleet:
             Thread(target=self._reload_when_asked, name="reload", daemon=True),
         ]
         with (
-            telling(settings.runtime / HEALTH, self._health),
+            telling(settings.runtime / HEALTH, self._health, settings.health_listen),
             serving(settings.runtime / CONTROL, responder),
             exposing(settings.metrics_address, self._registry),
         ):

@@ -53,11 +53,19 @@ class Health(health_pb2_grpc.HealthServicer):
 
 
 @contextmanager
-def telling(path: Path, health: Health) -> Iterator[None]:
-    """Answer for `health` on a socket. Raises OSError where it cannot be made."""
+def telling(path: Path, health: Health, address: str | None = None) -> Iterator[None]:
+    """Answer for `health` on a socket, and at host:port too. Raises OSError where that cannot be.
+
+    It says nothing but whether calls are welcome, so the address may be one that others reach.
+    """
     server = make_server(_THREADS, "health")
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     listen(server, path)
+    if address is not None:
+        try:
+            server.add_insecure_port(address)
+        except RuntimeError:
+            raise OSError(f"{address} cannot be listened on; is another process there?") from None
     server.start()
     try:
         yield

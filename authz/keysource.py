@@ -78,6 +78,7 @@ def open_keys(settings: AuthzSettings, metrics: Metrics, known: Known) -> Iterat
             capacity=settings.key_cache_size,
             observe=metrics.cache_request,
         )
+        metrics.follow(metrics.feed_healthy, cache.is_followed)
         presence = _presence(settings, known, "authz", stale_us, stack)
         feed = Feed(
             repository,

@@ -25,6 +25,9 @@ from prometheus_client import (
     values,
 )
 
+from authz.model import Reason
+from store.records import Basis
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody reads
 
 FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # the variable is prometheus_client's own
@@ -67,6 +70,9 @@ class Metrics:
             ("outcome", "reason"),
             registry=registry,
         )
+        for reason in Reason:  # from the start: the first one of a kind is an increase too
+            outcome = "error" if reason is Reason.AUTHORIZATION_UNAVAILABLE else "denied"
+            self.checks.labels(outcome, reason.value)
         self.allowed = self.checks.labels("allowed", "")
         self.answered = self.checks.labels("answered", "")
         self.check_seconds = Histogram(
@@ -98,6 +104,12 @@ class Metrics:
             result: self.cache_requests.labels(result)
             for result in ("hit", "negative", "miss", "stale")
         }
+        self.feed_healthy = Gauge(
+            "tensorgate_feed_healthy",
+            "1 while changes of keys are heard of; of several processes, the least.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self.revocation_lag = Histogram(
             "tensorgate_revocation_lag_seconds",
             "Time from a change of a key or an account to its being obeyed here.",
@@ -161,6 +173,8 @@ class Metrics:
         self.settlements = Counter(
             "tensorgate_settlements", "Holds that ended, by basis.", ("basis",), registry=registry
         )
+        for basis in Basis:
+            self.settlements.labels(basis.value)
         self.late_settlements = Counter(
             "tensorgate_late_settlements",
             "Ends of holds that had ended before; they change nothing.",
@@ -169,6 +183,11 @@ class Metrics:
         self.settlements_dropped = Counter(
             "tensorgate_settlements_dropped",
             "Ends beyond what may wait while SQL is out; their holds are swept.",
+            registry=registry,
+        )
+        self.holds_swept = Counter(
+            "tensorgate_holds_swept",
+            "Holds that gave no sign of life and were ended whole.",
             registry=registry,
         )
         self.hold_exceeded = Counter(

@@ -182,7 +182,8 @@ class Request(msgspec.Struct, frozen=True):
     credential. `path` has no query, and is empty where a key stands in the URL. `encoded` says
     that there is a Content-Encoding. `model` is None where the endpoint reads none, or where
     the body cannot be read; it is `name:adapter` where the body names an adapter too, and `base`
-    is then the name. `controls` are the body's members that steer the server.
+    is then the name. `controls` are the body's members that steer the server. `retyped`: the body
+    is read as JSON though its type is a form's, so the server is told that it is JSON.
     """
 
     id: str
@@ -199,6 +200,7 @@ class Request(msgspec.Struct, frozen=True):
     ask: Ask | None = None
     base: str | None = None
     controls: tuple[str, ...] = ()
+    retyped: bool = False
 
     def reading(
         self,
@@ -226,6 +228,7 @@ class Request(msgspec.Struct, frozen=True):
             ask,
             base,
             controls,
+            self.retyped,
         )
 
     def unreadable(self, fault: Fault) -> Request:

@@ -115,4 +115,5 @@ def _seen(ending: Ending) -> Seen:
         ending.events,
         ending.content_bytes,
         ending.duration_us,
+        ending.first_us,
     )

@@ -45,6 +45,14 @@ def read_body(
     return _READ[endpoint.place](endpoint, model, raw, headers)
 
 
+def is_retyped(endpoint: Endpoint, content_type: str) -> bool:
+    """Whether JSON comes with the type of a form: curl's, where it is told none.
+
+    LiteLLM and others go by the type alone, so a text in it could name another model to them.
+    """
+    return endpoint.shape is not None and "form" in content_type.lower()
+
+
 def _is_of_another_charset(content_type: str) -> bool:
     """Whether some server could take the bytes of JSON for other characters than we do."""
     if content_type == "application/json":

@@ -26,6 +26,7 @@ from authz.books import open_books
 from authz.cache import KeyCache
 from authz.check import Checker, Site
 from authz.control import Method, Responder, methods, serving
+from authz.denial import Answer
 from authz.exposition import exposing
 from authz.fleet import supervise
 from authz.health import STOP_SECONDS, Health, listen, make_server, telling
@@ -42,11 +43,15 @@ from authz.reload import InForce, Loaded, note_hangups, reloading
 from authz.rowlease import LeasedCounters, RowLease, row_lease
 from authz.settings import AuthzSettings
 from authz.sockets import LOG, Place, Role
+from authz.tally import Tally
 from authz.watch import Watch, watching
 from authz.wire import Reader
+from authz.words import Occasion
 from store.catalog import DEFAULT_UPSTREAM
 from store.clock import wall_us
+from store.engines import open_engine
 from store.errors import ConfigError, TensorgateError
+from store.refusedcalls import RefusedCalls
 from store.settings import PREFIX, load
 
 AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
@@ -54,6 +59,7 @@ AUTHORIZATION: Final = "envoy.service.auth.v3.Authorization"
 CHECK_THREADS: Final = 8
 SPARE_STREAMS: Final = 64  # beyond those that are read: threads to refuse more with
 DRAIN_SECONDS: Final = 1.2
+TALLY_SECONDS: Final = 1.0  # nobody waits for it
 LEASE_RETRY_SECONDS: Final = 0.5
 _ENVELOPE_BYTES: Final = 1 << 20  # headers and attributes around a body
 _WHOLE: Final = Place()
@@ -149,7 +155,9 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
             return True
         settings.runtime.mkdir(mode=0o750, parents=True, exist_ok=True)
         health = Health()
-        stack.enter_context(telling(settings.runtime / place.health, health))
+        # a supervisor's processes are probed by way of it
+        probed = settings.health_listen if shared_folder() is None else None
+        stack.enter_context(telling(settings.runtime / place.health, health, probed))
         metrics = _metrics(place)
         in_force = InForce(settings.catalog, loaded, metrics)
         replica_id = new_id()
@@ -242,8 +250,14 @@ def _questions(
         )
     keys = stack.enter_context(open_keys(settings, metrics, known))
     refusals = Refusals(wall_us, settings.key_form())
+    tally = _tally(settings, stack)
+
+    def refused(occasion: Occasion, answer: Answer) -> None:
+        refusals.note(occasion, answer)
+        tally.note(occasion, answer)
+
     checker = _checker(
-        settings, in_force, metrics, books, cache=keys.cache, refusals=refusals, stack=stack
+        settings, in_force, metrics, books, cache=keys.cache, refused=refused, stack=stack
     )
     in_force.begin(checker, keys.plans)
     return methods(
@@ -253,6 +267,7 @@ def _questions(
         catalog=in_force.written,
         feed=keys.feed,
         refusals=refusals,
+        listed=checker.listed,
     )
 
 
@@ -272,6 +287,16 @@ def _acquire(lease: Lease | RowLease, stopping: Event) -> bool:
     return True
 
 
+def _tally(settings: AuthzSettings, stack: ExitStack) -> Tally:
+    """What counts refused calls for the keys' owners."""
+    engine = open_engine(settings.sql_url, timeout_seconds=TALLY_SECONDS, connections=1)
+    stack.callback(engine.dispose)
+    tally = Tally(RefusedCalls(engine).add, wall_us)
+    stack.callback(tally.stop)
+    tally.start()
+    return tally
+
+
 def _checker(
     settings: AuthzSettings,
     in_force: InForce,
@@ -279,7 +304,7 @@ def _checker(
     books: Books,
     *,
     cache: KeyCache,
-    refusals: Refusals,
+    refused: Callable[[Occasion, Answer], None],
     stack: ExitStack,
 ) -> Checker:
     listings = Listings(
@@ -300,7 +325,7 @@ def _checker(
         metrics=metrics,
         clock=wall_us,
         site=Site(settings.dashboard_url, settings.key_prefixes[0], settings.stream_seconds),
-        refused=refusals.note,
+        refused=refused,
     )
 
 

@@ -20,6 +20,7 @@ class AuthzSettings(StoreSettings):
     """What `tensorgate authz` reads from the environment."""
 
     metrics_listen: str = "127.0.0.1:9464"
+    health_listen: str | None = None  # grpc.health.v1 over TCP, for an orchestrator's probes
     key_stale_seconds: Annotated[float, Field(ge=0, le=300)] = 5
     key_cache_size: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     hold_deadline_seconds: Annotated[float, Field(ge=1, le=3600)] = 60
@@ -43,9 +44,11 @@ class AuthzSettings(StoreSettings):
             raise ValueError(f"{value} is too long for a socket's path; choose a shorter one")
         return value.absolute()
 
-    @field_validator("metrics_listen")
+    @field_validator("metrics_listen", "health_listen")
     @classmethod
-    def _is_address(cls, value: str) -> str:
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         host, _, port = value.rpartition(":")
         if not host or not port.isdecimal() or int(port) > _MAX_PORT:
             raise ValueError("write it as host:port, for example 127.0.0.1:9464")

@@ -48,8 +48,9 @@ TEMPLATING: Final = tuple(
 these names: another template, another talk, another form of what comes out. Controls as well;
 all else in there are variables of the template."""
 
-QUERY_CONTROLS: Final = frozenset({"autoload"})
-"""What steers a server from the query of the path: whether llama.cpp's router loads a model."""
+QUERY_CONTROLS: Final = frozenset({"autoload", "fields", "$fields"})
+"""What steers a server from the query of the path: whether llama.cpp's router loads a model; which
+members Gemini's answer has, so that it may be without its usage."""
 
 HIDING: Final = (
     *("include_reasoning", "stream_reasoning"),  # vLLM; SGLang, LightLLM
@@ -73,6 +74,8 @@ CONTEXT: Final = frozenset(
     {
         *("web_search_options", "mcp_servers", "audio", "prompt_id", "container"),
         *("image_data", "multi_modal_data", "prompt_embeds", "images", "video_data", "audio_data"),
+        *("image_url", "image_input", "image_url_input", "image_bytes_input", "video_bytes_input"),
+        "prompt_embedding_table",  # TensorRT-LLM
         *("image", "ref_audio", "references", "template", "input_embeds", "data_sources"),
         *("chat_template", "chat_template_kwargs", "documents"),  # the prompt is made by them
     }
@@ -90,6 +93,7 @@ class Content(StrEnum):
     PROMPTS = "prompts"  # text or tokens, or a list of them: many prompts
     DOCUMENTS = "documents"  # a list of texts, each read together with a query
     PARTS = "parts"  # contents and parts, as Gemini writes them
+    REQUESTS = "requests"  # a list of requests of Gemini's, each with one content and the model
     OPAQUE = "opaque"  # its size in tokens cannot be told
     ROWS = "rows"  # the same, but lists of it are so many inputs: tensors, instances
 

@@ -120,6 +120,9 @@ GEMINI_STREAM: Final = _gemini(streams=True)
 GEMINI_EMBED: Final = Shape(
     "content", kind=Content.PARTS, generates=False, prefix="models/", spellings=_SPELLINGS
 )
+GEMINI_EMBED_BATCH: Final = Shape(
+    "requests", kind=Content.REQUESTS, generates=False, prefix="models/", spellings=_SPELLINGS
+)
 GEMINI_COUNT: Final = Shape(
     stored=("cachedContent", "generateContentRequest.cachedContent"),
     models=("model", "generateContentRequest.model"),
@@ -200,7 +203,7 @@ TRITON_GENERATE: Final = _triton(streams=False)
 TRITON_GENERATE_STREAM: Final = _triton(streams=True)
 PREDICT: Final = Shape(
     "instances",
-    beside=("inputs", "examples"),
+    beside=("inputs", "examples", "data"),  # `data`: KServe takes a CloudEvent too
     kind=Content.ROWS,
     nests=("parameters",),  # KServe's runtimes take generation's parameters there
 )

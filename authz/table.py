@@ -88,6 +88,7 @@ _GEMINI: Final = (
     _gemini("gemini.generate", "generateContent", shapes.GEMINI),
     _gemini("gemini.stream", "streamGenerateContent", shapes.GEMINI_STREAM),
     _gemini("gemini.embed", "embedContent", shapes.GEMINI_EMBED),
+    _gemini("gemini.embed.batch", "batchEmbedContents", shapes.GEMINI_EMBED_BATCH),
     _count(
         "gemini.count_tokens",
         "/v1beta/models/{model}:countTokens",

@@ -19,6 +19,7 @@ from authz.names import Names
 from authz.shape import TENSORS, Shape
 
 MAX_DIMENSIONS: Final = 64  # numpy's most; of more, no server makes an array
+_MAX_DEPTH: Final = 1  # an event's `data`, its `inputs`, the columns in them
 _MAX_TENSORS: Final = 1024
 _MAX_NAMES: Final = 8192  # of all tensors' members and parameters
 _MEMBERS: Final = Names(("name", "shape", "datatype", "data", "parameters"))
@@ -100,11 +101,11 @@ def _no_shape() -> FaultError:
     return FaultError(Reason.INVALID_PARAMETER, detail, "inputs")
 
 
-def _instances(value: Any) -> int:
-    """They are a list, or a list for each input of the model by its name."""
+def _instances(value: Any, depth: int = 0) -> int:
+    """They are a list, or a list for each input of the model by its name, or those of an event."""
     if isinstance(value, simdjson.Array):
         return len(value)
-    if not isinstance(value, simdjson.Object):
+    if not isinstance(value, simdjson.Object) or depth > _MAX_DEPTH:
         return 1
     if len(value) > MAX_INNER_MEMBERS:
         detail = f"it may have at most {MAX_INNER_MEMBERS} members"
@@ -112,5 +113,4 @@ def _instances(value: Any) -> int:
     names = names_of(value, _COLUMNS)
     if any("\0" in name for name in names):  # simdjson looks for what stands before it
         raise FaultError(Reason.AMBIGUOUS_BODY, "the name of an input holds a NUL", "inputs")
-    columns = [value[name] for name in names]
-    return max((len(each) for each in columns if isinstance(each, simdjson.Array)), default=1)
+    return max((_instances(value[name], depth + 1) for name in names), default=1)

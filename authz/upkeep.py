@@ -74,7 +74,7 @@ class Upkeep:
         self._follow_duty = _Duty("follow the system's clock", follow)
         self._copy_duty = _Duty("copy open holds", self.copy)
         self._retain_duty = _Duty("prune the ledger", retain)
-        self._sweep_duty = _Duty("sweep", sweep)
+        self._sweep_duty = _Duty("sweep", lambda: metrics.holds_swept.inc(sweep()))
         self._compare_duty = _Duty("compare counters and ledger", self.compare)
         self._stopped = Event()
         self._thread = Thread(target=self._run, name="upkeep", daemon=True)

@@ -16,6 +16,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from authz.model import Dialect
 from authz.pb.accesslog_entry_pb2 import (
+    AccessLogCommon,
     AccessLogType,
     HTTPAccessLogEntry,
     HTTPResponseProperties,
@@ -27,6 +28,7 @@ RESPONSE: Final = "tensorgate.usage"
 _ERRORS: Final = 400
 _MAX_STATUS: Final = 999
 _MAX_DIGITS: Final = 12
+_MOMENT_DIGITS: Final = 15  # of milliseconds since 1970
 _STREAMS: Final = frozenset({"sse", "lines", "array"})
 _BY_UPSTREAM: Final = "via_upstream"
 _CUT_OFF: Final = ("downstream_remote_disconnect", "upstream_reset_after_response_started")
@@ -50,6 +52,9 @@ _GRPC_ERRORS: Final = {
     "16": 401,  # UNAUTHENTICATED
 }
 _GRPC_OTHER_ERROR: Final = 500
+_GRPC_CLIENTS_OWN: Final = frozenset({"1", "4"})
+"""How a server ends a call because its client took it back, or said `grpc-timeout` of it: it may
+have done all of the work by then."""
 
 _END_TYPES: Final = frozenset({AccessLogType.NotSet, AccessLogType.DownstreamEnd})
 
@@ -75,7 +80,8 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     `complete`: and so is the answer's end. `final`: `usage` is the whole answer's. `stream`: what
     was generated was counted as it came, in `events` and `content_bytes`. `hides_output`: the
     request said that not all of it was to be streamed. `duration_us` is from when the request was
-    there, and was asked about, to the end.
+    there, and was asked about, to the end, and `first_us` to the first of what was generated as it
+    came, 0 where that was not seen.
     """
 
     request_id: str
@@ -95,6 +101,7 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     content_bytes: int
     encoded: bool
     hides_output: bool
+    first_us: int = 0
 
     @property
     def failed(self) -> bool:
@@ -111,8 +118,13 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
     usage, whole = _usage(response) if response else (None, False)
     details = entry.response.response_code_details
     status = entry.response.response_code.value
-    if _text(decision, "dialect") == Dialect.GRPC:
-        status = _grpc_status(entry.response) or status
+    duration_us = max(0, _us(common.duration) - _us(common.time_to_last_rx_byte))
+    code = _grpc_code(entry.response) if _text(decision, "dialect") == Dialect.GRPC else None
+    if code is not None:
+        status = _GRPC_ERRORS.get(code, _GRPC_OTHER_ERROR)
+    whole_answer = details == _BY_UPSTREAM
+    is_cut = common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)
+    servers_own = code not in _GRPC_CLIENTS_OWN
     return Ending(
         request_id=common.stream_id,
         running=common.intermediate_log_entry or common.access_log_type not in _END_TYPES,
@@ -121,10 +133,9 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         account_id=_text(decision, "account_id") or "",
         status=status if status <= _MAX_STATUS else 0,
         reached=common.HasField("time_to_first_upstream_tx_byte"),
-        answered=details == _BY_UPSTREAM
-        or (common.HasField("time_to_first_upstream_rx_byte") and details.startswith(_CUT_OFF)),
-        complete=details == _BY_UPSTREAM,
-        duration_us=max(0, _us(common.duration) - _us(common.time_to_last_rx_byte)),
+        answered=servers_own and (whole_answer or is_cut),
+        complete=servers_own and whole_answer,
+        duration_us=duration_us,
         usage=usage,
         final=whole and _text(response, "final") == "1",
         stream=_text(response, "format") in _STREAMS,
@@ -132,14 +143,29 @@ def read_ending(entry: HTTPAccessLogEntry) -> Ending:
         content_bytes=_count(_text(response, "content_bytes")) or 0,
         encoded=bool(_text(response, "encoded")),
         hides_output=_text(decision, "hides_output") == "1",
+        first_us=_first_us(_text(response, "first_ms"), common, duration_us),
     )
 
 
-def _grpc_status(response: HTTPResponseProperties) -> int | None:
-    """The HTTP status for a gRPC call's own error: on the wire every one of them is a 200."""
+def _first_us(first_ms: str | None, common: AccessLogCommon, duration_us: int) -> int:
+    """How long after the request was there that moment was; at most as long as all of it took.
+
+    The moment is by the system's clock, as the start is: where that was set meanwhile, it may lie
+    anywhere.
+    """
+    at_ms = _count(first_ms, _MOMENT_DIGITS)
+    if at_ms is None:
+        return 0
+    start = common.start_time
+    there_us = start.seconds * SECOND_US + start.nanos // 1000 + _us(common.time_to_last_rx_byte)
+    return min(max(1, at_ms * 1000 - there_us), duration_us)
+
+
+def _grpc_code(response: HTTPResponseProperties) -> str | None:
+    """A gRPC call's own error: on the wire every one of them is a 200."""
     for found in (response.response_trailers, response.response_headers):
         if _GRPC_STATUS in found and found[_GRPC_STATUS] != "0":
-            return _GRPC_ERRORS.get(found[_GRPC_STATUS], _GRPC_OTHER_ERROR)
+            return found[_GRPC_STATUS]
     return None
 
 
@@ -153,8 +179,8 @@ def _text(fields: Mapping[str, Value], name: str) -> str | None:
     return None if value is None else value.string_value
 
 
-def _count(text: str | None) -> int | None:
-    if text is None or not text.isascii() or not text.isdecimal() or len(text) > _MAX_DIGITS:
+def _count(text: str | None, digits: int = _MAX_DIGITS) -> int | None:
+    if text is None or not text.isascii() or not text.isdecimal() or len(text) > digits:
         return None
     return int(text)
 

@@ -19,7 +19,7 @@ from authz.endpoints import BUILT_IN, Table
 from authz.model import Fault, Reason, Request
 from authz.pack import Pairs
 from authz.pb.auth_pb2 import CheckRequest
-from authz.reading import read_body
+from authz.reading import is_retyped, read_body
 from authz.shape import QUERY_CONTROLS
 from store.keyformat import Digester, KeyForm
 
@@ -76,6 +76,7 @@ class Reader:
             encoded=bool(headers.get("content-encoding", "")),
             body_bytes=len(http.raw_body),
             model=None if match is None else match.model,
+            retyped=match is not None and is_retyped(match.endpoint, content_type),
         )
 
     def with_body(self, request: Request, message: CheckRequest) -> Request:

@@ -81,7 +81,7 @@ def _own_name(value: str) -> str:
     return value
 
 
-def _url_path(value: str) -> str:
+def url_path(value: str) -> str:
     if not _URL_PATH.fullmatch(value):
         raise ValueError("write a path such as /health, without a query")
     return value
@@ -139,7 +139,7 @@ class UpstreamEntry(_Entry):
 
     address: Address
     grpc: Address | None = None
-    health: Annotated[str, AfterValidator(_url_path)] | None = None
+    health: Annotated[str, AfterValidator(url_path)] | None = None
 
 
 class PublicPricesEntry(_Entry):

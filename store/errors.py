@@ -4,6 +4,7 @@ TensorgateError
 ├── InputError            what a person gave is not acceptable; the text says what to do
 │   ├── PlanLimitError    a cap of the account's plan (code: plan_limit_keys, _budget, _rpm)
 │   ├── NotFoundError     no such account or key, or not one of the asker's
+│   ├── RepeatedError     the same form was sent before; names what came of it
 │   └── ConfigError       settings, catalog or pepper file; `str()` lists every fault
 └── StoreError            a store cannot do its part now
     ├── StoreUnavailableError  no answer, or not in time: fail closed, try again
@@ -40,6 +41,14 @@ class NotFoundError(InputError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="not_found")
+
+
+class RepeatedError(InputError):
+    """The same form was sent before, and did its work then; `subject` is what came of it."""
+
+    def __init__(self, message: str, subject: str) -> None:
+        super().__init__(message, code="repeated")
+        self.subject = subject
 
 
 class ConfigError(InputError):

@@ -206,6 +206,14 @@ class KeyRepository:
             rows = connection.execute(asked).mappings().all()
         return [(read_account(row), int(row["live"])) for row in rows]
 
+    def live_keys(self, account_id: str, now_us: int) -> int:
+        """How many of the account's keys are neither revoked nor expired."""
+        asked = select(func.count()).where(
+            keys.c.account_id == account_id, keys.c.revoked_us.is_(None), keys.c.expires_us > now_us
+        )
+        with self._reading() as connection:
+            return int(connection.execute(asked).scalar_one())
+
     def keys_of(self, account_id: str) -> list[KeyRecord]:
         """Every key that the account ever had, the oldest first."""
         asked = (
@@ -217,20 +225,30 @@ class KeyRepository:
             return [read_key(row)[1] for row in connection.execute(asked)]
 
     @contextmanager
-    def changing(self, actor: str, now_us: int) -> Iterator[Writer]:
+    def changing(self, actor: str, now_us: int, address: str | None = None) -> Iterator[Writer]:
         """One transaction for reading under lock and changing; an exception undoes all of it."""
-        try:
-            with driver_errors(), self._engine.connect() as held:
-                connection = held.execution_options(**write_options(self._engine))
-                with connection.begin():
-                    writer = Writer(connection, actor, now_us)
-                    yield writer
-        except StoreUnavailableError as fault:
-            if isinstance(fault.__cause__, IntegrityError):
-                raise InputError(
-                    "Somebody changed the same thing at the same moment. Look, and try again.",
-                    code="conflict",
-                ) from fault
-            raise
+        with writing(self._engine) as connection:
+            writer = Writer(connection, actor, now_us, address)
+            yield writer
         if self._publish is not None and writer.announced:
             self._publish(writer.announced)
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that changes something; an exception undoes all of it.
+
+    Raises InputError (`conflict`) where two did the same at the same moment.
+    """
+    try:
+        with driver_errors(), engine.connect() as held:
+            connection = held.execution_options(**write_options(engine))
+            with connection.begin():
+                yield connection
+    except StoreUnavailableError as fault:
+        if isinstance(fault.__cause__, IntegrityError):
+            raise InputError(
+                "Somebody changed the same thing at the same moment. Look, and try again.",
+                code="conflict",
+            ) from fault
+        raise

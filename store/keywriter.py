@@ -7,18 +7,23 @@ feed, in the same transaction: whoever sees the row sees the change.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, text, update
 
 from store.push import CHANNEL, text_of
-from store.records import MINUTE_US, Account, Change, KeyRecord, Role
+from store.records import DAY_US, MINUTE_US, Account, Change, KeyRecord, Role
 from store.schema import accounts, audit, changes, keys
+from store.webschema import forms, invites, sessions
 
 FEED_KEPT_US: Final = 60 * MINUTE_US
 """A reader of the feed that was away for longer is told that it missed something."""
 
-Facts = dict[str, object]
+FORM_KEPT_US: Final = 30 * DAY_US
+"""No page that somebody left open is sent again later than that, as no session lives as long."""
+
+Facts = Mapping[str, object]
 
 
 def read_account(row: RowMapping) -> Account:
@@ -104,12 +109,16 @@ def _key_facts(record: KeyRecord) -> Facts:
 class Writer:
     """One transaction. `actor` is who asks (`cli:root`), `now_us` when, for all of it.
 
-    `announced` are the changes of the feed that it made.
+    `address` is whence, None where that is this machine. `announced` are the changes of the feed
+    that it made.
     """
 
-    def __init__(self, connection: Connection, actor: str, now_us: int) -> None:
+    def __init__(
+        self, connection: Connection, actor: str, now_us: int, address: str | None = None
+    ) -> None:
         self._connection = connection
         self._actor = actor
+        self._address = address
         self.now_us = now_us
         self.announced: list[Change] = []
 
@@ -146,12 +155,60 @@ class Writer:
         self._audit("account.set_plan", account.id, {"plan": account.plan}, {"plan": plan})
         self._announce(account_id=account.id)
 
-    def set_password(self, account: Account, password_hash: str) -> None:
-        """Replace the password's hash. The audit row says that, and no hash; keys are untouched."""
+    def admins(self) -> int:
+        """How many accounts may administer everything."""
+        asked = select(func.count()).where(accounts.c.role == Role.ADMIN.value)
+        return int(self._connection.execute(asked).scalar_one())
+
+    def set_role(self, account: Account, role: Role) -> None:
+        """Let the account see more, or less. Its keys are untouched."""
+        self._connection.execute(
+            update(accounts).where(accounts.c.id == account.id).values(role=role.value)
+        )
+        self._audit(
+            "account.set_role", account.id, {"role": account.role.value}, {"role": role.value}
+        )
+
+    def set_team(self, account: Account, team: str | None) -> None:
+        """Put the account into another team; rows of the ledger keep the one that they have."""
+        self._connection.execute(
+            update(accounts).where(accounts.c.id == account.id).values(team=team)
+        )
+        self._audit("account.set_team", account.id, {"team": account.team}, {"team": team})
+        self._announce(account_id=account.id)
+
+    def set_password(
+        self, account: Account, password_hash: str, *, keep_session: str | None = None
+    ) -> None:
+        """Replace the password's hash. The audit row says that, and no hash; keys are untouched.
+
+        Whoever is signed in as the account is no more, but for the session `keep_session`, and
+        links that would set a password are void.
+        """
         self._connection.execute(
             update(accounts).where(accounts.c.id == account.id).values(password_hash=password_hash)
         )
+        others = sessions.c.account_id == account.id
+        if keep_session is not None:
+            others &= sessions.c.id != keep_session
+        self._connection.execute(delete(sessions).where(others))
+        self._connection.execute(delete(invites).where(invites.c.account_id == account.id))
         self._audit("account.set_password", account.id, None, None)
+
+    def use_form(self, account: Account, form: str, subject: str) -> str | None:
+        """Note that a form was sent, about `subject`; if it had been, what it was about then."""
+        mine = (forms.c.account_id == account.id) & (forms.c.form == form)
+        known = self._connection.execute(select(forms.c.subject).where(mine)).scalar()
+        if known is not None:
+            return str(known)
+        old = forms.c.at_us < self.now_us - FORM_KEPT_US
+        self._connection.execute(delete(forms).where(old))
+        self._connection.execute(
+            insert(forms).values(
+                account_id=account.id, form=form, subject=subject, at_us=self.now_us
+            )
+        )
+        return None
 
     def live_keys(self, account: Account) -> int:
         """How many of its keys are neither revoked nor expired."""
@@ -226,6 +283,7 @@ class Writer:
                 subject=subject,
                 before=as_text(before),
                 after=as_text(after),
+                address=self._address,
             )
         )
 

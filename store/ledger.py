@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache, lru_cache
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -294,12 +295,20 @@ def _leave_sqlite(connection: Connection, hold_ids: list[str]) -> None:
 
 def _add_postgresql(connection: Connection, rows: list[Values]) -> int:
     """As `_add_sqlite`. In one statement, so that all sums are locked in one order (see 0003)."""
-    columns = tuple([list(column) for column in zip(*rows, strict=True)])
+    # By hold: two who book the same holds wait for each other's rows, and so in one order as well.
+    # (Of two ends of one hold the first stays the first.)
+    ordered = sorted(rows, key=itemgetter(0))
+    columns = tuple([list(column) for column in zip(*ordered, strict=True)])
     return connection.exec_driver_sql(_ADD_ARRAYS, columns).rowcount
 
 
 def _leave_postgresql(connection: Connection, hold_ids: list[str]) -> None:
-    connection.exec_driver_sql("DELETE FROM holds WHERE hold_id = ANY(%s)", (hold_ids,))
+    """Locked in one order first: a DELETE alone takes them as it comes by them."""
+    connection.exec_driver_sql(
+        "DELETE FROM holds WHERE hold_id IN (SELECT hold_id FROM holds WHERE hold_id = ANY(%s) "
+        "ORDER BY hold_id FOR UPDATE)",
+        (hold_ids,),
+    )
 
 
 _BOOKING: Final = {

@@ -212,7 +212,8 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
 
     `reached`: a model server got some of it; `answered`: the status is the server's own;
     `complete`: and so is the answer's end. `events` (with content) and `content_bytes` (of UTF-8)
-    are what was counted of a stream. `duration_us` is from admission to end.
+    are what was counted of a stream. `duration_us` is from admission to end, `first_us` to the
+    first event of a stream in which something was generated (to the millisecond; 0: none seen).
     FROZEN FORMAT: journal and ledger have these names. Fields are appended, with a default.
     """
 
@@ -222,6 +223,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     events: int
     content_bytes: int
     duration_us: int
+    first_us: int = 0
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):

@@ -41,7 +41,7 @@ from store.errors import SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0006"
+HEAD: Final = "0007"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 UPGRADE_TIMEOUT_SECONDS: Final = 30.0
@@ -73,6 +73,7 @@ accounts = Table(
     Column("service", Boolean, nullable=False),
     Column("password_hash", Text),
     Column("created_us", BigInteger, nullable=False),
+    Column("seen_us", BigInteger),  # when somebody last used the dashboard as this account
     UniqueConstraint("email"),
     CheckConstraint("email = lower(email)", name="email_lower"),
     CheckConstraint("role IN ('user', 'auditor', 'admin')", name="role"),
@@ -126,6 +127,7 @@ audit = Table(  # append only: triggers of the migration refuse UPDATE and DELET
     Column("subject", String(32), nullable=False),
     Column("before", Text),
     Column("after", Text),
+    Column("address", String(64)),  # whence it was asked for; NULL where that is this machine
     Index("ix_audit_subject", "subject"),
     sqlite_autoincrement=True,
 )
@@ -168,6 +170,7 @@ ledger = Table(
     UniqueConstraint("hold_id"),
     Index("ix_ledger_request_id", "request_id"),
     Index("ix_ledger_account_admitted", "account_id", "admitted_us"),
+    Index("ix_ledger_key_admitted", "key_id", "admitted_us"),
     Index("ix_ledger_settled_us", "settled_us"),
     sqlite_autoincrement=True,
 )
@@ -223,7 +226,23 @@ def _sums_by_day(name: str) -> Table:
 
 
 daily = _sums_by_day("daily")
+Index("ix_daily_account_day", daily.c.account_id, daily.c.day)
 pruned = _sums_by_day("pruned")
+
+# How often a key's calls were refused, for its owner to see; nothing is decided by it. Whoever
+# refuses adds to it in groups (store/refusedcalls.py): at most a second late, and what a killed
+# process had not added yet is lost. `last_us` is when it last happened.
+refused = Table(
+    "refused",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("key_id", String(32), primary_key=True),
+    Column("reason", String(64), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("last_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
 
 pruning = Table(  # has its one row only inside of a transaction that prunes (store/pruning.py)
     "pruning",

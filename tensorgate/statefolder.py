@@ -2,7 +2,7 @@
 
     STATE/              0700; the database and whatever the parts keep
       up.lock           held by the one `tensorgate up` that runs on it
-      up.json           what that one runs: pid, url, upstream, metrics, workers
+      up.json           what that one runs: pid, url, upstream, metrics, admin, workers
       url               where clients reach the gate (kept after a stop: `share` prints it)
       runtime           path of the runtime folder, while the gate runs
       envoy.yaml        0600, as rendered at the last start
@@ -120,7 +120,14 @@ class StateFolder:
             return None
 
     def write_running(
-        self, url: str, local: Address, upstream: Address, metrics: Address, workers: int
+        self,
+        url: str,
+        local: Address,
+        upstream: Address,
+        *,
+        metrics: Address,
+        admin: Address,
+        workers: int,
     ) -> None:
         """Say for `doctor` and for a second `up` what runs here."""
         about = {
@@ -129,6 +136,7 @@ class StateFolder:
             "local": str(local),
             "upstream": str(upstream),
             "metrics": str(metrics),
+            "admin": str(admin),
             "workers": workers,
         }
         self.write("up.json", json.dumps(about) + "\n")

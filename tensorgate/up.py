@@ -1,7 +1,7 @@
 """`tensorgate up`: the whole gate on one machine, from nothing to the first call.
 
-    check → state folder → database → Valkey, authz, demo, Envoy → first user and key → ready
-          → watch → stop
+    check → state folder → database → Valkey, authz, admin, demo, Envoy → first user and key
+          → ready → watch → stop
 
 Valkey only where there are several workers and no Redis was named.
 
@@ -32,7 +32,7 @@ def up(
     upstream: str | None = None,
     upstream_grpc: str | None = None,
     port: int = 8080,
-    admin_port: int = 8081,
+    admin_port: int | None = None,
     state: Path | None = None,
     workers: int | None = None,
     listen: str = "127.0.0.1",
@@ -40,8 +40,8 @@ def up(
 ) -> int:
     """Run the gate until it is asked to stop; the exit status.
 
-    None is "not given": TENSORGATE_UPSTREAM, _UPSTREAM_GRPC, _STATE, _WORKERS, _METRICS_LISTEN or a
-    default speaks then.
+    None is "not given": TENSORGATE_UPSTREAM, _UPSTREAM_GRPC, _STATE, _WORKERS, _METRICS_LISTEN,
+    _ADMIN_LISTEN or a default speaks then.
     Raises InputError or StoreError for what a person can mend before anything has started.
     """
     asked = Asked(upstream, port, admin_port, state, workers, listen, metrics_listen, upstream_grpc)
@@ -94,7 +94,12 @@ def _announce(setup: Setup, stack: Stack, asking: ProbeThread | None) -> None:
     found = asking.answer() if asking else probe(stack.upstream)
     setup.state.write("url", f"{setup.url}\n")
     setup.state.write_running(
-        setup.url, setup.local, stack.upstream, setup.metrics, setup.settings.workers
+        setup.url,
+        setup.local,
+        stack.upstream,
+        metrics=setup.metrics,
+        admin=setup.admin,
+        workers=setup.settings.workers,
     )
     lines = welcome.greet(setup, found)
     _print(sys.stdout, "\n".join([f"tensorgate ready  {setup.url}", *lines]))

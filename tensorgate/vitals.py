@@ -61,9 +61,8 @@ def in_flight(admin: Path) -> int:
         for row in (rows if isinstance(rows, list) else ())
         if isinstance(row, dict)
         and isinstance(row.get("value"), int)
-        # this very question is one of the admin listener's; `rq_active` also names a histogram
-        and str(row.get("name")).startswith("http.")
-        and not str(row["name"]).startswith("http.admin.")
+        # not those that ask how it is: this very question is one; `rq_active` names a histogram too
+        and str(row.get("name")).startswith("http.gate.")
     )
 
 

@@ -6,7 +6,6 @@ They are made only now, when nothing can go wrong any more before they are print
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 import sys
@@ -14,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from admin import samples
 from admin.output import budget_text, models_text, rpm_text
 from admin.service import AdminService, Minted, open_service
+from store.records import Role
 from store.text import utc
 from tensorgate.preflight import Setup
 from tensorgate.upstream import Silent, Upstream
@@ -23,16 +24,14 @@ from tensorgate.upstream import Silent, Upstream
 FIRST_USER: Final = "admin@localhost"
 FIRST_ALIAS: Final = "first"
 ACTOR: Final = "tensorgate up"
-_NO_CHAT: Final = re.compile(
-    r"embed|rerank|whisper|tts|bge|(^|[/_-])(e5|gte|clip)([/_-]|$)", re.IGNORECASE
-)
 
 
 def greet(setup: Setup, found: Upstream | Silent) -> list[str]:
     """The lines below the ready line. Raises StoreError."""
     with open_service(setup.settings, actor=ACTOR) as service:
         new = not service.list_users()
-        lines = [*_parts(setup, found), *(_first(setup, service, found) if new else _again(setup))]
+        parts = [*_parts(setup, found), _dashboard(setup, service)]
+        lines = [*parts, *(_first(setup, service, found) if new else _again(setup))]
     return [*lines, "", "Ctrl-C stops it."]
 
 
@@ -46,8 +45,15 @@ def _parts(setup: Setup, found: Upstream | Silent) -> Iterator[str]:
     yield f"  metrics   http://{setup.metrics}/metrics"
 
 
+def _dashboard(setup: Setup, service: AdminService) -> str:
+    """Where to sign in, and as whom: the first admin there is, by e-mail."""
+    admins = (each for each, _ in service.list_users() if each.role is Role.ADMIN)
+    who = next((each.email for each in admins), FIRST_USER)
+    return f"  dashboard {setup.dashboard} · sign in as {who}"
+
+
 def _first(setup: Setup, service: AdminService, found: Upstream | Silent) -> Iterator[str]:
-    added = service.add_user(FIRST_USER, admin=True)
+    added = service.add_user(FIRST_USER, role=Role.ADMIN)
     minted = service.mint(FIRST_USER, FIRST_ALIAS, models="*")
     record = minted.record
     limits = (
@@ -93,22 +99,13 @@ def curl(setup: Setup, minted: Minted, found: Upstream | Silent) -> str:
     if model is None:
         words += [f"{base}/v1/models", "-H", f"Authorization: Bearer {minted.key}"]
         return shlex.join(words)
-    embeds = _NO_CHAT.search(model) is not None
-    path = "/v1/embeddings" if embeds else "/v1/chat/completions"
-    hello = "Say hello."
-    body: dict[str, object] = (
-        {"model": model, "input": hello}
-        if embeds
-        else {"model": model, "messages": [{"role": "user", "content": hello}], "max_tokens": 64}
-    )
-    words += [f"{base}{path}", "-H", f"Authorization: Bearer {minted.key}"]
-    words += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    words += [f"{base}{samples.path(model)}", "-H", f"Authorization: Bearer {minted.key}"]
+    words += ["-H", "Content-Type: application/json", "-d", json.dumps(samples.body(model))]
     return shlex.join(words)
 
 
 def callable_model(setup: Setup, found: Upstream | Silent) -> str | None:
     """A listed model that has a price, one to chat with if there is one."""
     listed: Sequence[str] = () if isinstance(found, Silent) else found.models
-    priced = [name for name in listed if name.isprintable() and setup.catalog.resolve(name)]
-    chatting = [name for name in priced if not _NO_CHAT.search(name)]
-    return next(iter(chatting or priced), None)
+    priced = (name for name in listed if name.isprintable() and setup.catalog.resolve(name))
+    return samples.first_to_try(priced)

@@ -92,6 +92,10 @@ REAL: Final[dict[str, list[dict[str, Any]]]] = {
         {"contents": _PARTS, "model": f"models/{MODEL}", "safetySettings": []},
     ],
     "gemini.embed": [{"content": {"parts": [{"text": "a"}]}, "model": f"models/{MODEL}"}],
+    "gemini.embed.batch": [
+        {"requests": [{"model": f"models/{MODEL}", "content": {"parts": [{"text": "a"}]}}]},
+        {"requests": [{"content": {"parts": [{"text": "a"}]}, "outputDimensionality": 8}] * 2},
+    ],
     "gemini.count_tokens": [
         {"contents": _PARTS},
         {"generateContentRequest": {"model": f"models/{MODEL}", "contents": _PARTS}},

@@ -352,6 +352,7 @@ gemini_event = st.fixed_dictionaries(
         "usageMetadata": st.one_of(st.none(), gemini_usage),
         "promptFeedback": st.sampled_from([{"blockReason": "SAFETY"}, {}, None]),
         "embedding": st.sampled_from([{"values": [0.5, -1]}, {"values": {}}, None]),
+        "embeddings": st.sampled_from([[{"values": [0.5]}], [], {}, None]),
         "modelVersion": written,
         "error": st.fixed_dictionaries({"message": written, "usageMetadata": gemini_usage}),
     },

@@ -121,6 +121,16 @@ class Gate:
 
 
 def usage_of(entry: HTTPAccessLogEntry) -> dict[str, str]:
+    """What was written of a usage; when it first came is no part of it (see `first_ms_of`)."""
+    return {name: text for name, text in _written(entry).items() if name != "first_ms"}
+
+
+def first_ms_of(entry: HTTPAccessLogEntry) -> str | None:
+    """When the first of what was generated came, in ms since 1970, as it was written."""
+    return _written(entry).get("first_ms")
+
+
+def _written(entry: HTTPAccessLogEntry) -> dict[str, str]:
     fields = entry.common_properties.metadata.filter_metadata[USAGE].fields
     assert all(value.HasField("string_value") for value in fields.values())
     return {name: value.string_value for name, value in fields.items()}

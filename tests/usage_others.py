@@ -128,6 +128,7 @@ def read_gemini(state: State, answer: dict[str, Any], *, stream: bool) -> None:
     usage, vector = answer.get("usageMetadata"), answer.get("embedding")
     if isinstance(usage, dict):
         embedded = isinstance(vector, dict) and isinstance(vector.get("values"), list)
+        embedded = embedded or isinstance(answer.get("embeddings"), list)
         _take_gemini(state, usage, embedded=embedded and not stream)
     finished = [one for one in candidates if isinstance(one, dict) and one.get("finishReason")]
     feedback = answer.get("promptFeedback")

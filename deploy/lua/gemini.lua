@@ -48,6 +48,7 @@ local CANDIDATE = all_but({
 local BODY = {fields = {
   usageMetadata = USAGE,
   embedding = {fields = {values = {count = "embedding"}}},
+  embeddings = {count = "embeddings"},
 }}
 
 local EVENT = {fields = {
@@ -75,7 +76,7 @@ local function object(state, record)
   local counted = record.usage
   if counted then
     local input = counted.prompt and add(counted.prompt, counted.tools)
-    state:count(input, output(counted, record.embedding), counted.cached)
+    state:count(input, output(counted, record.embedding or record.embeddings), counted.cached)
     state.seen.cached_inside = state.seen.input and "1"
   end
   local finished = record.finished and record.finished >= (record.candidates or 0)

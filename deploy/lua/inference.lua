@@ -6,8 +6,9 @@
 -- From the service's metadata (envoy.filters.http.ext_authz): `outcome`, `hold_id`, `usage` (the
 -- format in which the answer says what it cost; "none": it does not), `dialect` (the format where
 -- there is no `usage`), `edits`, `hide_usage`, `continuous_usage`. It writes the metadata of
--- tensorgate.usage: what usage.lua reports, and `encoded`, the content-encoding of an answer that
--- cannot be read for it. Without a hold, with another status than 2xx, it does nothing.
+-- tensorgate.usage: what usage.lua reports; `encoded`, the content-encoding of an answer that
+-- cannot be read for it; and `first_ms`, when the first event of a stream came in which something
+-- was generated, in ms since 1970 by Envoy's clock. Without a hold, with another status than 2xx, it does nothing.
 --
 -- A defect here must not break an answer: what is not understood passes as it came, and a Lua
 -- error is raised again behind it, for the counter http.<prefix>.lua.<stat_prefix>.errors. A
@@ -20,7 +21,7 @@ local DECISION = "envoy.filters.http.ext_authz"
 local USAGE = "tensorgate.usage"
 local NAMES = {
   "format", "encoded", "input", "cached", "cache_write", "output", "cached_inside", "events",
-  "content_bytes", "final", "done",
+  "content_bytes", "final", "done", "first_ms",
 }
 local LARGE = 1048576 -- bytes of a body after which its copies are not left lying about
 
@@ -129,7 +130,11 @@ local function read(handle, said, each, text)
   else
     meter:finish()
   end
-  publish(handle, said, meter:report())
+  local report = meter:report()
+  if not report.first_ms and (tonumber(report.events) or 0) > 0 then
+    report.first_ms = tostring(handle:timestamp())
+  end
+  publish(handle, said, report)
   return hider and hider:rest()
 end
 

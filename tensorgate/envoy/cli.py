@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -9,8 +10,10 @@ import typer
 
 from authz.endpoints import table_of
 from store.catalog import DEFAULT_UPSTREAM, Catalog
-from store.errors import ConfigError
+from store.errors import ConfigError, InputError
 from store.settings import PREFIX, StoreSettings, load, split_names
+from tensorgate.drain import drain
+from tensorgate.envoy import scripts
 from tensorgate.envoy.options import RenderOptions
 from tensorgate.envoy.render import render
 
@@ -48,6 +51,14 @@ def render_command(
             help="Where the model server speaks gRPC. [default: the same address]",
         ),
     ] = _DEFAULTS.upstream_grpc,
+    upstream_health: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="The model server answers 200 there while it is well. "
+            "[default: it is well while it takes connections]",
+        ),
+    ] = None,
     upstream_credential_file: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,6 +85,12 @@ def render_command(
         Path | None, typer.Option(help="Certificate chain in PEM: clients then speak TLS.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, in PEM.")] = None,
+    tls_sds: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of both: a file that names them as Envoy's secret `gate`, and is watched."
+        ),
+    ] = None,
     cors_origins: Annotated[
         str,
         typer.Option(
@@ -88,6 +105,14 @@ def render_command(
         Path | None,
         typer.Option(
             help="Envoy's own admin socket. [default: envoy-admin.sock beside the others]"
+        ),
+    ] = None,
+    ops_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IP:PORT",
+            help="Where probes and Prometheus see Envoy: /ready, /stats/prometheus, and "
+            "/upstreams/NAME where it has a health path. For nobody else. [default: nowhere]",
         ),
     ] = None,
     workers: Annotated[
@@ -133,6 +158,7 @@ def render_command(
     options = RenderOptions(
         upstream=upstream,
         upstream_grpc=upstream_grpc,
+        upstream_health=upstream_health,
         upstreams=known.upstreams if known else {},
         endpoints=table_of(known).rows if known else _DEFAULTS.endpoints,
         credential_files=_credential_files(upstream_credential_file or []),
@@ -141,9 +167,11 @@ def render_command(
         port=port,
         tls_cert=_absolute(tls_cert),
         tls_key=_absolute(tls_key),
+        tls_sds=_absolute(tls_sds),
         cors_origins=_origins(cors_origins),
         runtime=runtime.absolute(),
         admin_socket=_absolute(admin_socket),
+        ops_listen=ops_listen,
         workers=workers,
         concurrency=concurrency,
         key_form=settings.key_form(),
@@ -157,6 +185,51 @@ def render_command(
         heartbeat_seconds=heartbeat_seconds,
     )
     _put(render(options), output)
+
+
+@app.command("script")
+def script_command() -> None:
+    """Print the Lua that meters answers and bounds requests, for an Envoy that is not ours."""
+    typer.echo(scripts.inference(), nl=False)
+
+
+@app.command("drain")
+def drain_command(
+    *,
+    runtime: Annotated[
+        Path, typer.Option(envvar=f"{PREFIX}RUNTIME", help="The folder of the sockets.")
+    ] = _DEFAULTS.runtime,
+    admin_socket: Annotated[
+        Path | None,
+        typer.Option(
+            help="Envoy's own admin socket. [default: envoy-admin.sock beside the others]"
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Wait at most so long for what is in flight.")
+    ] = 25,
+    settle_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=3600,
+            help="Before that, go on as ever, while balancers learn that this one leaves.",
+        ),
+    ] = 0,
+) -> int:
+    """Have Envoy take no new connections, and wait until what is in flight has ended.
+
+    Do it before stopping Envoy or the service, so that no call and no log entry is lost.
+    """
+    time.sleep(settle_seconds)
+    socket = (admin_socket or runtime / "envoy-admin.sock").absolute()
+    left = drain(socket, seconds=seconds)
+    if left is None:
+        raise InputError(
+            f"No Envoy answers on {socket}. Name its socket with --admin-socket.", code="no_envoy"
+        )
+    typer.echo(f"drained; {left} in flight were not waited for" if left else "drained")
+    return int(left > 0)
 
 
 def _put(text: str, output: Path | None) -> None:

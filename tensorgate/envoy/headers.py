@@ -7,7 +7,7 @@ from typing import Final
 from authz.credential import CREDENTIAL_HEADERS
 
 # By which servers, and routers in front of them, pick another model, adapter, worker or peer than
-# the body says, or go on though the client has left.
+# the body says, go on though the client has left, or leave the usage out of their answers.
 STEERING_PREFIXES: Final = (
     "x-ai-eg-",  # Envoy AI Gateway: the model
     "x-amzn-sagemaker-",  # vLLM, DJL, MMS: the model, the adapter, the session
@@ -29,6 +29,7 @@ STEERING: Final = (
     "seldon-internal-model",  # Seldon: the model
     "seldon-model",
     "serve-multiplexed-model-id",  # Ray Serve; with underscores Envoy refuses it
+    "x-goog-fieldmask",  # Gemini: the members of the answer
     "x-conversation-id",  # llama.cpp: a stream that outlives its client
     "x-session-id",  # vLLM: the worker
     "x-worker-instance-id",

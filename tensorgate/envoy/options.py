@@ -19,7 +19,7 @@ from authz.endpoints import BUILT_IN
 from authz.model import Endpoint
 from authz.sockets import MOST_WORKERS
 from store.catalog import DEFAULT_UPSTREAM, Upstream
-from store.catalogfile import UPSTREAM_NAME
+from store.catalogfile import UPSTREAM_NAME, url_path
 from store.errors import ConfigError
 from store.keyformat import KeyForm
 from tensorgate.ports import HIGHEST, Address, parse_address, parse_ip
@@ -80,14 +80,17 @@ class RenderOptions:
     """All that can be chosen; the defaults are those of the `envoy.yaml` that is checked in.
 
     `upstream` is `host:port`, `https://host[:port]` or `http://host[:port]`, and `upstream_grpc`,
-    of the same form, where it speaks gRPC if that is elsewhere; `upstreams` has these by name: the
-    service says which of them a call goes to. `endpoints` are the rows that it knows: there, long
-    bodies are taken. `cors_origins` is
-    ("*",), origins such as `https://chat.example`, or () for no browser at all.
+    of the same form, where it speaks gRPC if that is elsewhere; `upstream_health` is a path that
+    says whether it is well; `upstreams` has these by name: the service says which of them a call
+    goes to. `endpoints` are the rows that it knows: there, long bodies are taken. `cors_origins`
+    is ("*",), origins such as `https://chat.example`, or () for no browser at all. `ops_listen` is
+    `IP:port`, where probes and Prometheus see Envoy, and nobody else should. `tls_sds` is a file of
+    Envoy's own (SDS) that names certificate and key, and is watched: for those that are renewed.
     """
 
     upstream: str = "127.0.0.1:8000"
     upstream_grpc: str | None = None
+    upstream_health: str | None = None
     upstreams: Mapping[str, Upstream] = field(default_factory=lambda: MappingProxyType({}))
     endpoints: tuple[Endpoint, ...] = BUILT_IN.rows
     credential_files: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
@@ -96,9 +99,11 @@ class RenderOptions:
     port: int = 8080
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_sds: Path | None = None
     cors_origins: tuple[str, ...] = ("*",)
     runtime: Path = Path("/run/tensorgate")
     admin_socket: Path | None = None
+    ops_listen: str | None = None
     workers: int = 1
     concurrency: int = 2
     key_form: KeyForm = field(default_factory=KeyForm)
@@ -118,6 +123,7 @@ class Checked:
     """The options after validation: parsed addresses, every path absolute."""
 
     gate: Address
+    ops: Address | None
     servers: tuple[Server, ...]  # the default one first
     admin_socket: Path
     options: RenderOptions
@@ -160,6 +166,12 @@ def check(options: RenderOptions) -> Checked:
     listen = options.listen
     with faults.of(f"--listen {options.listen}"):
         listen = parse_ip(options.listen)
+    ops = None
+    with faults.of(f"--ops-listen {options.ops_listen}"):
+        ops = _ops(options)
+    with faults.of(f"--upstream-health {options.upstream_health}"):
+        if options.upstream_health is not None:
+            url_path(options.upstream_health)
     _numbers(options, faults)
     _files(options, faults)
     _origins(options, faults)
@@ -177,7 +189,16 @@ def check(options: RenderOptions) -> Checked:
         faults.found.append(f"--upstream-credential-file: there is no upstream {name!r}")
     if faults.found:
         raise ConfigError("Envoy's configuration cannot be rendered:", tuple(faults.found))
-    return Checked(Address(listen, options.port), tuple(servers), admin, options)
+    return Checked(Address(listen, options.port), ops, tuple(servers), admin, options)
+
+
+def _ops(options: RenderOptions) -> Address | None:
+    if options.ops_listen is None:
+        return None
+    address = parse_address(options.ops_listen)
+    if address == Address(options.listen, options.port):
+        raise ValueError("the gate itself listens there; choose another port")
+    return Address(parse_ip(address.host), address.port)
 
 
 def _numbers(options: RenderOptions, faults: _Faults) -> None:
@@ -202,7 +223,11 @@ def _numbers(options: RenderOptions, faults: _Faults) -> None:
 def _files(options: RenderOptions, faults: _Faults) -> None:
     if (options.tls_cert is None) != (options.tls_key is None):
         faults.found.append("--tls-cert and --tls-key: give both or neither")
-    named = (options.tls_cert, options.tls_key, options.upstream_ca_file)
+    if options.tls_sds is not None and options.tls_cert is not None:
+        faults.found.append(
+            "--tls-sds: it says where certificate and key are; name them only there"
+        )
+    named = (options.tls_cert, options.tls_key, options.tls_sds, options.upstream_ca_file)
     for path in (*named, *options.credential_files.values()):
         if path is not None:
             with faults.of(f"file {path}"):
@@ -241,7 +266,7 @@ def _re2(foreign: str | None) -> None:
 
 def _servers(options: RenderOptions, faults: _Faults) -> list[Server]:
     servers = []
-    default = Upstream(options.upstream, options.upstream_grpc)
+    default = Upstream(options.upstream, options.upstream_grpc, options.upstream_health)
     for name, given in {DEFAULT_UPSTREAM: default, **options.upstreams}.items():
         with faults.of(f"upstream {name}: {given.address}"):
             if not UPSTREAM_NAME.fullmatch(name):

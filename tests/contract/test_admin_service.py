@@ -75,7 +75,7 @@ def rows(settings: StoreSettings, statement: str) -> list[Any]:
 
 
 def test_accounts(service: AdminService, settings: StoreSettings) -> None:
-    added = service.add_user(" Bob@Example.org", plan="pro", team="red", admin=True)
+    added = service.add_user(" Bob@Example.org", plan="pro", team="red", role=Role.ADMIN)
     account = added.account
     assert (account.email, account.plan, account.team) == ("bob@example.org", "pro", "red")
     assert (account.role, account.service) == (Role.ADMIN, False)
@@ -111,7 +111,7 @@ def test_service_accounts_never_sign_in(service: AdminService, settings: StoreSe
     added = service.add_user("bot@x", service=True)
     assert (added.account.service, added.password) == (True, None)
     assert rows(settings, "SELECT password_hash FROM accounts WHERE email = 'bot@x'") == [(None,)]
-    for given in ({"admin": True}, {"password": "correct horse battery"}):
+    for given in ({"role": Role.ADMIN}, {"password": "correct horse battery"}):
         refused("invalid_account", service.add_user, "bot2@x", service=True, **given)
     refused("invalid_account", service.set_password, "bot@x")
     assert service.mint("bot@x", "ci", models="*").record.user == "bot@x"
@@ -554,3 +554,15 @@ def test_whoever_serves_is_told_of_each_change_once_it_is_there(tmp_path: Path) 
         assert len(seen) == 4
         assert seen == sorted(set(seen)), "each saw the change that it was told of"
         assert seen[-1] == repository.last_change()
+
+
+def test_an_id_that_goes_along_must_be_the_keys(service: AdminService) -> None:
+    """A page that was left open names a key that has another successor by now."""
+    older = mint(service).record
+    service.revoke(ANNA, "laptop", confirm="laptop", key_id=older.id)
+    younger = mint(service).record
+    refused("not_found", service.update, ANNA, "laptop", rpm=1, key_id=older.id)
+    refused("not_found", service.revoke, ANNA, "laptop", confirm="laptop", key_id=older.id)
+    assert service.list_keys(ANNA) == [younger]
+    service.update(ANNA, "laptop", rpm=1, key_id=younger.id)
+    assert service.revoke(ANNA, "laptop", confirm="laptop", key_id=younger.id).id == younger.id

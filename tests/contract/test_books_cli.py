@@ -284,6 +284,14 @@ def test_a_metered_call_and_its_arithmetic(books: Desk) -> None:
             "estimated: the answer came without its usage; 3 bytes",
         ),
         (Basis.HELD, 457, 504, (0, 0, 0, 0), {"complete": False}, "held: a model server got it"),
+        (
+            Basis.HELD, 457, 504, (0, 0, 0, 0), {"complete": False, "answered": False},
+            "held: a model server got it, and the call ended before its answer was seen",
+        ),
+        (
+            Basis.HELD, 457, 200, (0, 0, 0, 0), {},
+            "held: a model server got it, and what it answered does not say what it used",
+        ),
         (Basis.HELD, 457, 504, (0, 0, 0, 0), {}, "charged    $0.000000457, the whole hold"),
         (
             Basis.RELEASED, 0, 503, (0, 0, 0, 0), {"reached": False, "answered": False},

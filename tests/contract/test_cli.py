@@ -131,7 +131,8 @@ def add_anna(gate: Gate) -> None:
     """One account, made without the command line."""
     database = sqlite3.connect(gate.state / "tensorgate.db")
     database.execute(
-        "INSERT INTO accounts VALUES ('acc_anna', ?, NULL, 'free', 'user', 0, NULL, 1)", (ANNA,)
+        "INSERT INTO accounts VALUES ('acc_anna', ?, NULL, 'free', 'user', 0, NULL, 1, NULL)",
+        (ANNA,),
     )
     database.commit()
     database.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 import time
@@ -251,25 +252,25 @@ def test_two_who_book_the_same_sums_in_other_orders_never_deadlock(url: str) -> 
     with opened(url) as engine:
         for one, key in zip(accounts, keys, strict=True):
             mint(engine, key, account=one)
-        shared = [hold(key=key) for key in keys for _ in range(5)]
+        turns = 12
+        shared = [[hold(key=key) for key in keys for _ in range(20)] for _ in range(turns)]
         barrier = threading.Barrier(4)
 
         def book(number: int) -> None:
             own = Ledger(engine)
-            barrier.wait()
-            for turn in range(12):
+            order = random.Random(number)
+            for turn in range(turns):
                 mine = [hold(key=key) for key in keys]
-                ended = [*mine, *shared]
-                ended = ended[number * 7 + turn :] + ended[: number * 7 + turn]
-                if number % 2:
-                    ended.reverse()
+                ended = [*mine, *shared[turn]]
+                order.shuffle(ended)
                 own.copy_holds(mine)
+                barrier.wait(20)
                 own.book([(each, charge(each, 3)) for each in ended])
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(book, range(4)))
         found = LedgerReader(engine).verify()
-        assert (found.rows, found.open_holds, found.faults) == (4 * 12 * 6 + 30, 0, ())
+        assert (found.rows, found.open_holds, found.faults) == (turns * 24 + turns * 120, 0, ())
         deadlocks = select(schema.text("deadlocks")).select_from(schema.text("pg_stat_database"))
         with engine.connect() as connection:
             mine = connection.execute(

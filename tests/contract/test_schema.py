@@ -31,6 +31,7 @@ from store.ledger import Ledger
 from store.ledgerreader import LedgerReader
 from store.records import INT64_MAX
 from store.settings import StoreSettings
+from store.webschema import sessions
 
 PACKAGE = Path(store.__file__).parent
 
@@ -61,6 +62,7 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 def test_migrations_lead_to_the_tables_that_the_code_speaks_of(
     another_engine: Callable[[], Engine],
 ) -> None:
+    assert sessions.metadata is schema.metadata
     with another_engine().connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
 

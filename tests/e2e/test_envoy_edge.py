@@ -223,8 +223,10 @@ STEERING = [
     ("x-portkey-provider", "gpt"),
     ("target-pod", "x"),
     ("routing-strategy", "x"),
+    ("X-Goog-FieldMask", "candidates"),
 ]
-"""What some server, or a router in front of some, goes by rather than by the body."""
+"""What some server, or a router in front of some, goes by rather than by the body, and what makes
+one leave the usage out of its answer."""
 
 
 def test_credentials_and_forged_headers_reach_nobody(gate: Edge) -> None:

@@ -64,6 +64,24 @@ def test_the_server_gets_the_call_and_no_credential(
     assert request.values("x-request-id") == [answer.headers["x-request-id"]] != ["mine"]
 
 
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [
+        ("application/x-www-form-urlencoded", "application/json"),
+        ("multipart/form-data; boundary=x", "application/json"),
+        ("text/plain", "text/plain"),
+    ],
+)
+def test_no_server_reads_json_as_a_form(
+    stack: Stack, recorder: Recorder, sent: str, seen: str
+) -> None:
+    body = b'{"model":"recorder","messages":[],"max_tokens":5,"user":"&model=another&"}'
+    answer = call(stack, key=stack.mint()["key"], body=body, headers={"content-type": sent})
+    assert answer.status == 200
+    [request] = recorder.requests
+    assert (request.values("content-type"), request.body) == ([seen], body)
+
+
 @pytest.mark.parametrize("size", [0, 100_000, 31 << 20])
 def test_bodies_pass_byte_for_byte(stack: Stack, recorder: Recorder, size: int) -> None:
     body = json.dumps({"model": "recorder", "input": os.urandom(size // 2).hex()}).encode()

@@ -280,6 +280,16 @@ def test_the_counters_of_gemini(
         assert {name: said(read).get(name) for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    "embedded", [{"embedding": {"values": [0.5]}}, {"embeddings": [{"values": [0.5]}] * 3}]
+)
+def test_an_embedding_of_gemini_generates_nothing(lua: Gate, embedded: dict[str, Any]) -> None:
+    body = embedded | {"usageMetadata": {"promptTokenCount": 9}}
+    [read] = drive(lua, [Case(compact(body), (), "json", "gemini")])
+    found = {name: read.seen.get(name) for name in ("input", "output", "final")}
+    assert found == {"input": "9", "output": "0", "final": "1"}
+
+
 @pytest.mark.parametrize("framing", ["array", "sse"])
 def test_when_a_usage_of_gemini_is_the_whole_answers(lua: Gate, framing: str) -> None:
     early = {"promptTokenCount": 11, "candidatesTokenCount": 2, "totalTokenCount": 13}

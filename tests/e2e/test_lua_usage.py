@@ -34,10 +34,11 @@ from lua_answers import (
     typed_event,
     written,
 )
-from lua_support import CHAT, MIB, Case, Gate, drive, gate, said, usage_of
+from lua_support import CHAT, MIB, Case, Gate, drive, first_ms_of, gate, said, usage_of
 from peers.recorder import Abort, Hangup, Pause, Reply, Step, Until, json_reply, sse_reply
 from usage_reference import read_body, read_stream
 
+from authz.usage import read_ending
 from tensorgate.envoy import scripts
 
 # ── Against a second reading, cut anywhere ───────────────────────────────────────────────────────
@@ -449,6 +450,23 @@ def test_nothing_is_held_back(lua: Gate) -> None:
         assert response.read1() == b'data: {"cho'
         more.set()
         assert response.read() == b'ices":[]}\n\n'
+
+
+def test_the_moment_of_the_first_content_is_noted_once(lua: Gate) -> None:
+    role = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
+    body: list[Step] = [role, Pause(0.3), CONTENT, Pause(0.3), CONTENT, DONE]
+    lua.upstream.answer = Reply(headers=SSE, body=body)
+    begun_ms = time.time() * 1000
+    entry = lua.last_entry(lua.call().request_id)
+    first = first_ms_of(entry)
+    assert first is not None
+    assert 290 <= int(first) - begun_ms < 590
+    ending = read_ending(entry)
+    assert 250_000 <= ending.first_us < ending.duration_us - 250_000
+    # where nothing is generated as it comes there is no such moment
+    for reply in (Reply(headers=SSE, body=[role, DONE]), json_reply({"usage": USAGE})):
+        lua.upstream.answer = reply
+        assert first_ms_of(lua.last_entry(lua.call().request_id)) is None
 
 
 def test_what_was_seen_stays_when_the_client_leaves(lua: Gate) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx2
 import pytest
 from peers.llama import MODEL, Llama
 from peers.process import Child, command, descendants, parent, processes
@@ -27,6 +28,7 @@ from peers.recorder import Recorder
 from tensorgate.ports import free_port
 
 ROOT = Path(__file__).parents[2]
+PARTS = 4  # authz, admin, demo, Envoy
 TENSORGATE = Path(sys.executable).with_name("tensorgate")
 START_SECONDS = 60
 
@@ -164,6 +166,32 @@ def test_the_ready_line_and_the_pasted_curl_line(gate: Up) -> None:
     assert "admin port" not in gate.output
 
 
+def test_who_it_says_signs_in_where_it_says_and_nowhere_else(gate: Up) -> None:
+    found = re.search(
+        r"^  dashboard (http://127\.0\.0\.1:\d+) · sign in as (\S+)$", gate.output, re.MULTILINE
+    )
+    assert found is not None, gate.output
+    url, email = found.groups()
+    (password,) = re.findall(r"^  user +\S+ · password (\S+)$", gate.output, re.MULTILINE)
+    form = {"email": email, "password": password}
+    with httpx2.Client(headers={"origin": url}, trust_env=False) as browser:
+        assert browser.post(f"{url}/sign-in", data=form).headers["location"] == "/keys"
+        assert "first" in browser.get(f"{url}/keys").text
+        page = browser.get(f"{url}/admin/system")
+        assert "counters and ledger agree" in page.text
+        findings = browser.get(f"{url}/admin/system/parts").text
+        assert findings.count(">good</span>") >= 10, findings
+        through = f"http://127.0.0.1:{gate.port}"
+        for path in ("/sign-in", "/keys", "/admin/users", "/static/app.css"):
+            answer = browser.get(f"{through}{path}")  # with its cookie: it is of the same host
+            assert answer.status_code in {401, 403}, path
+            assert "tensorgate_session" not in answer.text
+        assert browser.post(f"{through}/sign-in", data=form).status_code in {401, 403}
+    other = httpx2.get(f"{url}/keys", headers={"authorization": f"Bearer {printed_key(gate)}"})
+    assert other.status_code == 303
+    assert password not in (gate.state / "log" / "admin.log").read_text()
+
+
 def test_what_the_state_holds_is_private_and_the_key_is_nowhere_in_it(gate: Up) -> None:
     key = printed_key(gate).encode()
     runtime = Path((gate.state / "runtime").read_text().strip())
@@ -179,9 +207,10 @@ def test_what_the_state_holds_is_private_and_the_key_is_nowhere_in_it(gate: Up) 
 
 def test_each_part_is_a_child_with_its_own_command_line(gate: Up) -> None:
     group = os.getpgid(gate.child.pid)
-    assert os.getpgid(gate.part("authz")) == os.getpgid(gate.part("demo")) == group
+    for part in ("authz", "admin", "demo"):
+        assert os.getpgid(gate.part(part)) == group
     assert os.getpgid(gate.envoy()) == gate.envoy()
-    assert len(gate.pids) == 3
+    assert len(gate.pids) == PARTS
 
 
 def test_a_user_of_a_running_gate_finds_everything_well(gate: Up) -> None:
@@ -191,7 +220,7 @@ def test_a_user_of_a_running_gate_finds_everything_well(gate: Up) -> None:
     parts = [line.split()[1] for line in lines]
     assert parts == [
         *("python", "envoy", "settings", "clock", "state", "catalog", "database", "pepper"),
-        *("journal", "authz", "ledger", "gate", "upstream", "metrics"),
+        *("journal", "authz", "ledger", "gate", "upstream", "metrics", "dashboard"),
     ]
     rows = json.loads(tensorgate(gate.state, "doctor", "--json"))["parts"]
     assert [row["part"] for row in rows] == parts
@@ -232,7 +261,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("part", ["authz", "demo", "envoy"])
+@pytest.mark.parametrize("part", ["authz", "admin", "demo", "envoy"])
 def test_a_part_that_is_killed_comes_back(gate: Up, part: str) -> None:
     def pid() -> int:
         return gate.envoy() if part == "envoy" else gate.part(part)
@@ -244,7 +273,7 @@ def test_a_part_that_is_killed_comes_back(gate: Up, part: str) -> None:
 
     def replaced() -> bool:
         with suppress(ValueError):  # not yet, or the tether has not become the program yet
-            return len(gate.pids) == 3 and pid() != before
+            return len(gate.pids) == PARTS and pid() != before
         return False
 
     until(replaced)
@@ -294,7 +323,7 @@ def test_ctrl_c_ends_all_and_the_next_start_finds_its_state(folder: Path, gate: 
 def test_none_outlives_an_up_that_is_killed_and_the_next_one_starts(tmp_path: Path) -> None:
     with running(tmp_path, "first") as gate:
         pids = gate.pids
-        assert len(pids) == 3
+        assert len(pids) == PARTS
         runtime = Path((gate.state / "runtime").read_text().strip())
         os.kill(gate.child.pid, signal.SIGKILL)
         gate.child.process.wait()
@@ -324,7 +353,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_stream(tmp_path: Path, recorder: Re
         ) as client:
             until(lambda: "POST" in [request.method for request in recorder.requests])
             pids = gate.pids
-            assert len(pids) == 2  # no demo server before one of ours
+            assert len(pids) == PARTS - 1  # no demo server before one of ours
             begun = time.monotonic()
             os.killpg(gate.child.pid, signal.SIGINT)
             until(lambda: "1 in flight; waiting at most 5 s" in gate.output)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from peers.venvs import exclusive
+from peers.debian import program
 from playwright.sync_api import Browser, sync_playwright
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -26,36 +23,7 @@ FLAGS: Final = (
 
 def chromium_path() -> str:
     """The browser's program; installed by apt-get where there is none and we may."""
-    found = _found()
-    if found is None:
-        with exclusive("chromium"):
-            found = _found() or _installed()
-    return found
-
-
-def _found() -> str | None:
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
-
-
-def _installed() -> str:
-    if os.geteuid() or shutil.which("apt-get") is None:
-        raise RuntimeError(
-            "The browser tests need Chromium and found none. Install it (on Debian: "
-            "`apt-get install chromium`), or run the tests once as root there."
-        )
-    for arguments in (("update",), ("install", "-y", "--no-install-recommends", "chromium")):
-        argv = ("apt-get", "-qq", *arguments)
-        env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(
-                f"The browser tests need Chromium, and `{' '.join(argv)}` failed:\n"
-                f"{(done.stdout + done.stderr)[-2000:]}"
-            )
-    found = _found()
-    if found is None:
-        raise RuntimeError("Debian's chromium was installed but is not on the PATH.")
-    return found
+    return program("chromium", *NAMES)
 
 
 @contextmanager

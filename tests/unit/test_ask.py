@@ -642,6 +642,15 @@ def test_plain_text() -> None:
     assert ask_of(CHAT, messages=[{"role": "user", "content": [{"text": "hi"}]}]).text_only
 
 
+@pytest.mark.parametrize("nothing", [None, []])
+def test_what_is_empty_brings_no_input(nothing: Any) -> None:
+    """LangChain sends Ollama a list of no images with each message."""
+    message = {"role": "user", "content": "hi", "images": nothing}
+    assert ask_of(CHAT, messages=[message]).text_only
+    assert ask_of(CHAT, messages=[{"role": "user", "content": "hi"}], images=nothing).text_only
+    assert ask_of(MESSAGES, messages=[], mcp_servers=nothing).text_only
+
+
 def said(*parts: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": list(parts)}]}
 

@@ -39,6 +39,7 @@ POST /v1/messages/count_tokens messages.count_tokens =
 POST /v1beta/models/M:generateContent gemini.generate G
 POST /v1beta/models/M:streamGenerateContent gemini.stream G
 POST /v1beta/models/M:embedContent gemini.embed G
+POST /v1beta/models/M:batchEmbedContents gemini.embed.batch G
 POST /v1beta/models/M:countTokens gemini.count_tokens =
 POST /api/chat ollama.chat L
 POST /api/generate ollama.generate L

@@ -233,3 +233,51 @@ def test_envoy_gets_the_processors_that_authz_leaves(
     assert machine.spare_processors(1, tmp_path / "cpu.max") == threads
     assert machine.spare_processors(1, tmp_path / "none") == min(4, max(1, usable - 1))
     assert machine.spare_processors(3, tmp_path / "none") == min(12, max(1, usable - 3))
+
+
+def test_the_dashboard_is_on_loopback_and_steps_aside_unless_its_port_was_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert any(f"{port} is taken" in fault for fault in faults(admin_port=port))
+        monkeypatch.setenv("TENSORGATE_ADMIN_LISTEN", f"127.0.0.1:{port}")
+        assert any(f"ADMIN_LISTEN 127.0.0.1:{port}" in fault for fault in faults())
+        free = ports.free_port("127.0.0.1")
+        assert preflight.check(asked(admin_port=free)).admin == Address("127.0.0.1", free)
+        monkeypatch.delenv("TENSORGATE_ADMIN_LISTEN")
+        monkeypatch.setattr(preflight, "DEFAULT_LISTEN", f"127.0.0.1:{port}")
+        setup = preflight.check(asked())
+        assert setup.admin.host == "127.0.0.1"
+        assert setup.admin.port != port
+        assert any("the dashboard is at" in note for note in setup.notes)
+        environ = setup.environ(Path("/run/x"))
+        assert environ["TENSORGATE_ADMIN_LISTEN"] == str(setup.admin)
+        assert environ["TENSORGATE_DASHBOARD_URL"] == f"http://{setup.admin}" == setup.dashboard
+
+
+def test_a_dashboard_that_others_reach_is_warned_of_unless_tls_is_in_front(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = ports.free_port("127.0.0.1")
+    monkeypatch.setenv("TENSORGATE_ADMIN_LISTEN", f"0.0.0.0:{port}")
+    setup = preflight.check(asked())
+    assert any("passwords cross the network in the clear" in note for note in setup.notes)
+    assert "TENSORGATE_DASHBOARD_URL" not in setup.environ(Path("/run/x")), "it has any name"
+    monkeypatch.setenv("TENSORGATE_DASHBOARD_URL", "https://keys.example.org")
+    setup = preflight.check(asked())
+    assert not any("dashboard" in note for note in setup.notes)
+    assert setup.dashboard == "https://keys.example.org"
+
+
+def test_the_dashboard_is_no_model_server() -> None:
+    port = ports.free_port("127.0.0.1")
+    found = faults(admin_port=port, upstream=f"127.0.0.1:{port}")
+    assert any("that is the dashboard" in fault for fault in found)
+
+
+def test_what_is_wrong_with_the_dashboards_settings_is_said_with_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TENSORGATE_SESSION_SECONDS", "never")
+    assert any("TENSORGATE_SESSION_SECONDS" in fault for fault in faults())

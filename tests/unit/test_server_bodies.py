@@ -324,6 +324,39 @@ def test_geminis_embeddings() -> None:
     assert not ask_of(shapes.GEMINI_EMBED, content={"parts": [{"inlineData": {}}]}).text_only
 
 
+def test_geminis_embeddings_of_many() -> None:
+    one = {"model": "models/m", "content": TEXT[0], "taskType": "CLUSTERING"}
+    ask = ask_of(shapes.GEMINI_EMBED_BATCH, requests=[one, {"content": TEXT[0]}, one])
+    assert (ask.text_only, ask.prompts, ask.slot) == (True, 3, None)
+    for other in ({"content": {"parts": [{"fileData": {}}]}}, {"content": TEXT[0], "file": "x"}, 1):
+        ask = ask_of(shapes.GEMINI_EMBED_BATCH, requests=[one, other])
+        assert (ask.text_only, ask.prompts) == (False, 2)
+    assert ask_of(shapes.GEMINI_EMBED_BATCH, requests=None).prompts == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"model": "models/other"}, Reason.AMBIGUOUS_BODY),
+        ({"model": 1}, Reason.AMBIGUOUS_BODY),
+        ({"Model": "models/m"}, Reason.AMBIGUOUS_BODY),
+        ({"model\0": "models/m"}, Reason.AMBIGUOUS_BODY),
+        ({f"x{at}": 1 for at in range(65)}, Reason.INVALID_PARAMETER),
+    ],
+)
+def test_each_of_many_embeddings_is_of_the_model_in_the_path(
+    request_: dict[str, Any], reason: Reason
+) -> None:
+    one = {"model": "models/m", "content": TEXT[0]}
+    assert fault_of(shapes.GEMINI_EMBED_BATCH, requests=[one, request_]).reason is reason
+
+
+def test_there_are_not_too_many_embeddings() -> None:
+    assert ask_of(shapes.GEMINI_EMBED_BATCH, requests=[{}] * 1000).prompts == 1000
+    fault = fault_of(shapes.GEMINI_EMBED_BATCH, requests=[{}] * 1001)
+    assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "requests")
+
+
 def test_who_streams() -> None:
     assert not body_of(shapes.GEMINI, contents=TEXT).stream
     assert body_of(shapes.GEMINI_STREAM, contents=TEXT).stream
@@ -364,6 +397,28 @@ def test_who_streams() -> None:
 )
 def test_ollamas_input(shape: Shape, members: dict[str, Any], text: bool) -> None:
     assert ask_of(shape, **members).text_only is text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("image_input", "image_bytes_input", "image_url_input", "video_bytes_input"),
+        *("prompt_embedding_table", "image_url"),
+    ],
+)
+def test_tritons_media(name: str) -> None:
+    for shape in (shapes.TRITON_GENERATE, shapes.TRITON_GENERATE_STREAM):
+        assert not ask_of(shape, text_input="x", **{name: "https://example.org/cat"}).text_only
+    assert ask_of(shapes.TRITON_GENERATE, text_input="x").text_only
+
+
+def test_a_bound_of_sglangs_that_is_null_is_none_and_no_other_holds() -> None:
+    """Left out it is 128 there; null is what its context has room for."""
+    ask = ask_of(shapes.GENERATE, text="x", sampling_params={"max_new_tokens": None})
+    assert (ask.output, ask.slot) == (None, None)
+    assert ask_of(shapes.GENERATE, text="x", sampling_params={}).slot is not None
+    bounds = {"parameters": {"max_new_tokens": 5}, "sampling_params": {"max_new_tokens": None}}
+    assert ask_of(shapes.GENERATE, text="x", **bounds).output is None
 
 
 def test_ollamas_prompts() -> None:
@@ -710,6 +765,8 @@ def test_a_shape_that_is_none(sizes: Any) -> None:
         ({"instances": [[1.0, 2.0]]}, 1),
         ({"instances": [1, 2, 3]}, 3),
         ({"instances": ["a", {"b": 1}]}, 2),
+        ({"specversion": "1.0", "data": {"instances": [1, 2, 3, 4]}}, 4),  # a CloudEvent, to KServe
+        ({"data": {"inputs": {"a": [1, 2], "b": [1, 2, 3]}}}, 3),
         ({"inputs": {"a": [[1], [2]], "b": [[1], [2]]}}, 2),
         ({"inputs": [1, 2, 3, 4]}, 4),
         ({"inputs": "x"}, 1),

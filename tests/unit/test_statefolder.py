@@ -56,7 +56,9 @@ def test_a_second_up_on_the_state_is_told_of_the_first(tmp_path: Path) -> None:
     lock = state.lock()
     try:
         here = Address("127.0.0.1", 8080)
-        state.write_running("http://127.0.0.1:8080", here, here, here, 2)
+        state.write_running(
+            "http://127.0.0.1:8080", here, here, metrics=here, admin=here, workers=2
+        )
         assert state.is_locked()
         about = rf"Another `tensorgate up` \(pid {os.getpid()}, http://127.0.0.1:8080\) runs"
         with pytest.raises(InputError, match=about) as refused:

@@ -60,6 +60,15 @@ def test_a_grpc_calls_own_error(place: str, code: str, status: int) -> None:
     assert (ending.status, ending.failed) == (status, status != 200)
 
 
+@pytest.mark.parametrize(("code", "status"), [("1", 499), ("4", 504)])
+@pytest.mark.parametrize("place", ["trailers", "headers"])
+def test_a_call_that_its_client_ended_is_not_free(place: str, code: str, status: int) -> None:
+    """A client's `grpc-timeout` makes the server end the call, whatever it has done by then."""
+    ending = grpc_call(**{place: {"grpc-status": code}})
+    assert (ending.status, ending.answered, ending.failed) == (status, False, False)
+    assert (ending.reached, ending.complete) == (True, False)
+
+
 def test_a_servers_word_of_grpc_counts_in_a_grpc_call_alone() -> None:
     assert not grpc_call("openai", headers={"grpc-status": "5"}).failed
     assert not grpc_call().failed
@@ -197,6 +206,26 @@ def test_time_is_counted_from_when_the_request_was_there() -> None:
     slow = read_ending(entry(ALLOWED, upload_ms=30_000, duration_ms=32_500))
     assert slow.duration_us == 2_500_000
     assert read_ending(entry(ALLOWED, upload_ms=10, duration_ms=3)).duration_us == 0
+
+
+@pytest.mark.parametrize(
+    ("first_ms", "first_us"),
+    [
+        ("1795000000260", 250_000),  # the request was there 10 ms after its start
+        ("1795000000010", 1),
+        ("1794000000000", 1),  # a clock that was set back
+        ("1796000000000", 1_000_000),  # and one that was set forward: no longer than all of it
+        ("9" * 16, 0),
+        ("1795000000260.5", 0),
+        ("-5", 0),
+        ("", 0),
+    ],
+)
+def test_the_first_token_is_counted_from_there_too(first_ms: str, first_us: int) -> None:
+    made = entry(ALLOWED, WHOLE | {"first_ms": first_ms})
+    made.common_properties.start_time.FromSeconds(1_795_000_000)
+    assert read_ending(made).first_us == first_us
+    assert read_ending(entry(ALLOWED, WHOLE)).first_us == 0
 
 
 def test_a_decision_is_read_as_text_only() -> None:

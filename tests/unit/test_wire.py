@@ -119,6 +119,27 @@ def test_a_content_type_excuses_nothing(value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "retyped"),
+    [
+        ("application/x-www-form-urlencoded", True),
+        ("Application/X-WWW-Form-Urlencoded; charset=utf-8", True),
+        ("application/json, multipart/form-data; boundary=x", True),
+        ("application/json", False),
+        ("text/plain", False),
+        ("", False),
+    ],
+)
+def test_json_with_the_type_of_a_form(value: str, retyped: bool) -> None:
+    """LiteLLM reads any body as a form whose type says so: there a text may name a model."""
+    headers = {"content-type": value}
+    body = b'{"model":"m","messages":[{"role":"user","content":"&model=another&"}]}'
+    asked = read(headers=headers, body=body)
+    assert (asked.model, asked.body, asked.retyped) == ("m", None, retyped)
+    assert not read("/v1/audio/transcriptions", headers=headers, body=body).retyped
+    assert not read("/nowhere", headers=headers, body=body).retyped
+
+
+@pytest.mark.parametrize(
     ("value", "encoded"), [("gzip", True), ("identity", True), ("br, gzip", True), ("", False)]
 )
 def test_any_content_encoding_counts(value: str, encoded: bool) -> None:
@@ -162,6 +183,15 @@ def test_a_query_that_steers_the_server_is_a_control(query: str) -> None:
     asked = read(f"/v1/chat/completions?{query}", body=CHAT)
     assert (asked.model, asked.body, asked.controls) == ("m", None, ("autoload",))
     assert read("/v1/chat/completions?auto=load", body=CHAT).controls == ()
+
+
+@pytest.mark.parametrize("name", ["fields", "$fields", "%24Fields"])
+def test_a_query_that_leaves_the_usage_out_of_the_answer_is_a_control(name: str) -> None:
+    """Gemini's servers send of an answer only the members that are asked for."""
+    path = f"/v1beta/models/m:streamGenerateContent?alt=sse&{name}=candidates"
+    asked = read(path, body=b'{"contents":[]}')
+    assert (asked.body, len(asked.controls)) == (None, 1)
+    assert asked.controls[0].endswith("fields")
 
 
 # ── The plaintext ends here ──────────────────────────────────────────────────────────────────────

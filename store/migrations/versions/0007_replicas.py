@@ -6,8 +6,8 @@ Only new tables: nothing waits for it, and an older version goes on as if they w
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0004"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 

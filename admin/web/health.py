@@ -1,0 +1,43 @@
+"""For programs: is it alive, can it do its work, and its metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from admin.web.desk import Access, Page, desk
+from store.errors import StoreError, TensorgateError
+from store.schema import check_current
+
+
+def healthz(request: Request) -> Response:
+    """This process answers."""
+    del request
+    return PlainTextResponse("ok\n")
+
+
+def readyz(request: Request) -> Response:
+    """It can do its work: the database answers, at this code's revision; the catalog is read."""
+    parts = desk(request)
+    try:
+        check_current(parts.engine)
+        parts.catalog()
+    except StoreError:
+        return PlainTextResponse("the database does not answer, or is of another revision\n", 503)
+    except TensorgateError:
+        return PlainTextResponse("the catalog cannot be used\n", 503)
+    return PlainTextResponse("ready\n")
+
+
+def metrics(request: Request) -> Response:
+    """As Prometheus reads them."""
+    registry = desk(request).metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+PAGES = (
+    Page("GET", "/healthz", healthz, Access.PUBLIC),
+    Page("GET", "/readyz", readyz, Access.PUBLIC),
+    Page("GET", "/metrics", metrics, Access.PUBLIC),
+)
