@@ -198,7 +198,10 @@ class _One:
 
 
 class _Sentinels:
-    """The master that Sentinels name, by the first of them that answers."""
+    """The master that Sentinels name: the first of them that names another than one that is out.
+
+    (One that is cut off from the others goes on naming the master that was.)
+    """
 
     def __init__(self, address: Address, timeouts: Timeouts) -> None:
         self._address = address
@@ -212,15 +215,14 @@ class _Sentinels:
         return [] if self._node is None else [self._node]
 
     def look(self) -> None:
+        before = self._node
         for host in self._address.hosts:
             place = self._master(host)
-            if place is None:
+            if place is None or (before is not None and before.place == place):
                 continue
-            before = self._node
-            if before is None or before.place != place:
-                self._node = Node(place, self._address, self._timeouts)
-                if before is not None:
-                    before.close()
+            self._node = Node(place, self._address, self._timeouts)
+            if before is not None:
+                before.close()
             return
 
     def moved(self, redirected: Redirected) -> Node:
@@ -264,7 +266,7 @@ class _Slots:
                 continue
             slots: dict[int, Node] = {}
             for first, last, master, *_ in said:
-                host = master[0].decode() or place[0]
+                host = (master[0] or b"").decode() or place[0]
                 node = self._at((host, int(master[1])))
                 slots.update(dict.fromkeys(range(first, last + 1), node))
             if slots:
