@@ -4,8 +4,8 @@ Each replica counts for itself then, in process, and gives out its share of what
 limit when it last saw it: 1/n of the money, where n is the number of live replicas last known, and
 1/n of the requests in a minute (rounded down: a key with fewer requests a minute than there are
 replicas is not served). Only accounts count as known that this replica saw counted in the last
-`KNOWN_SECONDS` before the outage; others are unavailable, as all are with `deny`. What was held as
-it began counts as spent for as long as it lasts.
+`KNOWN_SECONDS` before the outage, and since it last served them like this; others are unavailable,
+as all are with `deny`. What was held as it began counts as spent for as long as it lasts.
 
 Holds are written to SQL as always, so whoever meters ends them, and their rows are exact. When
 Redis answers again, every account that was served here is first made to be read from SQL anew.

@@ -4,6 +4,10 @@ The row is good for 6 s and renewed every 2 s. Its holder admits nothing in the 
 by its own monotonic clock and from the moment at which it asked: whoever takes the row over then
 finds every admission in SQL's copy of the open holds, which is at most a second late. Counters
 whose process lost the row are worth nothing more, so the process ends.
+
+Worst cases. A holder that SQL does not hear admits for 5 s after it last did, and what it admits
+then is in its journal alone: the next one does not count it, and its rows come once a process has
+the row on that state again. A database's clock that is set forward ends a lease early by as much.
 """
 
 from __future__ import annotations

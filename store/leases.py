@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import Engine, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from store.engines import driver_errors, read_options, write_options
+from store.engines import driver_errors, read_options, writing
 from store.records import SECOND_US
 from store.replicas import database_clock
 from store.schema import leases
@@ -43,10 +43,8 @@ class Leases:
             )
             .returning(leases.c.holder)
         )
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**write_options(self._engine))
-            with connection.begin():
-                return connection.execute(taking).first() is not None
+        with writing(self._engine) as connection:
+            return connection.execute(taking).first() is not None
 
     def renew(self, name: str, holder: str, seconds: float) -> bool:
         """Have it for so long from now. False: somebody else has had it meanwhile.
@@ -58,10 +56,8 @@ class Leases:
             .where(leases.c.name == name, leases.c.holder == holder)
             .values(until_us=self._clock + int(seconds * SECOND_US))
         )
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**write_options(self._engine))
-            with connection.begin():
-                return bool(connection.execute(renewing).rowcount)
+        with writing(self._engine) as connection:
+            return bool(connection.execute(renewing).rowcount)
 
     def release(self, name: str, holder: str) -> None:
         """Let the next one have it at once."""
@@ -70,10 +66,8 @@ class Leases:
             .where(leases.c.name == name, leases.c.holder == holder)
             .values(until_us=0, holder="")
         )
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**write_options(self._engine))
-            with connection.begin():
-                connection.execute(ending)
+        with writing(self._engine) as connection:
+            connection.execute(ending)
 
     def held_by(self, name: str) -> str | None:
         """The label of who has it now."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, select
 
-from store.engines import driver_errors, read_options, write_options
+from store.engines import driver_errors, read_options, writing
 from store.errors import StoreUnavailableError
 from store.holdformat import unpack_hold
 from store.records import Hold
@@ -75,10 +75,8 @@ class OpenHolds:
         return int(copies) - int(ended)
 
     def _tidy(self) -> None:
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**write_options(self._engine))
-            with connection.begin():
-                connection.execute(delete(holds).where(_ENDED))
+        with writing(self._engine) as connection:
+            connection.execute(delete(holds).where(_ENDED))
 
 
 def holds_of(connection: Connection, account_id: str) -> tuple[Hold, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, delete, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from store.engines import driver_errors, read_options, write_options
+from store.engines import driver_errors, read_options, writing
 from store.records import MINUTE_US, SECOND_US
 from store.schema import replicas
 
@@ -89,32 +89,26 @@ class Replicas:
 
         What `flushed` wrote stays as it is.
         """
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**write_options(self._engine))
-            with connection.begin():
-                now_us = self._now(connection)
-                values = {name: getattr(replica, name) for name in Replica.__slots__}
-                made = values | {"started_us": now_us, "seen_us": now_us}
-                seen = {name: made[name] for name in made if name not in _KEPT}
-                row = connection.execute(
-                    self._insert(replicas)
-                    .values(made)
-                    .on_conflict_do_update(index_elements=["id"], set_=seen)
-                    .returning(replicas.c.started_us)
-                )
-                started_us = int(row.scalar_one())
+        with writing(self._engine) as connection:
+            now_us = self._now(connection)
+            values = {name: getattr(replica, name) for name in Replica.__slots__}
+            made = values | {"started_us": now_us, "seen_us": now_us}
+            seen = {name: made[name] for name in made if name not in _KEPT}
+            row = connection.execute(
+                self._insert(replicas)
+                .values(made)
+                .on_conflict_do_update(index_elements=["id"], set_=seen)
+                .returning(replicas.c.started_us)
+            )
+            started_us = int(row.scalar_one())
         return replace(replica, started_us=started_us, seen_us=now_us)
 
     def flushed(self, replica_id: str, flushed_us: int) -> None:
         """Every hold that it took before this time of the database is in SQL."""
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**write_options(self._engine))
-            with connection.begin():
-                connection.execute(
-                    update(replicas)
-                    .where(replicas.c.id == replica_id)
-                    .values(flushed_us=flushed_us)
-                )
+        with writing(self._engine) as connection:
+            connection.execute(
+                update(replicas).where(replicas.c.id == replica_id).values(flushed_us=flushed_us)
+            )
 
     def live(self, within_us: int = LIVE_US) -> list[Replica]:
         """Those that were seen within a time, by name."""
@@ -140,10 +134,8 @@ class Replicas:
         self._delete(replicas.c.seen_us < self._clock - FORGET_US)
 
     def _delete(self, condition: Any) -> None:
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**write_options(self._engine))
-            with connection.begin():
-                connection.execute(delete(replicas).where(condition))
+        with writing(self._engine) as connection:
+            connection.execute(delete(replicas).where(condition))
 
     def _now(self, connection: Connection) -> int:
         return int(connection.execute(select(self._clock)).scalar_one())
