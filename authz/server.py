@@ -237,7 +237,7 @@ def _questions(
     if place.role is Role.METER:
         stack.enter_context(present(settings, known))
         return methods(books, reload=in_force.reload, try_out=in_force.try_out)
-    keys = stack.enter_context(open_keys(settings, metrics, known))
+    keys = stack.enter_context(open_keys(settings, metrics, known, books.counters.forget))
     refusals = Refusals(wall_us, settings.key_form())
     checker = _checker(
         settings, in_force, metrics, books, cache=keys.cache, refusals=refusals, stack=stack
