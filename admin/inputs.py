@@ -18,6 +18,7 @@ MODEL_NAME_MAX: Final = 256
 MODELS_MAX: Final = 256
 BUDGET_MAX_USD: Final = 1_000_000  # in nano-USD still exact as a double, which Redis counts in
 RPM_MAX: Final = 1_000_000
+SEARCH_MAX: Final = 256
 GROUPS: Final = ("account", "user", "team", "key", "alias", "model", "day", "month")
 UNLIMITED: Final = "none"
 EVERY_MODEL: Final = "*"
@@ -125,6 +126,17 @@ def groups(text: str) -> tuple[str, ...]:
                 code="invalid_group",
             )
     return names
+
+
+def search(text: str) -> str:
+    """What is looked for among names."""
+    value = text.strip()
+    if not value or len(value) > SEARCH_MAX or not value.isprintable():
+        raise InputError(
+            f"What to look for is a text of 1 to {SEARCH_MAX} printable characters.",
+            code="invalid_search",
+        )
+    return value
 
 
 def rpm(value: int) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy import URL, Connection, Engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from store.engines import open_engine
@@ -39,23 +39,27 @@ _PRISMA: Final = (
     "sslaccept",
     "sslidentity",
 )
-_TEXT, _LIST, _TIME = "text", "list", "time"
-_BUDGET: Final = {"max_budget": _TEXT, "budget_duration": _TEXT, "rpm_limit": _TEXT}
+_ID, _TEXT, _LIST, _TIME = "id", "text", "list", "time"  # two ids never become one by being cut
+_BUDGET: Final = {
+    "max_budget": _TEXT,
+    "budget_duration": _TEXT,
+    "budget_reset_at": _TIME,
+    "rpm_limit": _TEXT,
+}
 _LIMITS: Final = {"tpm_limit": _TEXT, "max_parallel_requests": _TEXT, "model_max_budget": _TEXT}
 _TABLES: Final[Mapping[str, Mapping[str, str]]] = {
     "LiteLLM_VerificationToken": {
-        "token": _TEXT,
+        "token": _ID,
         "key_name": _TEXT,
         "key_alias": _TEXT,
         "spend": _TEXT,
         "expires": _TIME,
         "models": _LIST,
         "aliases": _TEXT,
-        "user_id": _TEXT,
-        "team_id": _TEXT,
+        "user_id": _ID,
+        "team_id": _ID,
         "blocked": _TEXT,
-        "budget_reset_at": _TIME,
-        "budget_id": _TEXT,
+        "budget_id": _ID,
         "allowed_routes": _LIST,
         "access_group_ids": _LIST,
         "created_at": _TIME,
@@ -63,21 +67,21 @@ _TABLES: Final[Mapping[str, Mapping[str, str]]] = {
         **_LIMITS,
     },
     "LiteLLM_UserTable": {
-        "user_id": _TEXT,
+        "user_id": _ID,
         "user_alias": _TEXT,
         "user_email": _TEXT,
         "models": _LIST,
         "max_budget": _TEXT,
     },
     "LiteLLM_TeamTable": {
-        "team_id": _TEXT,
+        "team_id": _ID,
         "team_alias": _TEXT,
         "models": _LIST,
         "blocked": _TEXT,
         "max_budget": _TEXT,
         "rpm_limit": _TEXT,
     },
-    "LiteLLM_BudgetTable": {"budget_id": _TEXT, **_BUDGET, **_LIMITS},
+    "LiteLLM_BudgetTable": {"budget_id": _ID, **_BUDGET, **_LIMITS},
 }
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
     "LiteLLM_VerificationToken": ("token", "models", "user_id", "team_id"),
@@ -91,10 +95,11 @@ Row = Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What money and requests a key may spend, and for how long a budget holds."""
+    """What money and requests a key may spend, for how long a budget holds, and when it ends."""
 
     max_usd: str | None
     duration: str | None
+    reset_us: int | None
     rpm: str | None
     others: Mapping[str, str]  # limits that there are no such of here, as written
 
@@ -136,7 +141,6 @@ class Token:
     user_id: str | None
     team_id: str | None
     blocked: bool
-    reset_us: int | None
     budget_id: str | None
     routes: tuple[str, ...]
     has_groups: bool
@@ -189,13 +193,13 @@ def _unreadable(fault: SQLAlchemyError) -> str:
 
 def _open(url: str) -> tuple[Engine, str]:
     try:
-        made = make_url(url)
-        if made.get_backend_name() not in {"postgresql", "postgres"}:
-            raise ValueError("another database")
+        made = _postgresql(url)
         schema = made.query.get("schema", "public")
-        made = made.set(drivername="postgresql").difference_update_query(_PRISMA)
         engine = open_engine(
-            made, timeout_seconds=CONNECT_SECONDS, statement_seconds=READ_SECONDS, connections=1
+            made.difference_update_query(_PRISMA),
+            timeout_seconds=CONNECT_SECONDS,
+            statement_seconds=READ_SECONDS,
+            connections=1,
         )
     except (SQLAlchemyError, ValueError, TypeError, ConfigError):
         raise InputError(
@@ -204,6 +208,13 @@ def _open(url: str) -> tuple[Engine, str]:
             code="invalid_url",
         ) from None
     return engine, schema if isinstance(schema, str) else "public"
+
+
+def _postgresql(url: str) -> URL:
+    made = make_url(url)
+    if made.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ValueError("another database")
+    return made.set(drivername="postgresql")
 
 
 def _rows(connection: Connection, schema: str, table: str) -> list[Row]:
@@ -230,6 +241,7 @@ def _rows(connection: Connection, schema: str, table: str) -> list[Row]:
 
 
 _AS_TEXT: Final = {
+    _ID: '"{}"::text',
     _TEXT: f'left("{{}}"::text, {TEXT_CHARS})',
     _LIST: f'left(to_json("{{}}")::text, {LIST_BYTES})',
     _TIME: 'extract(epoch from "{}")::text',
@@ -251,7 +263,6 @@ def _token(row: Row) -> Token:
         user_id=row["user_id"] or None,
         team_id=row["team_id"] or None,
         blocked=row["blocked"] == "true",
-        reset_us=_moment(row["budget_reset_at"]),
         budget_id=row["budget_id"] or None,
         routes=_names(row["allowed_routes"]),
         has_groups=bool(_names(row["access_group_ids"])),
@@ -298,7 +309,13 @@ def _team(row: Row) -> Team:
 
 def _budget(row: Row) -> Budget:
     others = {name: str(row[name]) for name in _LIMITS if _is_full(row[name])}
-    return Budget(row["max_budget"], row["budget_duration"] or None, row["rpm_limit"], others)
+    return Budget(
+        max_usd=row["max_budget"],
+        duration=row["budget_duration"] or None,
+        reset_us=_moment(row["budget_reset_at"]),
+        rpm=row["rpm_limit"],
+        others=others,
+    )
 
 
 def _is_full(value: str | None) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -25,6 +25,7 @@ from store.catalog import Catalog
 from store.clock import Clock, wall_us
 from store.control import nudge
 from store.errors import InputError, NotFoundError
+from store.imports import Imports, Origin
 from store.keys import KeyRepository
 from store.keywriter import Writer
 from store.push import open_publisher
@@ -128,7 +129,7 @@ class AdminService:
         chosen = made if password is None else inputs.password(password)
         hashed = None if chosen is None else hash_password(chosen)  # before any lock: it is slow
         account = Account(
-            id=_new_id("acc"),
+            id=new_id("acc"),
             email=inputs.email(email),
             team=inputs.team(team),
             plan=name,
@@ -191,7 +192,7 @@ class AdminService:
         catalog = self._catalog()
         name = inputs.alias(alias)
         days = inputs.expiry_days(expires_in_days)
-        allowed, notes = _canonical(catalog, inputs.models(models))
+        allowed, notes = canonical(catalog, inputs.models(models))
         asked_budget = None if budget_usd is None else inputs.budget_nanousd(budget_usd)
         asked_rpm = None if rpm is None else inputs.rpm(rpm)
         key = keyformat.mint(self._settings.key_form().prefixes[0])
@@ -206,7 +207,7 @@ class AdminService:
             planrules.check_rpm(catalog, plan, per_minute)
             _check_alias_free(writer, account, name)
             record = KeyRecord(
-                id=_new_id("key"),
+                id=new_id("key"),
                 account_id=account.id,
                 user=account.email,
                 team=account.team,
@@ -249,7 +250,7 @@ class AdminService:
                 _check_alias_free(writer, account, inputs.alias(new_alias))
                 after = replace(after, alias=new_alias)
             if models is not None:
-                allowed, notes = _canonical(catalog, inputs.models(models))
+                allowed, notes = canonical(catalog, inputs.models(models))
                 after = replace(after, models=allowed)
             if budget_usd is not None:
                 after = replace(after, budget_nanousd=inputs.budget_nanousd(budget_usd))
@@ -272,6 +273,24 @@ class AdminService:
             for record in self._repository.keys_of(account.id)
             if every or key_state(record, now_us) == "live"
         ]
+
+    def search_keys(self, text: str, user: str | None = None) -> list[KeyRecord]:
+        """Keys, of whatever state, in whose names a text stands; also in those of before an import.
+
+        Of one account, or of all: who asks has to be allowed to see them.
+        """
+        wanted = inputs.search(text)
+        account = None if user is None else self.find_user(user)
+        if user is not None and account is None:
+            raise _no_account(user)
+        return self._imports().search(wanted, None if account is None else account.id)
+
+    def origins(self, records: Iterable[KeyRecord]) -> dict[str, Origin]:
+        """By key id, where those are from that were imported."""
+        return self._imports().origins(record.id for record in records)
+
+    def _imports(self) -> Imports:
+        return Imports(self._repository.engine)
 
     def revoke(self, user: str, alias: str, *, confirm: str) -> KeyRecord:
         """Revoke a key for ever. `confirm` is the alias, typed out once more."""
@@ -345,7 +364,7 @@ def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminServic
         )
 
 
-def _new_id(kind: str) -> str:
+def new_id(kind: str) -> str:
     """`acc_…` or `key_…`: 80 random bits in lower-case base 32."""
     return f"{kind}_{base64.b32encode(secrets.token_bytes(10)).decode().lower()}"
 
@@ -379,7 +398,7 @@ def _check_alias_free(writer: Writer, account: Account, alias: str) -> None:
     )
 
 
-def _canonical(
+def canonical(
     catalog: Catalog, names: tuple[str, ...] | None
 ) -> tuple[frozenset[str] | None, tuple[str, ...]]:
     """The names that calls are judged by, and what to say where they are not those asked for."""

@@ -79,8 +79,9 @@ class Imports:
         return found
 
     def search(self, text: str, account_id: str | None = None) -> list[KeyRecord]:
-        """Keys in whose alias, e-mail, team, hint or former name the text stands, whatever its
-        case; at most FOUND_AT_MOST, by e-mail and alias.
+        """Keys in whose alias, e-mail, team, hint or former name the text stands, in any case.
+
+        At most FOUND_AT_MOST, by e-mail and alias.
         """
         wanted = text.casefold()
         columns = (keys.c.alias, accounts.c.email, func.lower(accounts.c.team))

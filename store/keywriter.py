@@ -308,8 +308,10 @@ class Writer:
         )
 
     def _announce(self, *, digest: bytes | None = None, account_id: str | None = None) -> None:
-        """A row of the feed, of a key or of an account. Of both: a row was added to the ledger
-        beside the counters, and whoever counts for the account has to read its sums anew.
+        """A row of the feed, of a key, of an account, or of both.
+
+        Both say that a row was added to the ledger beside the counters: whoever counts for the
+        account has to read its sums anew.
 
         What is older than FEED_KEPT_US goes, never the newest row.
         Numbers have no holes and appear in the order of their commits: each is one more than the

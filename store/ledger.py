@@ -180,9 +180,7 @@ class Ledger:
                 yield connection
 
 
-def book_in(
-    connection: Connection, ended: Sequence[tuple[Hold, Charge]]
-) -> dict[str, LedgerRow]:
+def book_in(connection: Connection, ended: Sequence[tuple[Hold, Charge]]) -> dict[str, LedgerRow]:
     """As `Ledger.book`, in a transaction that is the caller's."""
     add, leave = _BOOKING[connection.dialect.name]
     added = [_ledger_values(hold, charge) for hold, charge in ended]
