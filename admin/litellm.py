@@ -21,12 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from store.engines import open_engine
 from store.errors import ConfigError, InputError, StoreUnavailableError
-from store.records import INT64_MAX, SECOND_US
+from store.records import SECOND_US
 
 READ_SECONDS: Final = 120.0
 CONNECT_SECONDS: Final = 10.0
 TEXT_CHARS: Final = 512
 LIST_BYTES: Final = 65_536
+LATEST_US: Final = 253_402_214_400 * SECOND_US  # the last day that a date can be written of
 
 # options of Prisma's that PostgreSQL's own library refuses
 _PRISMA: Final = (
@@ -128,8 +129,8 @@ class Token:
     """A key. `digest` is None where what stands there is no SHA-256; that may be a plaintext.
 
     `hint` is `sk-…` and the key's last four characters, or None. `models` is empty where the key
-    names none, which is every model of its team or user. Times are µs, None for none;
-    `expires_us` is INT64_MAX for never said in so many words.
+    names none, which is every model of its team or user. Times are µs, None for none, and at most
+    LATEST_US.
     """
 
     digest: bytes | None = field(repr=False)
@@ -336,11 +337,11 @@ def _names(raw: str | None) -> tuple[str, ...]:
 
 
 def _moment(epoch: str | None) -> int | None:
-    """Seconds since 1970 as text → µs, within what a store keeps."""
+    """Seconds since 1970 as text → µs, within what can be written as a date."""
     if epoch is None:
         return None
     try:
-        us = Decimal(epoch) * SECOND_US
-        return min(max(int(us), 0), INT64_MAX)
+        us = int(Decimal(epoch) * SECOND_US)
     except (InvalidOperation, OverflowError, ValueError):
-        return INT64_MAX if not epoch.startswith("-") else 0
+        us = 0 if epoch.startswith("-") else LATEST_US  # endless
+    return min(max(us, 0), LATEST_US)

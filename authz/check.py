@@ -26,6 +26,7 @@ from authz.pricing import released
 from authz.settle import Settler
 from authz.table import MODEL, MODEL_PREFIX, MODELS, TAGS
 from authz.wire import Reader, allowed, answered
+from authz.witness import Decided
 from authz.words import Occasion
 from store.catalog import Catalog, Offer, Plan
 from store.clock import Clock
@@ -87,7 +88,8 @@ class Checker:
     """Answers Checks. Thread-safe as far as its parts are. Never raises for what a client sent.
 
     `give_back` is told of a hold whose Check nobody waits for any more; True if it was the last.
-    `refused` is told of every refusal, with its answer.
+    `refused` is told of every refusal, with its answer; `noted`, if there is one, of what came of
+    each check, in its thread.
     """
 
     reader: Reader
@@ -102,6 +104,7 @@ class Checker:
     site: Site
     new_id: Callable[[], str] = field(default_factory=Ids)
     refused: Callable[[Occasion, Answer], None] = lambda _occasion, _answer: None
+    noted: Callable[[Decided], None] | None = None
 
     def check(self, message: CheckRequest, is_active: Callable[[], bool] = lambda: True) -> bytes:
         """The walk of one request, to a serialised CheckResponse.
@@ -170,14 +173,20 @@ class Checker:
         if endpoint.lane is Lane.OURS:
             answer = self._own_answer(asked, wanted)
             self.metrics.answered.inc()
+            self._note("answered", asked, None)
             return answered(answer, client, (("outcome", "answered"), ("reason", "")))
         if took.hold is not None and not is_active():
             self._give_back(took.hold, took.now_us)
             return self._deny(_UNAVAILABLE, request, None, now_us)
         self.metrics.allowed.inc()
+        self._note("allowed", asked, took.hold)
         if took.hold is not None:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
         return allowed(self._upstream(asked), client, _lasting(asked), _passing(asked, took.hold))
+
+    def _note(self, outcome: str, asked: _Asked, hold: Hold | None) -> None:
+        if self.noted is not None:
+            self.noted(Decided(outcome, "", asked.request, asked.key, asked.model, hold))
 
     def _unlike_a_model(self, request: Request) -> Request:
         """Refuse an adapter that reads, with the model before it, as another model served here.
@@ -285,6 +294,8 @@ class Checker:
         self.metrics.checks.labels(outcome, reason).inc()
         answer = deny(occasion)
         self.refused(occasion, answer)
+        if self.noted is not None:
+            self.noted(Decided(outcome, reason, occasion.request, occasion.key, "", None))
         return answered(answer, client, (("outcome", "denied"), ("reason", reason)))
 
     def _occasion(

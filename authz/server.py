@@ -61,15 +61,20 @@ _WHOLE: Final = Place()
 _log = logging.getLogger("authz")
 
 
-def _authorization(in_force: InForce) -> grpc.GenericRpcHandler:
+def _authorization(in_force: InForce, witness: Witness | None) -> grpc.GenericRpcHandler:
     """envoy.service.auth.v3.Authorization. Answers leave the checker as bytes."""
 
     def check(request: CheckRequest, context: grpc.ServicerContext) -> bytes:
         return in_force.checker.check(request, context.is_active)
 
+    def watched(request: CheckRequest, context: grpc.ServicerContext) -> bytes:
+        assert witness is not None  # noqa: S101  for the checker of types
+        sent = context.invocation_metadata
+        return witness.check(in_force.checker, request, context.is_active, sent)
+
     method: grpc.RpcMethodHandler[CheckRequest, bytes]
     method = grpc.unary_unary_rpc_method_handler(
-        check, request_deserializer=CheckRequest.FromString
+        check if witness is None else watched, request_deserializer=CheckRequest.FromString
     )
     return grpc.method_handlers_generic_handler(AUTHORIZATION, {"Check": method})
 
