@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final, Protocol, assert_never
+from typing import Final, Literal, Protocol, assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -172,19 +172,20 @@ class Checker:
             return self._refuse(self._over(asked, took), client)
         if endpoint.lane is Lane.OURS:
             answer = self._own_answer(asked, wanted)
-            self.metrics.answered.inc()
-            self._note("answered", asked, None)
+            self._passed("answered", asked, None)
             return answered(answer, client, (("outcome", "answered"), ("reason", "")))
         if took.hold is not None and not is_active():
             self._give_back(took.hold, took.now_us)
             return self._deny(_UNAVAILABLE, request, None, now_us)
-        self.metrics.allowed.inc()
-        self._note("allowed", asked, took.hold)
+        self._passed("allowed", asked, took.hold)
         if took.hold is not None:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
         return allowed(self._upstream(asked), client, _lasting(asked), _passing(asked, took.hold))
 
-    def _note(self, outcome: str, asked: _Asked, hold: Hold | None) -> None:
+    def _passed(
+        self, outcome: Literal["allowed", "answered"], asked: _Asked, hold: Hold | None
+    ) -> None:
+        (self.metrics.allowed if outcome == "allowed" else self.metrics.answered).inc()
         if self.noted is not None:
             self.noted(Decided(outcome, "", asked.request, asked.key, asked.model, hold))
 

@@ -102,6 +102,4 @@ def _provider() -> TracerProvider:
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  likewise
 
     named = os.environ.get("OTEL_SERVICE_NAME") or SERVICE
-    return TracerProvider(
-        resource=Resource.create({SERVICE_NAME: named}), shutdown_on_exit=False
-    )
+    return TracerProvider(resource=Resource.create({SERVICE_NAME: named}), shutdown_on_exit=False)

@@ -122,7 +122,7 @@ class Witness:
             "hold_id": None if hold is None else hold.id,
             "hold_nanousd": None if hold is None else hold.nanousd,
         }
-        return {name: value for name, value in found.items() if value not in {None, ""}}  # type: ignore[misc]
+        return {name: value for name, value in found.items() if value not in {None, ""}}
 
 
 def _tell(decided: Decided, fields: Mapping[str, str | int | float]) -> None:

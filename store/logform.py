@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any, Final, Literal
 
 LogFormat = Literal["text", "json"]
@@ -25,11 +25,6 @@ def log_as(name: str, form: LogFormat = "text") -> None:
         who = f"{name}: " if name else ""
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-
-
-def with_fields(event: str, fields: Mapping[str, object]) -> tuple[str, dict[str, object]]:
-    """Message and `extra` of a record with fields, in either format."""
-    return event, {FIELDS: fields}
 
 
 def _json_lines(name: str) -> logging.Formatter:

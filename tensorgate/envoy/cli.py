@@ -120,6 +120,10 @@ def render_command(
     heartbeat_seconds: Annotated[
         float, typer.Option(help="How often the service hears of a call that still runs.")
     ] = _DEFAULTS.heartbeat_seconds,
+    tracing: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Who takes spans, by OTLP over gRPC. [default: no]"),
+    ] = _DEFAULTS.tracing,
     output: Annotated[
         Path | None, typer.Option(help="Write it there. [default: standard output]")
     ] = None,
@@ -155,6 +159,7 @@ def render_command(
         idle_seconds=idle_seconds,
         stream_seconds=stream_seconds,
         heartbeat_seconds=heartbeat_seconds,
+        tracing=tracing,
     )
     _put(render(options), output)
 

@@ -83,7 +83,8 @@ class RenderOptions:
     of the same form, where it speaks gRPC if that is elsewhere; `upstreams` has these by name: the
     service says which of them a call goes to. `endpoints` are the rows that it knows: there, long
     bodies are taken. `cors_origins` is
-    ("*",), origins such as `https://chat.example`, or () for no browser at all.
+    ("*",), origins such as `https://chat.example`, or () for no browser at all. `tracing` is who
+    takes spans by OTLP over gRPC, host:port.
     """
 
     upstream: str = "127.0.0.1:8000"
@@ -111,6 +112,7 @@ class RenderOptions:
     stream_seconds: int = 3600
     check_seconds: float = 2.0
     heartbeat_seconds: float = 15.0
+    tracing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,13 @@ class Checked:
     gate: Address
     servers: tuple[Server, ...]  # the default one first
     admin_socket: Path
+    tracing: Address | None
     options: RenderOptions
+
+    @property
+    def tracing_is_name(self) -> bool:
+        """Whether the host that takes spans must be looked up."""
+        return self.tracing is not None and not is_ip(self.tracing.host)
 
     @property
     def credentials(self) -> tuple[Server, ...]:
@@ -171,13 +179,16 @@ def check(options: RenderOptions) -> Checked:
     if options.admin_socket is not None:  # else it has the longest name in the folder
         with faults.of(f"--runtime {options.runtime}"):
             _socket(options.runtime / "upstreams.sock")
+    tracing = None
+    with faults.of(f"--tracing {options.tracing}"):
+        tracing = None if options.tracing is None else parse_address(options.tracing)
     servers = _servers(options, faults)
     names = {server.name for server in servers}
     for name in sorted(options.credential_files.keys() - names):
         faults.found.append(f"--upstream-credential-file: there is no upstream {name!r}")
     if faults.found:
         raise ConfigError("Envoy's configuration cannot be rendered:", tuple(faults.found))
-    return Checked(Address(listen, options.port), tuple(servers), admin, options)
+    return Checked(Address(listen, options.port), tuple(servers), admin, tracing, options)
 
 
 def _numbers(options: RenderOptions, faults: _Faults) -> None:
