@@ -37,6 +37,7 @@ class UpSettings(AuthzSettings):
     upstream: str | None = None
     upstream_grpc: str | None = None
     cors_origins: Names = ("*",)
+    tracing: str | None = None
 
     _split_origins = field_validator("cors_origins", mode="before")(split_names)
 
@@ -107,6 +108,7 @@ class Setup:
             body_limit_mib=self.settings.body_limit_mib,
             stream_seconds=self.settings.stream_seconds,
             heartbeat_seconds=self.settings.heartbeat_seconds,
+            tracing=self.settings.tracing,
         )
 
     def environ(self, runtime: Path) -> dict[str, str]:

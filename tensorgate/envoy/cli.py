@@ -122,7 +122,11 @@ def render_command(
     ] = _DEFAULTS.heartbeat_seconds,
     tracing: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Who takes spans, by OTLP over gRPC. [default: no]"),
+        typer.Option(
+            envvar=f"{PREFIX}TRACING",
+            metavar="HOST:PORT",
+            help="Who takes Envoy's spans, by OTLP over gRPC. [default: nobody]",
+        ),
     ] = _DEFAULTS.tracing,
     output: Annotated[
         Path | None, typer.Option(help="Write it there. [default: standard output]")

@@ -361,7 +361,13 @@ def test_plan_limits_bind_at_minting_and_do_not_count_what_was_imported(moving: 
     moving()
     with service_on(moving.settings, moving.clock) as service:
         found = service.list_keys("anna@x")
-        assert sorted(key.alias for key in found) == ["same", "same-2", "same-3", "same-4", "same-5"]
+        assert sorted(key.alias for key in found) == [
+            "same",
+            "same-2",
+            "same-3",
+            "same-4",
+            "same-5",
+        ]
         assert {key.budget_nanousd for key in found} == {900 * NANOUSD}, "above the plan's"
         service.mint("anna@x", "one", models="*")
         service.mint("anna@x", "two", models="*")
@@ -513,4 +519,3 @@ def test_older_and_newer_tables_are_read_and_others_are_none(
     with pytest.raises(StoreUnavailableError) as out:
         read(postgres.tcp_url(password="geheim-and-wrong"))
     assert "geheim" not in str(out.value)
-
