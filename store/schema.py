@@ -115,7 +115,7 @@ keys = Table(
 imports = Table(
     "imports",
     metadata,
-    Column("key_id", String(32), ForeignKey("keys.id"), primary_key=True),
+    Column("key_id", String(32), primary_key=True),  # see 0007: a key is never deleted
     Column("source", String(32), nullable=False),
     Column("name", Text, nullable=False),
     Column("name_folded", Text, nullable=False),

@@ -1,6 +1,7 @@
 """Which keys were imported, from where, what they were called there, and what was carried over.
 
-Only a new table: nothing waits for it, and an older version goes on as if it were not there.
+Only a new table: nothing waits for it, and an older version goes on as if it were not there. (A
+foreign key would have to wait for who writes to `keys`, and no key is ever deleted.)
 """
 
 import sqlalchemy as sa
@@ -24,6 +25,5 @@ def upgrade() -> None:
         sa.Column("spent_nanousd", sa.BigInteger, nullable=False),
         sa.Column("imported_us", sa.BigInteger, nullable=False),
         sa.Column("changed_us", sa.BigInteger, nullable=False),
-        sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name="fk_imports_key_id"),
         sa.PrimaryKeyConstraint("key_id", name="pk_imports"),
     )
