@@ -260,17 +260,36 @@ def update(
 
 @keys_app.command("list")
 def list_keys(
-    user: User,
+    *,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="EMAIL", help="Of this account.")
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Of any account and state, with this in the alias, the e-mail, the team, the "
+            "hint, or the name that the key had before an import.",
+        ),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Expired and revoked ones too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List an account's keys."""
+    """List an account's keys, or look for some by name."""
+    if user is None and search is None:
+        raise InputError("Name an account with --user, or look for keys with --search.")
     with opened() as use:
-        found = use.list_keys(user, every=every)
+        if search is not None:
+            found = use.search_keys(search, user)
+        else:
+            found = use.list_keys(user or "", every=every)
+        origins = use.origins(found)
         now_us = use.now_us()
     rows = [
         (
+            *((record.user,) if user is None else ()),
             record.alias,
+            *((origins[record.id].name if record.id in origins else "-",) if origins else ()),
             record.hint,
             output.key_state(record, now_us),
             "no limit" if record.budget_nanousd is None else usd(record.budget_nanousd),
@@ -280,9 +299,19 @@ def list_keys(
         )
         for record in found
     ]
-    head = ("alias", "key", "state", "budget", "rpm", "expires", "models")
+    head = (
+        *(("user",) if user is None else ()),
+        "alias",
+        *(("was",) if origins else ()),
+        *("key", "state", "budget", "rpm", "expires", "models"),
+    )
     empty = "No keys." if every else "No live keys; `--all` lists expired and revoked ones too."
-    value = [output.key_json(record, now_us) for record in found]
+    if search is not None:
+        empty = "No key has that in its names."
+    value = [
+        output.key_json(record, now_us) | output.origin_json(origins.get(record.id))
+        for record in found
+    ]
     output.show(as_json, value, output.table(head, rows) if rows else empty)
 
 

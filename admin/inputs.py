@@ -20,6 +20,7 @@ MODELS_MAX: Final = 256
 BUDGET_MAX_USD: Final = 1_000_000  # in nano-USD still exact as a double, which Redis counts in
 RPM_MAX: Final = 1_000_000
 CALL_ID_MAX: Final = 256
+SEARCH_MAX: Final = 256
 GROUPS: Final = ("account", "user", "team", "key", "alias", "model", "day", "month")
 UNLIMITED: Final = "none"
 EVERY_MODEL: Final = "*"
@@ -146,6 +147,17 @@ def call_id(text: str, form: KeyForm) -> str:
             code="invalid_id",
         )
     return text
+
+
+def search(text: str) -> str:
+    """What is looked for among names."""
+    value = text.strip()
+    if not value or len(value) > SEARCH_MAX or not value.isprintable():
+        raise InputError(
+            f"What to look for is a text of 1 to {SEARCH_MAX} printable characters.",
+            code="invalid_search",
+        )
+    return value
 
 
 def rpm(value: int) -> int:

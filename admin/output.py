@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from store.records import Account, KeyRecord
 from store.text import rfc3339, usd, usd_json, utc
+
+if TYPE_CHECKING:
+    from store.imports import Origin  # its driver is not needed to print
 
 
 class RowFormat(StrEnum):
@@ -75,6 +79,14 @@ def key_json(record: KeyRecord, now_us: int) -> dict[str, object]:
         **limits_json(record),
         "created_at": rfc3339(record.created_us),
         "revoked_at": None if record.revoked_us is None else rfc3339(record.revoked_us),
+    }
+
+
+def origin_json(origin: Origin | None) -> dict[str, object]:
+    """Where an imported key is from, and its name there; None twice for one that was minted."""
+    return {
+        "imported_from": None if origin is None else origin.source,
+        "imported_name": None if origin is None else origin.name,
     }
 
 

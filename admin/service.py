@@ -8,7 +8,7 @@ cannot do its part. Texts come as they were typed; `admin.inputs` reads them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,7 @@ from store import keyformat
 from store.catalog import Catalog
 from store.control import nudge
 from store.errors import InputError, NotFoundError, RepeatedError
+from store.imports import Imports, Origin
 from store.keys import KeyRepository
 from store.keywriter import Writer
 from store.push import open_publisher
@@ -73,7 +74,7 @@ class AdminService(AccountService):
         catalog = self._catalog()
         name = inputs.alias(alias)
         days = inputs.expiry_days(expires_in_days)
-        allowed, notes = _canonical(catalog, inputs.models(models))
+        allowed, notes = canonical(catalog, inputs.models(models))
         asked_budget = None if budget_usd is None else inputs.budget_nanousd(budget_usd)
         asked_rpm = None if rpm is None else inputs.rpm(rpm)
         key = keyformat.mint(self._settings.key_form().prefixes[0])
@@ -139,7 +140,7 @@ class AdminService(AccountService):
                 _check_alias_free(writer, account, inputs.alias(new_alias))
                 after = replace(after, alias=new_alias)
             if models is not None:
-                allowed, notes = _canonical(catalog, inputs.models(models))
+                allowed, notes = canonical(catalog, inputs.models(models))
                 after = replace(after, models=allowed)
             if budget_usd is not None:
                 after = replace(after, budget_nanousd=inputs.budget_nanousd(budget_usd))
@@ -162,6 +163,24 @@ class AdminService(AccountService):
             for record in self._repository.keys_of(account.id)
             if every or key_state(record, now_us) == "live"
         ]
+
+    def search_keys(self, text: str, user: str | None = None) -> list[KeyRecord]:
+        """Keys, of whatever state, in whose names a text stands; also in those of before an import.
+
+        Of one account, or of all: who asks has to be allowed to see them.
+        """
+        wanted = inputs.search(text)
+        account = None if user is None else self.find_user(user)
+        if user is not None and account is None:
+            raise no_account(user)
+        return self._imports().search(wanted, None if account is None else account.id)
+
+    def origins(self, records: Iterable[KeyRecord]) -> dict[str, Origin]:
+        """By key id, where those are from that were imported."""
+        return self._imports().origins(record.id for record in records)
+
+    def _imports(self) -> Imports:
+        return Imports(self._repository.engine)
 
     def revoke(
         self, user: str, alias: str, *, confirm: str, key_id: str | None = None
@@ -263,7 +282,7 @@ def _check_alias_free(writer: Writer, account: Account, alias: str) -> None:
     )
 
 
-def _canonical(
+def canonical(
     catalog: Catalog, names: tuple[str, ...] | None
 ) -> tuple[frozenset[str] | None, tuple[str, ...]]:
     """The names that calls are judged by, and what to say where they are not those asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final, Protocol, assert_never
+from typing import Final, Literal, Protocol, assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from authz.pricing import released
 from authz.settle import Settler
 from authz.table import MODEL, MODEL_PREFIX, MODELS, TAGS
 from authz.wire import Reader, allowed, answered
+from authz.witness import Decided
 from authz.words import Occasion
 from store.catalog import Catalog, Offer, Plan
 from store.clock import Clock
@@ -87,7 +88,8 @@ class Checker:
     """Answers Checks. Thread-safe as far as its parts are. Never raises for what a client sent.
 
     `give_back` is told of a hold whose Check nobody waits for any more; True if it was the last.
-    `refused` is told of every refusal, with its answer.
+    `refused` is told of every refusal, with its answer; `noted`, if there is one, of what came of
+    each check, in its thread.
     """
 
     reader: Reader
@@ -102,6 +104,7 @@ class Checker:
     site: Site
     new_id: Callable[[], str] = field(default_factory=Ids)
     refused: Callable[[Occasion, Answer], None] = lambda _occasion, _answer: None
+    noted: Callable[[Decided], None] | None = None
 
     def check(self, message: CheckRequest, is_active: Callable[[], bool] = lambda: True) -> bytes:
         """The walk of one request, to a serialised CheckResponse.
@@ -169,15 +172,22 @@ class Checker:
             return self._refuse(self._over(asked, took), client)
         if endpoint.lane is Lane.OURS:
             answer = self._own_answer(asked, wanted)
-            self.metrics.answered.inc()
+            self._passed("answered", asked, None)
             return answered(answer, client, (("outcome", "answered"), ("reason", "")))
         if took.hold is not None and not (is_active() and _covers(took.hold, draft)):
             self._give_back(took.hold, took.now_us)
             return self._deny(_UNAVAILABLE, request, None, now_us)
-        self.metrics.allowed.inc()
+        self._passed("allowed", asked, took.hold)
         if took.hold is not None:
             client = (*client, ("x-tensorgate-hold-usd", usd_plain(took.hold.nanousd)))
         return allowed(self._upstream(asked), client, _lasting(asked), _passing(asked, took.hold))
+
+    def _passed(
+        self, outcome: Literal["allowed", "answered"], asked: _Asked, hold: Hold | None
+    ) -> None:
+        (self.metrics.allowed if outcome == "allowed" else self.metrics.answered).inc()
+        if self.noted is not None:
+            self.noted(Decided(outcome, "", asked.request, asked.key, asked.model, hold))
 
     def _unlike_a_model(self, request: Request) -> Request:
         """Refuse an adapter that reads, with the model before it, as another model served here.
@@ -287,6 +297,8 @@ class Checker:
         self.metrics.checks.labels(outcome, reason).inc()
         answer = deny(occasion)
         self.refused(occasion, answer)
+        if self.noted is not None:
+            self.noted(Decided(outcome, reason, occasion.request, occasion.key, "", None))
         return answered(answer, client, (("outcome", "denied"), ("reason", reason)))
 
     def _occasion(

@@ -43,7 +43,8 @@ class Feed:
     """Follows the changes and applies them to a cache, in a thread of its own. Thread-safe.
 
     `applied` is told the number of the newest change that the cache is up to date with, whenever
-    that is another; `lag` how many seconds after it was made each change was applied.
+    that is another; `lag` how many seconds after it was made each change was applied; `recount`
+    the account of whose sums the counters have to read SQL anew.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Feed:
         *,
         applied: Callable[[int], None] = lambda _: None,
         lag: Callable[[float], None] = lambda _: None,
+        recount: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._source = source
         self._cache = cache
         self._applied = applied
         self._lag = lag
+        self._recount = recount
         self._seq: int | None = None
         self._polled = 0.0  # by the monotonic clock: when SQL last answered
         self._told: dict[int, Change] = {}  # applied by a push, and not yet seen in SQL
@@ -102,15 +105,23 @@ class Feed:
     def _apply(self, change: Change) -> None:
         if everything_changed(change):
             self._cache.suspect_all()
-            return
-        self._cache.apply(change)  # whatever a push has said: it may have been said too early
-        if self._told.get(change.seq) != change:
-            self._note_lag(change)
+        elif self._told.get(change.seq) == change:
+            self._cache.apply(change)  # once more: the push may have said it too early
+        else:
+            self._put(change)
+
+    def _put(self, change: Change) -> None:
+        if change.digest is not None and change.account_id is not None:
+            try:
+                self._recount(change.account_id)
+            except StoreError as fault:  # they are out, and read SQL when they are back
+                _log.warning("an account cannot be counted anew: %s", fault)
+        self._cache.apply(change)
+        self._note_lag(change)
 
     def hear(self, change: Change) -> None:
         """A push tells of a change. Applied at once; SQL is asked for the rest."""
-        self._cache.apply(change)
-        self._note_lag(change)
+        self._put(change)
         if len(self._told) < _TOLD_AT_MOST:
             self._told[change.seq] = change
         self._hurry.set()

@@ -54,8 +54,15 @@ class Known:
 
 
 @contextmanager
-def open_keys(settings: AuthzSettings, metrics: Metrics, known: Known) -> Iterator[Keys]:
+def open_keys(
+    settings: AuthzSettings,
+    metrics: Metrics,
+    known: Known,
+    recount: Callable[[str], None] = lambda _: None,
+) -> Iterator[Keys]:
     """Follow the changes, and be known as a process that does, until the end of the block.
+
+    `recount` has the counters read anew what an account has spent.
 
     Raises StoreError where the database cannot be used.
     """
@@ -85,6 +92,7 @@ def open_keys(settings: AuthzSettings, metrics: Metrics, known: Known) -> Iterat
             cache,
             applied=presence.applied,
             lag=metrics.revocation_lag.observe,
+            recount=recount,
         )
         stack.callback(feed.stop)
         feed.start()

@@ -44,13 +44,16 @@ from authz.rowlease import LeasedCounters, RowLease, row_lease
 from authz.settings import AuthzSettings
 from authz.sockets import LOG, Place, Role
 from authz.tally import Tally
+from authz.tracing import open_tracing
 from authz.watch import Watch, watching
 from authz.wire import Reader
+from authz.witness import Witness
 from authz.words import Occasion
 from store.catalog import DEFAULT_UPSTREAM
 from store.clock import wall_us
 from store.engines import open_engine
 from store.errors import ConfigError, TensorgateError
+from store.logform import log_as
 from store.refusedcalls import RefusedCalls
 from store.settings import PREFIX, load
 
@@ -67,15 +70,20 @@ _WHOLE: Final = Place()
 _log = logging.getLogger("authz")
 
 
-def _authorization(in_force: InForce) -> grpc.GenericRpcHandler:
+def _authorization(in_force: InForce, witness: Witness | None) -> grpc.GenericRpcHandler:
     """envoy.service.auth.v3.Authorization. Answers leave the checker as bytes."""
 
     def check(request: CheckRequest, context: grpc.ServicerContext) -> bytes:
         return in_force.checker.check(request, context.is_active)
 
+    def watched(request: CheckRequest, context: grpc.ServicerContext) -> bytes:
+        assert witness is not None  # noqa: S101  for the checker of types
+        sent = context.invocation_metadata
+        return witness.check(in_force.checker, request, context.is_active, sent)
+
     method: grpc.RpcMethodHandler[CheckRequest, bytes]
     method = grpc.unary_unary_rpc_method_handler(
-        check, request_deserializer=CheckRequest.FromString
+        check if witness is None else watched, request_deserializer=CheckRequest.FromString
     )
     return grpc.method_handlers_generic_handler(AUTHORIZATION, {"Check": method})
 
@@ -91,7 +99,7 @@ def main() -> int:
         if settings.worker is not None:
             return serve(settings, Place(Role.CHECKS, settings.worker))
         if settings.workers > 1:
-            _log_as("supervisor")
+            log_as("supervisor", settings.log_format)
             return supervise(settings)
         return serve(settings)
 
@@ -116,7 +124,7 @@ def main_meter() -> int:
 
 def _told(run: Callable[[], bool]) -> int:
     """Run, and say on stderr why that cannot be."""
-    _log_as("")
+    log_as("")
     try:
         return 0 if run() else 1
     except TensorgateError as fault:
@@ -127,19 +135,12 @@ def _told(run: Callable[[], bool]) -> int:
         return 1
 
 
-def _log_as(name: str) -> None:
-    """Of several processes that write to one log, each says which it is."""
-    form = "%(asctime)s %(levelname)s " + (f"{name}: " if name else "") + "%(message)s"
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form, force=True)
-
-
 def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
     """The whole life of a process: lease, stores, servers, drain.
 
     False if it ended because it could not go on (authz/watch.py), and not because it was asked.
     """
-    if place.role is not Role.ALL:
-        _log_as(place.name)
+    log_as("" if place.role is Role.ALL else place.name, settings.log_format)
     _keep_to_core(settings, place)  # before there is any other thread
     stopping = Event()
     note_hangups()
@@ -166,14 +167,22 @@ def serve(settings: AuthzSettings, place: Place = _WHOLE) -> bool:
         )
         books = alone(books)
         known = Known(place.name, in_force.mark, replica_id)
+        witness = None if place.role is Role.METER else _witness(settings, stack)
         asked = _questions(
-            settings, place, in_force, metrics=metrics, books=books, known=known, stack=stack
+            settings,
+            place,
+            in_force,
+            metrics=metrics,
+            books=books,
+            known=known,
+            witness=witness,
+            stack=stack,
         )
         stack.enter_context(metrics.following())
         stack.enter_context(reloading(in_force.reload))
         responder = Responder(settings.state, asked)
         stack.enter_context(serving(settings.runtime / place.control, responder))
-        with _servers(settings, place, in_force, books.meter):
+        with _servers(settings, place, in_force, books.meter, witness):
             if not metrics.shared:
                 stack.enter_context(exposing(settings.metrics_address, metrics.registry))
                 _log.info("metrics on %s", settings.metrics_listen)
@@ -240,6 +249,7 @@ def _questions(
     metrics: Metrics,
     books: Books,
     known: Known,
+    witness: Witness | None,
     stack: ExitStack,
 ) -> dict[str, Method]:
     """What the control socket answers. Before that, whoever answers checks is made able to."""
@@ -248,7 +258,7 @@ def _questions(
         return methods(
             books, reload=in_force.reload, try_out=in_force.try_out, catalog=in_force.written
         )
-    keys = stack.enter_context(open_keys(settings, metrics, known))
+    keys = stack.enter_context(open_keys(settings, metrics, known, books.counters.forget))
     refusals = Refusals(wall_us, settings.key_form())
     tally = _tally(settings, stack)
 
@@ -257,7 +267,14 @@ def _questions(
         tally.note(occasion, answer)
 
     checker = _checker(
-        settings, in_force, metrics, books, cache=keys.cache, refused=refused, stack=stack
+        settings,
+        in_force,
+        metrics,
+        books,
+        cache=keys.cache,
+        refused=refused,
+        witness=witness,
+        stack=stack,
     )
     in_force.begin(checker, keys.plans)
     return methods(
@@ -305,6 +322,7 @@ def _checker(
     *,
     cache: KeyCache,
     refused: Callable[[Occasion, Answer], None],
+    witness: Witness | None,
     stack: ExitStack,
 ) -> Checker:
     listings = Listings(
@@ -326,19 +344,34 @@ def _checker(
         clock=wall_us,
         site=Site(settings.dashboard_url, settings.key_prefixes[0], settings.stream_seconds),
         refused=refused,
+        noted=None if witness is None else witness.note,
     )
+
+
+def _witness(settings: AuthzSettings, stack: ExitStack) -> Witness | None:
+    """Who watches decisions, where somebody asked for that."""
+    tracing = open_tracing()
+    if tracing is not None:
+        stack.callback(tracing.stop)
+    if tracing is None and settings.log_decisions is None:
+        return None
+    return Witness(settings.key_form(), settings.log_decisions, tracing)
 
 
 @contextmanager
 def _servers(
-    settings: AuthzSettings, place: Place, in_force: InForce, meter: Meter
+    settings: AuthzSettings,
+    place: Place,
+    in_force: InForce,
+    meter: Meter,
+    witness: Witness | None,
 ) -> Iterator[None]:
     """Answer checks, or read the log, or both; at the end checks stop first."""
     servers = []
     if place.role is not Role.METER:
         body = (settings.body_limit_mib << 20) + _ENVELOPE_BYTES
         checks = make_server(CHECK_THREADS, "check", max_message_bytes=body)
-        checks.add_generic_rpc_handlers((_authorization(in_force),))
+        checks.add_generic_rpc_handlers((_authorization(in_force, witness),))
         servers.append((checks, settings.runtime / place.check))
     if place.role is not Role.CHECKS:
         log = make_server(LOG_STREAMS + SPARE_STREAMS, "log")

@@ -33,6 +33,7 @@ class AuthzSettings(StoreSettings):
     envoy_mark: str | None = None  # `up` says so: what of the catalog Envoy was rendered from
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
     worker: Annotated[int | None, Field(ge=0, lt=MOST_WORKERS)] = None  # its supervisor says so
+    log_decisions: Annotated[float | None, Field(ge=0, le=1)] = None
     redis_timeout_ms: Annotated[int | None, Field(ge=5, le=5000)] = None  # store.counters.node's
     on_counter_outage: Literal["deny", "local"] = "deny"
 

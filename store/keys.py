@@ -65,6 +65,11 @@ class KeyRepository:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def engine(self) -> Engine:
+        """The database's, for who reads other tables of it."""
+        return self._engine
+
     def close(self) -> None:
         """Close the held connections; the engine stays its owner's."""
         while self._idle:

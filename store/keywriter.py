@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, text, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    Select,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
+from store.ledger import book_in
 from store.push import CHANNEL, text_of
-from store.records import DAY_US, MINUTE_US, Account, Change, KeyRecord, Role
-from store.schema import accounts, audit, changes, keys
+from store.records import DAY_US, MINUTE_US, Account, Change, Charge, Hold, KeyRecord, Role
+from store.schema import accounts, audit, changes, imports, keys
 from store.webschema import forms, invites, sessions
 
 FEED_KEPT_US: Final = 60 * MINUTE_US
@@ -24,6 +37,16 @@ FORM_KEPT_US: Final = 30 * DAY_US
 """No page that somebody left open is sent again later than that, as no session lives as long."""
 
 Facts = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What is remembered of an imported key (store.schema.imports says what each is)."""
+
+    name: str
+    facts: str
+    period_us: int | None
+    spent_nanousd: int
 
 
 def read_account(row: RowMapping) -> Account:
@@ -211,7 +234,7 @@ class Writer:
         return None
 
     def live_keys(self, account: Account) -> int:
-        """How many of its keys are neither revoked nor expired."""
+        """How many of its keys are neither revoked nor expired; imported ones are not counted."""
         asked = (
             select(func.count())
             .select_from(keys)
@@ -219,9 +242,17 @@ class Writer:
                 keys.c.account_id == account.id,
                 keys.c.revoked_us.is_(None),
                 keys.c.expires_us > self.now_us,
+                ~exists().where(imports.c.key_id == keys.c.id),
             )
         )
         return int(self._connection.execute(asked).scalar_one())
+
+    def aliases(self, account: Account) -> set[str]:
+        """The aliases of the account's keys that are not revoked."""
+        asked = select(keys.c.alias).where(
+            keys.c.account_id == account.id, keys.c.revoked_us.is_(None)
+        )
+        return set(self._connection.execute(asked).scalars())
 
     def key(self, account: Account, alias: str) -> KeyRecord | None:
         """The account's key of this alias that is not revoked; it may be expired."""
@@ -231,7 +262,14 @@ class Writer:
         row = self._connection.execute(asked).first()
         return None if row is None else read_key(row)[1]
 
-    def add_key(self, record: KeyRecord, digest: bytes, pepper_version: int) -> None:
+    def add_key(
+        self,
+        record: KeyRecord,
+        digest: bytes,
+        pepper_version: int,
+        *,
+        action: str = "key.mint",
+    ) -> None:
         """Insert a key; its alias must be free among the account's keys that are not revoked."""
         self._connection.execute(
             insert(keys).values(
@@ -249,11 +287,11 @@ class Writer:
                 revoked_us=record.revoked_us,
             )
         )
-        self._audit("key.mint", record.id, None, _key_facts(record))
+        self._audit(action, record.id, None, _key_facts(record))
         self._announce(digest=digest)
 
     def change_key(self, before: KeyRecord, after: KeyRecord, *, action: str) -> None:
-        """Store alias, models, budget, rpm and revocation of `after`; the rest never changes."""
+        """Store alias, models, limits, expiry and revocation of `after`; the rest never changes."""
         self._connection.execute(
             update(keys)
             .where(keys.c.id == before.id)
@@ -262,14 +300,54 @@ class Writer:
                 models=_models_text(after.models),
                 budget_nanousd=after.budget_nanousd,
                 rpm=after.rpm,
+                expires_us=after.expires_us,
                 revoked_us=after.revoked_us,
             )
         )
         was, is_now = _key_facts(before), _key_facts(after)
         differ = [name for name in was if was[name] != is_now[name]]
         self._audit(action, before.id, {n: was[n] for n in differ}, {n: is_now[n] for n in differ})
-        digest = select(keys.c.digest).where(keys.c.id == before.id)
-        self._announce(digest=self._connection.execute(digest).scalar_one())
+        self._announce(digest=self._digest_of(before))
+
+    def add_import(self, key_id: str, source: str, noted: Noted) -> None:
+        """Note that a key was imported; its key is there."""
+        self._connection.execute(
+            insert(imports).values(
+                key_id=key_id,
+                source=source,
+                imported_us=self.now_us,
+                **self._noted(noted),
+            )
+        )
+
+    def change_import(self, key_id: str, noted: Noted) -> None:
+        """Note what was imported now of a key that had been imported before."""
+        self._connection.execute(
+            update(imports).where(imports.c.key_id == key_id).values(**self._noted(noted))
+        )
+
+    def _noted(self, noted: Noted) -> dict[str, object]:
+        return {
+            "name": noted.name,
+            "name_folded": noted.name.casefold(),
+            "facts": noted.facts,
+            "period_us": noted.period_us,
+            "spent_nanousd": noted.spent_nanousd,
+            "changed_us": self.now_us,
+        }
+
+    def carry_over(self, record: KeyRecord, hold: Hold, charge: Charge) -> None:
+        """Book what a key has spent elsewhere as a row of the ledger, once for the hold's id.
+
+        Counters that know the account are told to read its sums anew (see `_announce`).
+        """
+        book_in(self._connection, [(hold, charge)])
+        self._audit("key.carry_over", record.id, None, {"charge_nanousd": charge.nanousd})
+        self._announce(digest=self._digest_of(record), account_id=record.account_id)
+
+    def _digest_of(self, record: KeyRecord) -> bytes:
+        asked = select(keys.c.digest).where(keys.c.id == record.id)
+        return bytes(self._connection.execute(asked).scalar_one())
 
     def _audit(self, action: str, subject: str, before: Facts | None, after: Facts | None) -> None:
         def as_text(facts: Facts | None) -> str | None:
@@ -288,8 +366,12 @@ class Writer:
         )
 
     def _announce(self, *, digest: bytes | None = None, account_id: str | None = None) -> None:
-        """A row of the feed; what is older than FEED_KEPT_US goes, never the newest row.
+        """A row of the feed, of a key, of an account, or of both.
 
+        Both say that a row was added to the ledger beside the counters: whoever counts for the
+        account has to read its sums anew.
+
+        What is older than FEED_KEPT_US goes, never the newest row.
         Numbers have no holes and appear in the order of their commits: each is one more than the
         newest that is committed, taken under a lock that is held until it is. The newest row
         stays because the next number, and a reader that looks for a gap, go by it.

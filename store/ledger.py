@@ -75,7 +75,6 @@ class Ledger:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._insert_new = _INSERTS[engine.dialect.name]
-        self._add, self._leave = _BOOKING[engine.dialect.name]
 
     def book(self, ended: Sequence[tuple[Hold, Charge]]) -> dict[str, LedgerRow]:
         """Make each hold's row where there is none yet, in one transaction.
@@ -84,14 +83,10 @@ class Ledger:
         hold ended twice in it (the first end counts), it has the rows that stand for all of
         `ended`, by hold id.
         """
-        added = [_ledger_values(hold, charge) for hold, charge in ended]
-        if not added:
+        if not ended:
             return {}
-        ids = [hold.id for hold, _ in ended]
         with writing(self._engine) as connection:
-            new = self._add(connection, added)
-            self._leave(connection, ids)
-            return {} if new == len(added) else _rows(connection, ids)
+            return book_in(connection, ended)
 
     def rows(self, hold_ids: Sequence[str]) -> dict[str, LedgerRow]:
         """The rows of those holds that have one."""
@@ -178,6 +173,16 @@ class Ledger:
             connection = held.execution_options(**snapshot_options(self._engine))
             with connection.begin():
                 yield connection
+
+
+def book_in(connection: Connection, ended: Sequence[tuple[Hold, Charge]]) -> dict[str, LedgerRow]:
+    """As `Ledger.book`, in a transaction that is the caller's."""
+    add, leave = _BOOKING[connection.dialect.name]
+    added = [_ledger_values(hold, charge) for hold, charge in ended]
+    ids = [hold.id for hold, _ in ended]
+    new = add(connection, added)
+    leave(connection, ids)
+    return {} if new == len(added) else _rows(connection, ids)
 
 
 _ROW: Final = tuple(field.name for field in fields(LedgerRow))

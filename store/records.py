@@ -74,7 +74,11 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry of the change feed: a key (by digest) or a whole account is to be read again."""
+    """One entry of the change feed: a key (by digest) or a whole account is to be read again.
+
+    With both, what the account has spent is to be read again as well: a row was added to the
+    ledger beside the counters.
+    """
 
     seq: int
     digest: bytes | None

@@ -41,7 +41,7 @@ from store.errors import SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0007"
+HEAD: Final = "0008"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 UPGRADE_TIMEOUT_SECONDS: Final = 30.0
@@ -106,6 +106,25 @@ keys = Table(
         postgresql_where=text("revoked_us IS NULL"),
     ),
     Index("ix_keys_account_id", "account_id"),
+)
+
+# A key that came from another gate: its plaintext was never here. `name` is what it was called
+# there, made printable, and `name_folded` what is searched of it; `facts` (JSON) is what that gate
+# said of the key when it was last imported, so that only what changed there is changed here.
+# `spent_nanousd` is what was carried over of the budget period that ends at `period_us` (NULL:
+# of one that never ends).
+imports = Table(
+    "imports",
+    metadata,
+    Column("key_id", String(32), primary_key=True),  # see 0007: a key is never deleted
+    Column("source", String(32), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("name_folded", Text, nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("period_us", BigInteger),
+    Column("spent_nanousd", BigInteger, nullable=False),
+    Column("imported_us", BigInteger, nullable=False),
+    Column("changed_us", BigInteger, nullable=False),
 )
 
 changes = Table(

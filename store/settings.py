@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from store.errors import ConfigError
 from store.keyformat import DEFAULT_PREFIX, Digester, KeyForm, Pepper, read_peppers
+from store.logform import LogFormat
 
 PREFIX = "TENSORGATE_"
 DATABASE_NAME = "tensorgate.db"
@@ -42,6 +43,7 @@ class StoreSettings(BaseSettings):
     key_prefixes: Names = (DEFAULT_PREFIX,)
     foreign_keys: str | None = None
     dashboard_url: str | None = None
+    log_format: LogFormat = "text"
 
     _split = field_validator("key_prefixes", mode="before")(split_names)
 

@@ -21,6 +21,7 @@ import typer
 from admin import output
 from admin.cli import AsJson, Email, help_when_alone, keys_app, users_app
 from admin.ledgercli import ledger_app
+from admin.movingcli import import_app
 from store import keyformat
 from store.errors import ConfigError, InputError, SchemaMismatchError, StoreError
 
@@ -47,6 +48,7 @@ for group in (db_app, catalog_app):
 app.add_typer(users_app, name="users")
 app.add_typer(keys_app, name="keys")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(import_app, name="import")
 app.add_typer(db_app, name="db")
 app.add_typer(catalog_app, name="catalog")
 

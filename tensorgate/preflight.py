@@ -39,6 +39,7 @@ class UpSettings(AuthzSettings):
     upstream: str | None = None
     upstream_grpc: str | None = None
     cors_origins: Names = ("*",)
+    tracing: str | None = None
 
     _split_origins = field_validator("cors_origins", mode="before")(split_names)
 
@@ -117,6 +118,7 @@ class Setup:
             idle_seconds=self.settings.idle_seconds,
             stream_seconds=self.settings.stream_seconds,
             heartbeat_seconds=self.settings.heartbeat_seconds,
+            tracing=self.settings.tracing,
         )
 
     def environ(self, runtime: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -18,6 +17,7 @@ from admin.web.app import make_app
 from admin.web.desk import Desk, Examine
 from store.clock import wall_us
 from store.errors import InputError
+from store.logform import log_as
 from store.schema import open_state
 from store.settings import PREFIX, load
 
@@ -61,10 +61,8 @@ class _Server(uvicorn.Server):
 
 def serve(examine: Examine) -> int:
     """Serve until SIGTERM or Ctrl-C. Raises InputError or StoreError before it listens."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
     settings = load(AdminSettings)
+    log_as("", settings.log_format)
     with opened(settings, examine) as parts, _listener(settings) as listener:
         parts.prepare()
         config = uvicorn.Config(

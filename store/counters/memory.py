@@ -273,6 +273,13 @@ class MemoryCounters(Counters):
                     self._minutes.restore(now, scope, times)
             return True
 
+    def forget(self, account_id: str) -> None:
+        with self._lock:
+            account = self._accounts.get(account_id)
+            if account is not None:
+                account.seeded = False
+                account.generation = next(self._generations)
+
     def drift(self, generation: Generation, seed: Seed) -> int | None:
         with self._lock:
             account = self._accounts.get(generation.account_id)

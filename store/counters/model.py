@@ -249,6 +249,10 @@ class Counters(Protocol):
         """
         ...
 
+    def forget(self, account_id: str) -> None:
+        """A row was added to the ledger beside the counters: the next take reads SQL anew."""
+        ...
+
     def drift(self, generation: Generation, seed: Seed) -> int | None:
         """By how many nano-USD the account's sums are off from SQL's; None if it moved meanwhile.
 

@@ -255,7 +255,7 @@ class RedisCounters(Counters):
         return drift_of(spent, seed) if same and now.seeded else None
 
     def forget(self, account_id: str) -> None:
-        """The account's next take reads SQL anew."""
+        """As Counters.forget; its open holds come back from SQL as well."""
         keys = _own_keys(account_id)
         self._link.command(keys[0], b"UNLINK", *keys)
 

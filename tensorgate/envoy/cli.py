@@ -145,6 +145,14 @@ def render_command(
     heartbeat_seconds: Annotated[
         float, typer.Option(help="How often the service hears of a call that still runs.")
     ] = _DEFAULTS.heartbeat_seconds,
+    tracing: Annotated[
+        str | None,
+        typer.Option(
+            envvar=f"{PREFIX}TRACING",
+            metavar="HOST:PORT",
+            help="Who takes Envoy's spans, by OTLP over gRPC. [default: nobody]",
+        ),
+    ] = _DEFAULTS.tracing,
     output: Annotated[
         Path | None, typer.Option(help="Write it there. [default: standard output]")
     ] = None,
@@ -183,6 +191,7 @@ def render_command(
         idle_seconds=idle_seconds,
         stream_seconds=stream_seconds,
         heartbeat_seconds=heartbeat_seconds,
+        tracing=tracing,
     )
     _put(render(options), output)
 

@@ -86,6 +86,7 @@ class RenderOptions:
     is ("*",), origins such as `https://chat.example`, or () for no browser at all. `ops_listen` is
     `IP:port`, where probes and Prometheus see Envoy, and nobody else should. `tls_sds` is a file of
     Envoy's own (SDS) that names certificate and key, and is watched: for those that are renewed.
+    `tracing` is who takes spans by OTLP over gRPC, host:port.
     """
 
     upstream: str = "127.0.0.1:8000"
@@ -116,6 +117,7 @@ class RenderOptions:
     stream_seconds: int = 3600
     check_seconds: float = 2.0
     heartbeat_seconds: float = 15.0
+    tracing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,13 @@ class Checked:
     ops: Address | None
     servers: tuple[Server, ...]  # the default one first
     admin_socket: Path
+    tracing: Address | None
     options: RenderOptions
+
+    @property
+    def tracing_is_name(self) -> bool:
+        """Whether the host that takes spans must be looked up."""
+        return self.tracing is not None and not is_ip(self.tracing.host)
 
     @property
     def credentials(self) -> tuple[Server, ...]:
@@ -183,13 +191,16 @@ def check(options: RenderOptions) -> Checked:
     if options.admin_socket is not None:  # else it has the longest name in the folder
         with faults.of(f"--runtime {options.runtime}"):
             _socket(options.runtime / "upstreams.sock")
+    tracing = None
+    with faults.of(f"--tracing {options.tracing}"):
+        tracing = None if options.tracing is None else parse_address(options.tracing)
     servers = _servers(options, faults)
     names = {server.name for server in servers}
     for name in sorted(options.credential_files.keys() - names):
         faults.found.append(f"--upstream-credential-file: there is no upstream {name!r}")
     if faults.found:
         raise ConfigError("Envoy's configuration cannot be rendered:", tuple(faults.found))
-    return Checked(Address(listen, options.port), ops, tuple(servers), admin, options)
+    return Checked(Address(listen, options.port), ops, tuple(servers), admin, tracing, options)
 
 
 def _ops(options: RenderOptions) -> Address | None:

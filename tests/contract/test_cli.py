@@ -144,7 +144,7 @@ def add_anna(gate: Gate) -> None:
 def test_alone_it_shows_its_commands(gate: Gate) -> None:
     ran = gate()
     assert (ran.status, ran.err) == (0, "")
-    commands = "up authz demo doctor share envoy users keys ledger db catalog"
+    commands = "up authz demo doctor share envoy users keys ledger import db catalog"
     for command in commands.split():
         assert re.search(rf"^  {command} ", ran.out, re.MULTILINE), command
     ran = gate("keys")

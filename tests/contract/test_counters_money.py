@@ -447,6 +447,21 @@ def test_a_seed_of_an_account_that_is_served_changes_nothing(counters: Counters)
     assert spent_and_held(counters) == (0, 0)
 
 
+def test_what_is_forgotten_is_read_anew_and_what_is_open_stays_open(counters: Counters) -> None:
+    """A row was added beside the counters, of 500."""
+    running = take(counters, draft(100))
+    counters.forget(ACCOUNT.id)
+    asked = draft(1)
+    assert counters.take(asked.request_id, asked, limits()) == NotSeeded(ACCOUNT.id)
+    generation = counters.generation(ACCOUNT.id)
+    assert not generation.seeded
+    assert counters.seed(generation, Seed({KEY_WINDOW: 500}, {}, holds=(running,)))
+    assert spent_and_held(counters) == (500, 100)
+    assert counters.settle(running, 70)
+    assert spent_and_held(counters) == (570, 0)
+    counters.forget("acc_that_nobody_knows")
+
+
 def test_holds_that_were_open_before_count_and_are_given_to_repeated_checks(
     unseeded: Counters, clock: FakeClock
 ) -> None:

@@ -70,6 +70,10 @@ class Postgres:
         assert self._process is not None
         return self._process.pid
 
+    def program(self, name: str) -> Path:
+        """One of its own programs, `pg_dump` say."""
+        return self._bin / name
+
     def url(self, name: str = "postgres") -> str:
         return f"postgresql://{USER}@/{name}?host={self.folder}&port={self.port}"
 

@@ -281,6 +281,30 @@ def test_what_a_push_says_is_applied_at_once_and_not_again(
     assert len(followed.lags) == 2
 
 
+def test_sums_are_read_anew_where_a_row_was_added_beside_the_counters(
+    source: Source, cache: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the key is: who finds the key there must not find its spend missing."""
+    digest = b"%032d" % 7
+    order: list[Any] = []
+
+    def recount(account_id: str) -> None:
+        order.append((account_id, cache.heard()))
+        if account_id == "acc_out":
+            raise StoreUnavailableError("the counters do not answer")
+
+    feed = Feed(source, cache, recount=recount)
+    feed.poll()
+    cache.heard()
+    source.rows += [Change(3, digest, None), Change(4, None, "acc_1"), Change(5, digest, "acc_2")]
+    feed.poll()
+    assert order == [("acc_2", [Change(3, digest, None), Change(4, None, "acc_1")])]
+    assert cache.heard() == [Change(5, digest, "acc_2"), "beat"]
+    feed.hear(Change(6, digest, "acc_out"))
+    assert cache.heard() == [Change(6, digest, "acc_out")], "the cache hears of it all the same"
+    assert "counted anew" in caplog.text
+
+
 def test_a_push_that_said_something_else_hides_nothing(
     source: Source, cache: Told, followed: Followed
 ) -> None:

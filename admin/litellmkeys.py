@@ -1,0 +1,409 @@
+"""What a key of LiteLLM's becomes here: its account, name, models, limits and spend. Pure.
+
+Nothing is widened in silence. Where LiteLLM bounds a key in a way that there is none of here, the
+key gets a tighter bound, or is refused, or it is said that the bound is gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from typing import Final
+
+from admin import inputs
+from admin.litellm import Budget, Tables, Token
+from store.errors import InputError
+from store.records import DAY_US, MAX_EXPIRY_DAYS, NANOUSD, SECOND_US, WINDOW_US
+from store.text import usd
+
+SOURCE: Final = "litellm"
+DOMAIN: Final = "litellm.invalid"  # nobody's: RFC 2606 keeps it free, so no mail ever goes there
+NOBODY: Final = f"no-user@{DOMAIN}"
+FOREIGN_FORM: Final = "sk-[A-Za-z0-9_-]{16,128}"
+"""Of LiteLLM's own keys, `sk-` and 22 characters, and of those that people chose like that."""
+SAMPLE: Final = "sk-" + "aB3_-" * 4 + "xY"
+
+NAME_CHARS: Final = 256
+MAX_SPENT_NANOUSD: Final = 10**18
+_MAX_BUDGET: Final = inputs.BUDGET_MAX_USD * NANOUSD
+_SLUG_CHARS: Final = 40
+_EVERY: Final = frozenset({"all-proxy-models", "*"})
+_OF_TEAM: Final = "all-team-models"
+_SPECIAL: Final = _EVERY | {_OF_TEAM, "no-default-models", "all-org-models"}
+_ALL_ROUTES: Final = frozenset({"llm_api_routes", "openai_routes", "*"})
+_SESSIONS: Final = "litellm-dashboard"
+_SECRET: Final = re.compile(r"sk-[A-Za-z0-9_-]{12,}")
+_DURATION: Final = re.compile(r"([0-9]{1,9})(s|m|h|d|w|mo)")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class RefusedError(Exception):
+    """A key that cannot be imported; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """Something that is not here as it was there."""
+
+    what: str
+    there: str
+    here: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a key of LiteLLM's is here.
+
+    `alias` is valid, and not yet unique; `name` is what it was called there, fit for a terminal.
+    `models`, `budget_nanousd`, `rpm` as in KeyRecord; `expires_us` as LiteLLM says it, None for
+    never. `created_us` is what its windows count from. `spent_nanousd` is what it spent of the
+    period that ends at `period_us` (None: of one that never ends).
+    """
+
+    digest: bytes = field(repr=False)
+    hint: str
+    email: str
+    service: bool
+    team: str | None
+    alias: str
+    name: str
+    models: tuple[str, ...] | None
+    budget_nanousd: int | None
+    rpm: int | None
+    expires_us: int | None
+    created_us: int
+    spent_nanousd: int
+    period_us: int | None
+    blocked: str | None
+    adapted: tuple[Adapted, ...]
+
+    def facts(self) -> str:
+        """What of it is compared when it is imported again."""
+        return json.dumps(
+            {
+                "models": None if self.models is None else sorted(self.models),
+                "budget_nanousd": self.budget_nanousd,
+                "rpm": self.rpm,
+                "expires_us": self.expires_us,
+                "name": self.name,
+            }
+        )
+
+
+def convert(token: Token, tables: Tables, now_us: int) -> Wanted:
+    """What the key is here. Raises RefusedError."""
+    if token.digest is None:
+        raise RefusedError(
+            "its token is no SHA-256, so no key can be told to be it; have LiteLLM make it anew"
+        )
+    if token.team_id == _SESSIONS:
+        raise RefusedError("it is a session of somebody who signed in to LiteLLM, and no key")
+    team = None if token.team_id is None else tables.teams.get(token.team_id)
+    if token.team_id is not None and team is None:
+        raise RefusedError("its team is gone, and with it which models it may call")
+    if token.routes and not _ALL_ROUTES.intersection(token.routes):
+        raise RefusedError(
+            "it may call some routes only, and a key of this gate may call every endpoint"
+        )
+    said: list[Adapted] = []
+    email, service = _account(token, tables, said)
+    name = printable(token.name or "")
+    budget = _budget(token, tables, said)
+    spent, period_us, created_us = _spent(token, tables, now_us, said)
+    said += _dropped(token, tables)
+    return Wanted(
+        digest=token.digest,
+        hint=token.hint or "sk-…",
+        email=email,
+        service=service,
+        team=None if team is None else _label(team.alias, team.id, said),
+        alias=_alias(name, token.digest, said),
+        name=name,
+        models=_models(token, tables, said),
+        budget_nanousd=budget,
+        rpm=_rpm(token, tables, said),
+        expires_us=token.expires_us,
+        created_us=created_us,
+        spent_nanousd=spent,
+        period_us=period_us,
+        blocked=_blocked(token, blocked_team=team is not None and team.blocked),
+        adapted=tuple(said),
+    )
+
+
+def printable(text: str, chars: int = NAME_CHARS) -> str:
+    """Text from elsewhere, fit for a terminal and a page, cut, and without what looks like a key.
+
+    What is no printable character becomes `?`; that is also what could turn a line around.
+    """
+    shown = "".join(c if c.isprintable() else "?" for c in _SECRET.sub("sk-…", text))
+    return shown if len(shown) <= chars else f"{shown[: chars - 1]}…"
+
+
+def slug(text: str, chars: int) -> str:
+    """Lower-case letters, digits and single dashes out of any text; may be empty."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain)[:chars].strip("-")
+
+
+def numbered(alias: str, number: int) -> str:
+    """`laptop`, 2 → `laptop-2`, never longer than an alias may be."""
+    tail = f"-{number}"
+    return alias[: inputs.ALIAS_MAX - len(tail)].rstrip("-") + tail
+
+
+def _blocked(token: Token, *, blocked_team: bool) -> str | None:
+    if token.blocked:
+        return "it is blocked there"
+    return "its team is blocked there" if blocked_team else None
+
+
+def _account(token: Token, tables: Tables, said: list[Adapted]) -> tuple[str, bool]:
+    """The e-mail of its account, and whether that is a service account with a made-up name."""
+    if token.user_id is not None:
+        user = tables.users.get(token.user_id)
+        written = None if user is None else user.email
+        if written:
+            try:
+                return inputs.email(written), False
+            except InputError:
+                pass
+        alias = None if user is None else user.alias
+        made = _made_up("user", alias or token.user_id, token.user_id)
+        said.append(Adapted("account", printable(written or "no e-mail"), made))
+        return made, True
+    if token.team_id is not None:
+        alias = tables.teams[token.team_id].alias
+        return _made_up("team", alias or token.team_id, token.team_id), True
+    return NOBODY, True
+
+
+def _made_up(kind: str, name: str, identity: str) -> str:
+    """`user-ci-runner-3f2a9c01b7de@litellm.invalid`: the same for the same id, always."""
+    tail = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return "-".join(filter(None, (kind, slug(printable(name), _SLUG_CHARS), tail))) + f"@{DOMAIN}"
+
+
+def _label(alias: str | None, identity: str, said: list[Adapted]) -> str:
+    written = (alias or identity).strip() or identity
+    label = printable(written, inputs.TEAM_MAX).strip() or "team"
+    if label != (alias or identity):
+        said.append(Adapted("team's name", printable(written), label))
+    return label
+
+
+def _alias(name: str, digest: bytes, said: list[Adapted]) -> str:
+    made = slug(name, inputs.ALIAS_MAX) or f"key-{digest.hex()[:8]}"
+    if made != name:
+        said.append(Adapted("alias", name or "none", made))
+    return made
+
+
+# -- models
+
+
+def _models(token: Token, tables: Tables, said: list[Adapted]) -> tuple[str, ...] | None:
+    """The names that it may call: its own, as far as its team's (or else its user's) go."""
+    within = _bound(token, tables)
+    named = token.models
+    if _OF_TEAM in named and token.team_id is None:
+        raise RefusedError("it may call its team's models, and has no team")
+    if not named or _OF_TEAM in named or _EVERY.intersection(named):
+        if within is None:
+            return None
+        allowed, patterns = _split(within)
+    else:
+        own, patterns = _split(named)
+        allowed = own if within is None else [name for name in own if _covers(within, name)]
+        if within is not None:
+            exact = _split(within)[0]
+            allowed += [name for name in exact if name not in own and _covers(patterns, name)]
+        outside = [name for name in own if name not in allowed]
+        if outside:
+            said.append(Adapted("models outside of its team's or user's", _listed(outside), "none"))
+    if patterns:
+        said.append(Adapted("wildcard models", _listed(patterns), _listed(allowed) or "none"))
+    kept = [name for name in allowed if _is_name(name)]
+    if len(kept) < len(allowed):
+        said.append(
+            Adapted("models whose names are none", f"{len(allowed) - len(kept):,} names", "none")
+        )
+    if not kept:
+        raise RefusedError(
+            "no exact model is left that it may call: name models there, or mint a key here"
+        )
+    if len(kept) > inputs.MODELS_MAX:
+        raise RefusedError(f"it names more than {inputs.MODELS_MAX} models")
+    return tuple(kept)
+
+
+def _bound(token: Token, tables: Tables) -> tuple[str, ...] | None:
+    """What its models are bounded by, None for nothing."""
+    if token.team_id is not None:
+        models = tables.teams[token.team_id].models
+    else:
+        user = None if token.user_id is None else tables.users.get(token.user_id)
+        models = () if user is None else user.models
+    return None if not models or _EVERY.intersection(models) else models
+
+
+def _split(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Exact names, and those with a wildcard; LiteLLM's special ones are neither."""
+    plain = [name for name in names if name not in _SPECIAL]
+    return [n for n in plain if "*" not in n], [n for n in plain if "*" in n]
+
+
+def _covers(names: Sequence[str], name: str) -> bool:
+    return any(
+        each == name or ("*" in each and _matches(each, name))
+        for each in names
+        if each not in _SPECIAL
+    )
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """`openai/*`: no regular expression is made of what somebody else has written."""
+    first, *middle, last = pattern.split("*")
+    if not name.startswith(first) or len(name) < len(first) + len(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return name.endswith(last)
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= inputs.MODEL_NAME_MAX and name.isprintable() and "," not in name
+
+
+def _listed(names: Sequence[str]) -> str:
+    return printable(", ".join(names))
+
+
+# -- limits
+
+
+def _budget(token: Token, tables: Tables, said: list[Adapted]) -> int | None:
+    """Its own, else its budget table's, else, as a bound of each key, its user's or team's."""
+    own = _in_force(token, tables, "max_usd")
+    if own is not None and own.max_usd is not None:
+        amount = _nanousd(own.max_usd, _MAX_BUDGET, "budget", said)
+        if amount is None:
+            raise RefusedError("its budget is not a number")
+        if _seconds(own.duration) != WINDOW_US // SECOND_US:
+            there = f"{usd(amount)} in {printable(own.duration or 'all', 32)}"
+            said.append(Adapted("budget's period", there, f"{usd(amount)} in 30d"))
+        return amount
+    bounds = []
+    team = None if token.team_id is None else tables.teams[token.team_id]
+    user = None if token.user_id is None or team is not None else tables.users.get(token.user_id)
+    for what, owner in (("team's", team), ("user's", user)):
+        if owner is not None and owner.max_usd is not None:
+            amount = _nanousd(owner.max_usd, _MAX_BUDGET, f"{what} budget", said)
+            if amount is None:
+                raise RefusedError(f"its {what} budget is not a number")
+            said.append(
+                Adapted("budget", f"{usd(amount)} for all its {what}", f"{usd(amount)} in 30d")
+            )
+            bounds.append(amount)
+    return min(bounds, default=None)
+
+
+def _in_force(token: Token, tables: Tables, limit: str) -> Budget | None:
+    """Where a limit stands: in the key's row, else in that of its budget."""
+    shared = None if token.budget_id is None else tables.budgets.get(token.budget_id)
+    for budget in (token.budget, shared):
+        if budget is not None and getattr(budget, limit) is not None:
+            return budget
+    return None
+
+
+def _rpm(token: Token, tables: Tables, said: list[Adapted]) -> int | None:
+    found = _in_force(token, tables, "rpm")
+    if found is None or found.rpm is None:
+        return None
+    try:
+        number = int(Decimal(found.rpm))
+    except (InvalidOperation, OverflowError, ValueError):
+        raise RefusedError("its requests a minute are not a number") from None
+    if number < 1:
+        raise RefusedError("it may make no request a minute there")
+    if number > inputs.RPM_MAX:
+        said.append(Adapted("requests a minute", f"{number:,}", f"{inputs.RPM_MAX:,}"))
+    return min(number, inputs.RPM_MAX)
+
+
+def _spent(
+    token: Token, tables: Tables, now_us: int, said: list[Adapted]
+) -> tuple[int, int | None, int]:
+    """What it spent of the period under way, when that ends, and since when its windows count.
+
+    A period of 30 days goes on here as it runs there. LiteLLM empties a period that is over a
+    while later: until then, what stands there is of no period that still counts.
+    """
+    period = _in_force(token, tables, "duration")
+    reset_us = None if period is None else period.reset_us
+    spent = _nanousd(token.spend or "0", MAX_SPENT_NANOUSD, "spend", said) or 0
+    created_us = now_us
+    if period is not None and reset_us is not None:
+        if reset_us <= now_us:
+            spent = 0
+        elif _seconds(period.duration) == WINDOW_US // SECOND_US:
+            created_us = min(now_us, max(0, reset_us - WINDOW_US))
+    return spent, reset_us, created_us
+
+
+def _seconds(duration: str | None) -> int | None:
+    """`30d` → seconds; a month of the calendar is of no fixed length."""
+    found = _DURATION.fullmatch(duration or "")
+    if found is None or found[2] not in _SECONDS:
+        return None
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def _nanousd(written: str, most: int, what: str, said: list[Adapted]) -> int | None:
+    """USD as PostgreSQL writes a float → nano-USD, by its decimals; None for what is no number."""
+    try:
+        amount = Decimal(written)
+        if amount.is_nan():
+            return None
+        exact = amount * NANOUSD
+        nanousd = int(exact.to_integral_value(ROUND_HALF_EVEN)) if exact.is_finite() else None
+    except (InvalidOperation, OverflowError):
+        return None
+    if nanousd is None:
+        nanousd = most + 1 if amount > 0 else -1
+    kept = min(max(nanousd, 0), most)
+    if kept != nanousd:
+        said.append(Adapted(what, printable(written, 32), usd(kept)))
+    return kept
+
+
+def _dropped(token: Token, tables: Tables) -> Iterator[Adapted]:
+    """Limits and features that there are none of here."""
+    shared = None if token.budget_id is None else tables.budgets.get(token.budget_id)
+    others = {} if shared is None else dict(shared.others)
+    for name, written in sorted((others | dict(token.budget.others)).items()):
+        yield Adapted(name, printable(written, 64), "none")
+    if token.has_aliases:
+        yield Adapted("aliases of models", "some", "none; the catalog has aliases")
+    if token.has_groups:
+        yield Adapted("access groups", "some", "none; name their models")
+    if token.routes:
+        yield Adapted("allowed routes", _listed(token.routes), "every endpoint")
+
+
+def expiry(expires_us: int | None, now_us: int) -> tuple[int, bool]:
+    """When a key expires here, and whether that is what was said there."""
+    latest = now_us + MAX_EXPIRY_DAYS * DAY_US
+    if expires_us is None:
+        return latest, False
+    return min(expires_us, latest), expires_us <= latest
