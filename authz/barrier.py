@@ -11,7 +11,9 @@ most, and finds it made when it is asked again.
 
 Worst cases. A worker alone waits for its own writing only, in a fleet an account's first call takes
 about 0.1 s longer. A worker that was killed is waited for until its row is taken away, or is old:
-until then accounts without a seed are unavailable.
+until then accounts without a seed are unavailable. A worker that reaches Redis and not SQL is
+waited for no longer than its row is new (3 s); if Redis is lost after that, and before its keys are
+stale (`KEY_STALE_SECONDS`), what it took in between counts nowhere until it is in SQL.
 """
 
 from __future__ import annotations

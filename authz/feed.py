@@ -97,14 +97,18 @@ class Feed:
             self._polled = asked
             self._cache.beat()
             if self._seq != before:
-                self._told = {seq: told for seq, told in self._told.items() if seq > self._seq}
                 self._applied(self._seq)
+                for seq in list(self._told):  # at once: whoever listens adds to it meanwhile
+                    if seq <= self._seq:
+                        del self._told[seq]
 
     def _apply(self, change: Change) -> None:
         if everything_changed(change):
             self._cache.suspect_all()
-        elif self._told.get(change.seq) != change:  # else a push has said the same already
-            self._put(change)
+            return
+        self._put(change)  # whatever a push has said: it may have been said too early
+        if self._told.get(change.seq) != change:
+            self._note_lag(change)
 
     def _put(self, change: Change) -> None:
         if change.digest is not None and change.account_id is not None:
@@ -113,11 +117,11 @@ class Feed:
             except StoreError as fault:  # they are out, and read SQL when they are back
                 _log.warning("an account cannot be counted anew: %s", fault)
         self._cache.apply(change)
-        self._note_lag(change)
 
     def hear(self, change: Change) -> None:
         """A push tells of a change. Applied at once; SQL is asked for the rest."""
         self._put(change)
+        self._note_lag(change)
         if len(self._told) < _TOLD_AT_MOST:
             self._told[change.seq] = change
         self._hurry.set()

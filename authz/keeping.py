@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from secrets import token_hex
 from threading import Lock
 from typing import Final, Protocol
 
@@ -48,7 +49,7 @@ class Takes(Protocol):
         self, limits: Sequence[Limit], account_id: str
     ) -> tuple[int, Standings] | NotSeeded: ...
 
-    def give_back(self, hold: Hold) -> bool: ...
+    def give_back(self, hold: Hold, mark: str = "") -> bool: ...
 
     def withdraw(self, draft: Hold) -> Hold | None: ...
 
@@ -66,12 +67,12 @@ class KeptCounters:
         self._counters = counters
         self._writer = writer
         self._release = release
-        self._lost: deque[Hold] = deque(maxlen=MAX_LOST)
+        self._lost: deque[tuple[Hold, str]] = deque(maxlen=MAX_LOST)  # a mark: to be given back
         self._withdrawing = Lock()
 
     @property
     def lost(self) -> int:
-        """Of how many takes it is not known whether they were done."""
+        """Of how many takes and returns it is not known whether they were done."""
         return len(self._lost)
 
     def take(
@@ -93,18 +94,21 @@ class KeptCounters:
             if isinstance(answer, Taken):
                 hold = answer.hold
         except UnansweredError:
-            self._lost.append(draft)
+            self._lost.append((draft, ""))
             raise
         finally:
             self._writer.finish(draft.id, hold)
         return answer
 
     def recover(self) -> None:
-        """Withdraw what no answer came of. Raises StoreUnavailableError: Redis is out still."""
+        """Undo what no answer came of. Raises StoreUnavailableError: Redis is out still."""
         with self._withdrawing:
             while self._lost:
-                draft = self._lost[0]
-                left = self._counters.withdraw(draft)
+                hold, mark = self._lost[0]
+                if mark:
+                    left = hold if self._counters.give_back(hold, mark) else None
+                else:
+                    left = self._counters.withdraw(hold)
                 self._lost.popleft()
                 if left is not None:
                     self._release(left)
@@ -114,11 +118,12 @@ class KeptCounters:
         return self._counters.peek(limits, account_id)
 
     def give_back(self, hold: Hold) -> bool:
-        """As Counters.give_back. Where that is not known, the hold is withdrawn later: False."""
+        """As Counters.give_back. Where that is not known, it is asked again later: False."""
+        mark = token_hex(8)
         try:
-            last = self._counters.give_back(hold)
+            last = self._counters.give_back(hold, mark)
         except StoreUnavailableError:
-            self._lost.append(hold)
+            self._lost.append((hold, mark))
             return False
         if last:
             self._writer.drop(hold.id)

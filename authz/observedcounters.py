@@ -65,9 +65,9 @@ class ObservedCounters(RedisCounters):
         """As RedisCounters.peek."""
         return self._timed("peek", super().peek, limits, account_id)
 
-    def give_back(self, hold: Hold) -> bool:
+    def give_back(self, hold: Hold, mark: str = "") -> bool:
         """As RedisCounters.give_back."""
-        return self._timed("give_back", super().give_back, hold)
+        return self._timed("give_back", super().give_back, hold, mark)
 
     def withdraw(self, draft: Hold) -> Hold | None:
         """As RedisCounters.withdraw."""

@@ -194,6 +194,8 @@ class LocalCounters:
             for account_id in list(outage.served):
                 self._forget(account_id)
                 del outage.served[account_id]
+                # A further outage must not give the same share out again.
+                self._known.pop(account_id, None)
 
     def _end(self, outage: _Outage) -> None:
         """Redis answered: the outage is over, unless somebody was served here just now."""

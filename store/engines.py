@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from store.errors import ConfigError, StoreUnavailableError
@@ -238,3 +238,21 @@ def snapshot_options(engine: Engine) -> Mapping[str, Any]:
 def write_options(engine: Engine) -> Mapping[str, Any]:
     """Execution options for a transaction that changes something."""
     return {"tensorgate_writes": True} if engine.dialect.name == "sqlite" else {}
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that changes something.
+
+    Raises StoreUnavailableError, and ValueError for a value that the database cannot keep: whoever
+    tries again until it is back would do so for ever.
+    """
+    try:
+        with driver_errors(), engine.connect() as held:
+            connection = held.execution_options(**write_options(engine))
+            with connection.begin():
+                yield connection
+    except StoreUnavailableError as fault:
+        if not isinstance(fault.__cause__, DataError):
+            raise
+        raise ValueError("a value that the database cannot keep") from fault

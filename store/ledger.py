@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.counters.model import Seed
-from store.engines import driver_errors, snapshot_options, write_options
+from store.engines import driver_errors, snapshot_options, writing
 from store.holdformat import pack_hold
 from store.openholds import holds_of, read_holds
 from store.records import (
@@ -68,7 +68,8 @@ _INSERTS: Final[dict[str, Callable[[Table], Any]]] = {
 class Ledger:
     """Charges and open holds of one database. Thread-safe; StoreUnavailableError on driver errors.
 
-    A transaction is undone as a whole, and can be repeated: all of it is idempotent.
+    A transaction is undone as a whole, and can be repeated: all of it is idempotent. ValueError
+    for what could not be kept however often.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -84,7 +85,7 @@ class Ledger:
         """
         if not ended:
             return {}
-        with self._writing() as connection:
+        with writing(self._engine) as connection:
             return book_in(connection, ended)
 
     def rows(self, hold_ids: Sequence[str]) -> dict[str, LedgerRow]:
@@ -96,7 +97,7 @@ class Ledger:
         """Put open holds into the copy. One that was booked meanwhile stays out of it."""
         if not opened:
             return
-        with self._writing() as connection:
+        with writing(self._engine) as connection:
             booked = _rows(connection, [hold.id for hold in opened])
             new = [hold_columns(hold) for hold in opened if hold.id not in booked]
             if new:
@@ -165,13 +166,6 @@ class Ledger:
                 )
             )
             return Seed(sums, minutes, tuple(opened), tuple((row[0], row[1]) for row in ended))
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with driver_errors(), self._engine.connect() as held:
-            connection = held.execution_options(**write_options(self._engine))
-            with connection.begin():
-                yield connection
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:

@@ -11,6 +11,7 @@
 --   tg:{account}:m:<scope>         list: when requests of the last minute were admitted (µs)
 --   tg:{account}:r:<request id>    "E <until µs>" ended, "P <until µs>" passed without a hold
 --   tg:{account}:x:<hold id>       a take of this hold id was abandoned: it must not come late
+--   tg:{account}:g:<its own name>  a Check has given its hold back: that counts once
 --
 --   ARGV[1]  the epoch of the connection; ARGV[2] the time in µs, empty for the node's own clock
 --

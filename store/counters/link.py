@@ -198,7 +198,10 @@ class _One:
 
 
 class _Sentinels:
-    """The master that Sentinels name, by the first of them that answers."""
+    """The master that Sentinels name: the first of them that names another than one that is out.
+
+    (One that is cut off from the others goes on naming the master that was.)
+    """
 
     def __init__(self, address: Address, timeouts: Timeouts) -> None:
         self._address = address
@@ -212,15 +215,14 @@ class _Sentinels:
         return [] if self._node is None else [self._node]
 
     def look(self) -> None:
+        before = self._node
         for host in self._address.hosts:
             place = self._master(host)
-            if place is None:
+            if place is None or (before is not None and before.place == place):
                 continue
-            before = self._node
-            if before is None or before.place != place:
-                self._node = Node(place, self._address, self._timeouts)
-                if before is not None:
-                    before.close()
+            self._node = Node(place, self._address, self._timeouts)
+            if before is not None:
+                before.close()
             return
 
     def moved(self, redirected: Redirected) -> Node:
@@ -253,7 +255,8 @@ class _Slots:
         return sorted(set(self._slots.values()), key=str)
 
     def look(self) -> None:
-        well = [place for place, node in self._known.items() if not node.breaker.is_open]
+        known = list(self._known.items())  # at once: a call that is redirected adds to it
+        well = [place for place, node in known if not node.breaker.is_open]
         for place in (*well, *self._address.hosts):
             try:
                 said = _once(
@@ -263,7 +266,7 @@ class _Slots:
                 continue
             slots: dict[int, Node] = {}
             for first, last, master, *_ in said:
-                host = master[0].decode() or place[0]
+                host = (master[0] or b"").decode() or place[0]
                 node = self._at((host, int(master[1])))
                 slots.update(dict.fromkeys(range(first, last + 1), node))
             if slots:

@@ -141,7 +141,7 @@ class Node:
 
     def command(self, *words: bytes | str | int) -> Reply:
         """A plain command. It has to be one that may run twice."""
-        return self._within(lambda line, _: _ask(line, words), repeats=True)
+        return self._within(lambda line, _: _ask(line, words))
 
     def run(
         self,
@@ -169,7 +169,7 @@ class Node:
                     _ask(line, (b"ASKING",))
                 return _ask(line, (b"EVAL", script.source, *behind))
 
-        return self._within(talk, repeats=script.repeats)
+        return self._within(talk)
 
     def run_all(self, script: Script, calls: Sequence[tuple[Words, Words]]) -> list[Reply]:
         """A script for many, in one go. A RedisError stands where one could not be answered."""
@@ -185,14 +185,14 @@ class Node:
             connection.send_packed_command([b"".join([b"".join(each) for each in packed])])
             return [_read(line) for _ in calls]
 
-        replies: list[Reply] = self._within(talk, repeats=script.repeats)
+        replies: list[Reply] = self._within(talk)
         return replies
 
-    def _within(self, talk: Callable[[_Line, bool], Reply], *, repeats: bool) -> Reply:
+    def _within(self, talk: Callable[[_Line, bool], Reply]) -> Reply:
         if not self.breaker.enter():
             raise StoreUnavailableError(f"Redis at {self} does not answer. It is tried again.")
         try:
-            reply = self._talk(talk, repeats=repeats)
+            reply = self._talk(talk)
         except (AskError, *_NOT_NOW) as fault:
             self._refuse(fault)
         except _UnreachedError as fault:
@@ -217,7 +217,7 @@ class Node:
         self._hang_up()
         raise StoreUnavailableError(f"Redis at {self} cannot serve now: {fault}") from fault
 
-    def _talk(self, talk: Callable[[_Line, bool], Reply], *, repeats: bool) -> Reply:
+    def _talk(self, talk: Callable[[_Line, bool], Reply]) -> Reply:
         """On a connection that was used before, or on a new one where that turns out dead."""
         line = None
         with suppress(IndexError):
@@ -229,8 +229,6 @@ class Node:
                 raise
             except BrokenError:
                 self._hang_up()  # the others were closed with it, most likely
-                if not repeats:
-                    raise
         try:
             fresh = _Line(self._connect())
         except (BrokenError, LateError, ResponseError) as fault:

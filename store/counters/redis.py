@@ -131,19 +131,21 @@ class RedisCounters(Counters):
             return NotSeeded(account_id)
         return int(words[1]), _standings(limits, words[2:])
 
-    def give_back(self, hold: Hold) -> bool:
-        return self._release(hold, "give") is not None
+    def give_back(self, hold: Hold, mark: str = "") -> bool:
+        """As Counters.give_back. Asked again with the same `mark`, it is done once."""
+        return self._release(hold, "give", f"g:{mark or token_hex(8)}") is not None
 
     def close(self, hold: Hold) -> bool:
-        return self._release(hold, "close") is not None
+        return self._release(hold, "close", f"x:{hold.id}") is not None
 
     def withdraw(self, draft: Hold) -> Hold | None:
         """A take of this draft was not answered: undo it, and let it not come late.
 
         The answer is its hold if it was taken and no other Check has it: closed now, and the
-        caller ends it. Otherwise nothing is open under this id, or others go on with it.
+        caller ends it. Otherwise nothing is open under this id, or others go on with it. Asked
+        again, it is done once.
         """
-        return self._release(draft, "abandon")
+        return self._release(draft, "abandon", f"x:{draft.id}")
 
     def settle(self, hold: Hold, charge_nanousd: int) -> bool:
         return bool(self._link.run(SETTLE, *self._settling(hold, charge_nanousd)))
@@ -155,12 +157,6 @@ class RedisCounters(Counters):
 
     def beat(self, account_id: str, hold_id: str) -> bool:
         return bool(self._link.run(BEAT, _own_keys(account_id), (self._now(), hold_id)))
-
-    def beat_all(self, running: Sequence[tuple[str, str]]) -> list[bool | StoreUnavailableError]:
-        """As `beat`, for many (account id, hold id) in one go."""
-        now = self._now()
-        calls = [(_own_keys(account_id), (now, hold_id)) for account_id, hold_id in running]
-        return [_flag(reply) for reply in self._link.run_all(BEAT, calls)]
 
     def hold(self, account_id: str, hold_id: str) -> Hold | None:
         found = self._link.run(HOLDS, _own_keys(account_id), (self._now(), "one", hold_id))
@@ -271,8 +267,8 @@ class RedisCounters(Counters):
         """How often that was asked, as far as Redis remembers."""
         return int(self._link.command(_FLUSH, b"GET", _FLUSH) or 0)
 
-    def _release(self, hold: Hold, how: str) -> Hold | None:
-        keys = (*_own_keys(hold.account_id), _key(hold.account_id, f"x:{hold.id}"))
+    def _release(self, hold: Hold, how: str, mark: str) -> Hold | None:
+        keys = (*_own_keys(hold.account_id), _key(hold.account_id, mark))
         kept: bytes = self._link.run(RELEASE, keys, (self._now(), hold.id, how))
         return _hold(kept, None) if kept else None
 

@@ -10,24 +10,23 @@ import msgspec
 
 
 class Script(msgspec.Struct, frozen=True):
-    """`repeats`: running it twice is as good as once, so a lost answer may be asked for again."""
+    """Running it twice is as good as once, so a lost answer may be asked for again."""
 
     name: str
     source: bytes
     sha: bytes
-    repeats: bool
 
 
-def _load(name: str, *parts: str, repeats: bool = True) -> Script:
+def _load(name: str, *parts: str) -> Script:
     folder = files(__package__)
     source = b"\n".join((folder / f"{part}.lua").read_bytes() for part in (*parts, name))
     sha = sha1(source, usedforsecurity=False).hexdigest().encode()
-    return Script(name, source, sha, repeats)
+    return Script(name, source, sha)
 
 
 TAKE: Final = _load("take", "common", "money", "minute", "limits")
 PEEK: Final = _load("peek", "common", "money", "minute", "limits")
-RELEASE: Final = _load("release", "common", repeats=False)
+RELEASE: Final = _load("release", "common")
 SETTLE: Final = _load("settle", "common", "money")
 BEAT: Final = _load("beat", "common")
 HOLDS: Final = _load("holds", "common")

@@ -9,9 +9,12 @@
 
 local now = clock()
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'generation', 'used')
+local kept = found[1] == epoch_of_connection and redis.call('HGET', KEYS[2], ARGV[3])
+if kept then -- first, as a Redis whose memory is full lets a script go on that began with less
+  redis.call('HDEL', KEYS[2], ARGV[3], 'r:' .. ARGV[5])
+  redis.call('ZREM', KEYS[3], ARGV[3])
+end
 if found[2] then redis.call('HINCRBY', KEYS[1], 'generation', 1) end
-if found[1] ~= epoch_of_connection then return 0 end
-local kept = redis.call('HGET', KEYS[2], ARGV[3])
 if not kept then return 0 end
 
 local amount, named = string.match(kept, '^%d+ %d+ (%d+) ([^\n]*)')
@@ -26,8 +29,6 @@ for number, scope in string.gmatch(named, '(%d+):(%S+)') do
   written[#written + 1] = pack_windows(windows)
 end
 if #written > 0 then redis.call('HSET', KEYS[1], unpack(written)) end
-redis.call('HDEL', KEYS[2], ARGV[3], 'r:' .. ARGV[5])
-redis.call('ZREM', KEYS[3], ARGV[3])
 redis.call('SET', KEYS[4], 'E ' .. int(now + MINUTE), 'PX', REMEMBERED_MS)
 use(found[3], now)
 return 1

@@ -221,6 +221,18 @@ def test_connections_say_what_they_are_and_watch_over_themselves(postgres: Postg
 # -- indexes
 
 
+def test_what_it_cannot_keep_is_no_outage_and_keeps_nothing_else_out(url: str) -> None:
+    """Whoever writes holds or rows in groups tries again while the database is out."""
+    with opened(url) as engine:
+        mint(engine, KEY)
+        ledger = Ledger(engine)
+        good, bad = hold(5), hold(1 << 63)
+        with pytest.raises(ValueError, match="cannot keep"):
+            ledger.copy_holds([good, bad])
+        ledger.copy_holds([good])
+        assert ledger.open_holds() == [good]
+
+
 def test_a_miss_is_one_search_of_an_index(url: str) -> None:
     with opened(url) as engine, KeyRepository(engine) as repository:
         mint(engine, KEY)

@@ -187,6 +187,28 @@ def test_the_thread_polls_survives_an_outage_and_says_once_that_it_was_one(
     ]
 
 
+def test_a_push_that_comes_while_sql_is_asked_disturbs_nothing(source: Source, cache: Told) -> None:
+    """What was told is looked through as another thread adds to it."""
+    applied: list[int] = []
+    feed = Feed(source, cache, applied=applied.append)
+    feed.poll()
+
+    class Busy(dict[int, Change]):
+        """As another thread's turn just here."""
+
+        def items(self) -> Any:
+            for item in super().items():
+                self[len(self) + 1000] = change(len(self) + 1000)
+                yield item
+
+    feed._told = Busy()
+    feed.hear(change(3))
+    source.rows.append(change(3))
+    feed.poll()
+    assert applied == [2, 3]
+    assert cache.heard().count(change(3)) == 2, "by the push, and by SQL, which nobody can forge"
+
+
 def test_a_defect_does_not_end_the_feed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,7 +276,7 @@ def test_what_a_push_says_is_applied_at_once_and_not_again(
     assert cache.heard() == [change(4)]
     assert followed.applied == [2], "nobody has looked at what was before it"
     followed.feed.poll()
-    assert cache.heard() == [change(3), "beat"]
+    assert cache.heard() == [change(3), change(4), "beat"]
     assert followed.applied == [2, 4]
     assert len(followed.lags) == 2
 

@@ -255,3 +255,19 @@ def test_an_outage_that_comes_again_goes_on_with_the_same_share(rig: Rig) -> Non
     assert isinstance(rig.take(0, 240), Taken)
     rig.redis.out, rig.redis.deaf = False, True
     assert isinstance(rig.take(0, 20), Refused), "it cannot be told to read anew yet"
+
+
+def test_one_that_begins_after_that_gives_nothing_out_twice(rig: Rig) -> None:
+    """A Redis that comes and goes is no way to have a share many times."""
+    rig.see()
+    rig.redis.out = True
+    assert isinstance(rig.take(0, 240), Taken)
+    rig.redis.out = False
+    rig.replicas[0].recover()
+    rig.redis.out = True
+    with pytest.raises(StoreUnavailableError):
+        rig.take(0, 240)
+    rig.redis.out = False
+    assert isinstance(rig.take(0, 1), Taken)
+    rig.redis.out = True
+    assert isinstance(rig.take(0, 1), Taken), "it has been seen since"
