@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,8 +25,10 @@ from peers.ports import free_port, listens
 from peers.postgres import Postgres
 from peers.process import Child
 from peers.stack import PLENTY_RPM, USER, Stack
+from peers.valkey import Valkey
 
 from admin.service import AdminService, Minted
+from authz.health import serving
 from store.engines import open_engine
 from store.keys import KeyRepository
 from store.ledgerreader import LedgerReader
@@ -86,6 +91,15 @@ class FleetGate:
         """The ledger's rows of these keys; all where none is named."""
         ids = {key.record.id for key in keys}
         return [row for row in self.ledger.rows() if not ids or row.key_id in ids]
+
+    def kill_worker(self, number: int) -> None:
+        """End a worker without warning; returns when another serves in its place."""
+        name = f"authz-{number}"
+        (pid,) = self.gate.children()[name]
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: self.gate.children().get(name, [pid]) != [pid], 20, "another worker")
+        health = self.gate.runtime / f"health-{number}.sock"
+        until(lambda: serving(health) is True, 20, "its health")
 
     def settled(self, answers: Collection[Answered]) -> list[LedgerRow]:
         """Wait until what was admitted has its rows and no hold is open; all rows then."""
@@ -159,6 +173,40 @@ class FleetGate:
         )
 
 
+@dataclass
+class Parts:
+    """A fleet, and what it stands on. What breaks something returns when that is whole again."""
+
+    fleet: FleetGate
+    node: Valkey
+    server: Postgres
+
+    def emptied(self) -> None:
+        self.node.ask("FLUSHALL")
+
+    def taken_back(self) -> None:
+        """Valkey is killed, and starts on what it had two seconds ago."""
+        self.node.ask("SAVE")
+        time.sleep(2)
+        self.node.restart()
+
+    def valkey_paused(self, seconds: float) -> None:
+        with self.node.paused():
+            time.sleep(seconds)
+
+    def postgres_killed(self) -> None:
+        self.server.end(signal.SIGKILL)
+        self.server.start()
+
+    def postgres_paused(self, seconds: float) -> None:
+        with self.server.paused():
+            time.sleep(seconds)
+
+    def both_paused(self, seconds: float) -> None:
+        with self.node.paused(), self.server.paused():
+            time.sleep(seconds)
+
+
 def most_committed(entries: Collection[Entry], hold: int) -> int:
     """The most that was ever charged and held at once, of what the server had, in nano-USD."""
     steps = [(each.came, hold) for each in entries]
@@ -178,7 +226,11 @@ def choosing(asks: Sequence[Callable[[], Ask]], weights: Sequence[int]) -> Calla
         for turn in range(weight)
     )
     turns = cycle([asks[number] for _, number in order])
-    return lambda: next(turns)()
+
+    def choose() -> Ask:
+        return next(turns)()
+
+    return choose
 
 
 @contextmanager

@@ -72,8 +72,8 @@ def minute(fleet: FleetGate, *, rpm: int, seconds: float, burst: int) -> str:
     assert most == rpm
     return (
         f"rpm {rpm}, {seconds:.0f} s, {len(answers)} calls: {passed} passed; at most {most} in "
-        f"60 s by admitted_at, {most_seen} in 59 s by the server's book; no refusal while there was "
-        f"room; {outcomes(answers)}"
+        f"60 s by admitted_at, {most_seen} in 59 s by the server's book; no refusal while there "
+        f"was room; {outcomes(answers)}"
     )
 
 

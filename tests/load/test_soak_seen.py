@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 from load.audit import until
-from load.fleetgate import FleetGate, durable, fleet_gate
+from load.fleetgate import Parts, durable, fleet_gate
 from load.seen import Outages, budget, minute, never_back
-from peers.postgres import Postgres
 from peers.postgres import running as postgres_server
 from peers.prometheus import scraping
-from peers.valkey import Trio, Valkey, valkey_node, valkey_trio
-
-from authz.health import serving
+from peers.valkey import Trio, valkey_node, valkey_trio
 
 pytestmark = pytest.mark.soak
 
@@ -27,15 +21,6 @@ WORKERS = 4
 RATE = 300.0
 PAUSE_SECONDS = 5.0
 RECOVERY_SECONDS = 2.0
-
-
-@dataclass
-class Parts:
-    """A fleet, and what it stands on."""
-
-    fleet: FleetGate
-    node: Valkey
-    server: Postgres
 
 
 @pytest.fixture(scope="module")
@@ -58,64 +43,28 @@ def test_the_minute_is_exact(parts: Parts) -> None:
     print("\n" + minute(parts.fleet, rpm=100, seconds=150, burst=40))
 
 
-def kill_worker(fleet: FleetGate, number: int) -> None:
-    """End a worker without warning; returns when another serves in its place."""
-    name = f"authz-{number}"
-    (pid,) = fleet.gate.children()[name]
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: fleet.gate.children().get(name, [pid]) != [pid], 20, "another worker")
-    until(lambda: serving(fleet.gate.runtime / f"health-{number}.sock") is True, 20, "its health")
-
-
 def test_a_killed_worker_costs_no_client_anything(parts: Parts) -> None:
     fleet = parts.fleet
     outages = Outages(fleet, RATE, fleet.hold())
     print()
     for number in range(WORKERS):
         outages.suffer(
-            f"worker {number} killed", partial(kill_worker, fleet, number), unavailable=False
+            f"worker {number} killed", partial(fleet.kill_worker, number), unavailable=False
         )
     print(outages.conclude())
-
-
-def both_paused(parts: Parts, seconds: float) -> None:
-    with parts.node.paused(), parts.server.paused():
-        time.sleep(seconds)
-
-
-def postgres_paused(parts: Parts, seconds: float) -> None:
-    with parts.server.paused():
-        time.sleep(seconds)
-
-
-def valkey_paused(parts: Parts, seconds: float) -> None:
-    with parts.node.paused():
-        time.sleep(seconds)
-
-
-def taken_back(parts: Parts) -> None:
-    """Valkey is killed and starts on what it had two seconds ago."""
-    parts.node.ask("SAVE")
-    time.sleep(2)
-    parts.node.restart()
-
-
-def postgres_restarted(parts: Parts) -> None:
-    parts.server.end(signal.SIGKILL)
-    parts.server.start()
 
 
 def test_outages_of_both_stores(parts: Parts) -> None:
     outages = Outages(parts.fleet, RATE, parts.fleet.hold())
     print()
-    faults: dict[str, Callable[[], object]] = {
-        "Valkey emptied": lambda: parts.node.ask("FLUSHALL"),
+    faults: dict[str, Callable[[], None]] = {
+        "Valkey emptied": parts.emptied,
         "Valkey killed": parts.node.restart,
-        "Valkey taken back": lambda: taken_back(parts),
-        "Valkey paused for 5 s": lambda: valkey_paused(parts, PAUSE_SECONDS),
-        "PostgreSQL killed": lambda: postgres_restarted(parts),
-        "PostgreSQL paused for 5 s": lambda: postgres_paused(parts, PAUSE_SECONDS),
-        "both paused for 5 s": lambda: both_paused(parts, PAUSE_SECONDS),
+        "Valkey taken back": parts.taken_back,
+        "Valkey paused for 5 s": partial(parts.valkey_paused, PAUSE_SECONDS),
+        "PostgreSQL killed": parts.postgres_killed,
+        "PostgreSQL paused for 5 s": partial(parts.postgres_paused, PAUSE_SECONDS),
+        "both paused for 5 s": partial(parts.both_paused, PAUSE_SECONDS),
     }
     for name, fault in faults.items():
         assert outages.suffer(name, fault).recovery < RECOVERY_SECONDS
@@ -154,7 +103,7 @@ def test_metrics_never_go_back_as_prometheus_sees_them(parts: Parts, tmp_path: P
         print()
         for number in range(WORKERS):
             outages.suffer(
-                f"worker {number} killed", partial(kill_worker, fleet, number), unavailable=False
+                f"worker {number} killed", partial(fleet.kill_worker, number), unavailable=False
             )
         print(outages.conclude())
         print(never_back(prometheus, fleet, seconds=600))

@@ -45,11 +45,14 @@ class FeedWire:
             self._listeners.clear()
 
     async def serve(self, near: StreamReader, to_near: StreamWriter) -> None:
-        with suppress(OSError):
+        try:
             far, to_far = await asyncio.open_connection("127.0.0.1", self._redis_port)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._forward(near, to_far, to_near))
-                both.create_task(self._forward(far, to_near, to_near))
+        except OSError:
+            to_near.close()
+            return
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._forward(near, to_far, to_near))
+            both.create_task(self._forward(far, to_near, to_near))
 
     async def _forward(self, source: StreamReader, sink: StreamWriter, near: StreamWriter) -> None:
         with suppress(OSError):
