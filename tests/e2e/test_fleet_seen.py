@@ -67,9 +67,9 @@ def test_a_key_that_is_revoked_while_the_feed_is_half_open(parts: Wired) -> None
 def test_stores_that_are_out_cost_no_money_and_let_nobody_in(parts: Parts) -> None:
     outages = Outages(parts.fleet, RATE, parts.fleet.hold())
     print()
-    outages.suffer("Valkey emptied", parts.emptied, seconds=0.5)
-    outages.suffer("PostgreSQL killed", parts.postgres_killed, seconds=0.5)
-    outages.suffer("both paused", partial(parts.both_paused, 1.0), seconds=0.5)
+    outages.suffer("Valkey emptied", parts.emptied, lead=0.4, seconds=0.4)
+    outages.suffer("PostgreSQL killed", parts.postgres_killed, lead=0.4, seconds=0.4)
+    outages.suffer("both paused", partial(parts.both_paused, 1.0), lead=0.4, seconds=0.4)
     print(outages.conclude())
 
 
@@ -79,6 +79,6 @@ def test_counters_of_a_killed_worker_do_not_go_back(parts: Parts, tmp_path: Path
     with scraping(tmp_path / "prometheus", jobs) as prometheus:
         outages = Outages(fleet, RATE, fleet.hold())
         print()
-        outages.suffer("a worker killed", partial(fleet.kill_worker, 0), seconds=0.5)
+        outages.suffer("a worker killed", partial(fleet.kill_worker, 0), lead=0.4, seconds=0.4)
         print(outages.conclude())
         print(never_back(prometheus, fleet, seconds=60))

@@ -65,7 +65,7 @@ def minute(fleet: FleetGate, *, rpm: int, seconds: float, burst: int) -> str:
     assert most <= rpm
     assert most_seen <= rpm
     early = [
-        each for each in answers if each.status == 429 and _had_room(each, admitted, rpm, above)
+        each for each in answers if each.status == 429 and had_room(each, admitted, rpm, above)
     ]
     assert not early, early[:5]
     passed = sum(each.status == 200 for each in answers)
@@ -77,7 +77,7 @@ def minute(fleet: FleetGate, *, rpm: int, seconds: float, burst: int) -> str:
     )
 
 
-def _had_room(refused: Answered, admitted: Sequence[int], rpm: int, above: float) -> bool:
+def had_room(refused: Answered, admitted: Sequence[int], rpm: int, above: float) -> bool:
     """Whether at no moment of a refused call the minute was full."""
     sent, ended = ((each + above) * 1e6 for each in (refused.sent, refused.ended))
 
@@ -229,10 +229,13 @@ class Outages:
         name: str,
         fault: Callable[[], None],
         *,
+        lead: float = 1.5,
         seconds: float = 3.0,
         unavailable: bool = True,
     ) -> Outage:
         """A fault (it returns when what it broke is whole again) in the middle of calls.
+
+        Calls go on for `lead` seconds before it, and for `seconds` after they pass again.
 
         Fails where a call was answered as it must not be; `unavailable` says whether a 503 may.
         """
@@ -253,7 +256,7 @@ class Outages:
             [weight for _, weight in keys.values()],
         )
         with Caller(self.fleet.gate.address) as caller, caller.paced(self.rate, choose):
-            time.sleep(1.5)
+            time.sleep(lead)
             fault()
             whole = time.monotonic()
 
