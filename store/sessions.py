@@ -327,7 +327,7 @@ class SignInRepository:
         Where one bucket is full, nothing is counted.
         """
         for _ in range(RACES):
-            with suppress(InputError), writing(self._engine) as connection:
+            with suppress(InputError), altering(self._engine) as connection:
                 return _pour(connection, buckets, now_us)
         raise StoreUnavailableError("Too many people sign in at this moment. Try again.")
 
