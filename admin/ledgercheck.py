@@ -116,24 +116,30 @@ def _journal(path: Path) -> tuple[Contents, list[str]]:
 
 
 def _holds(control: Control, engine: Engine, journal: Path) -> list[str]:
-    """Every open hold is in the journal, in the counters and in SQL's copy, or it has ended."""
-    return list(_lasting(lambda: _strays(control, engine, journal)).values())
+    """Every open hold is in the counters, in SQL's copy and in the journal, or it has ended.
+
+    Where authz counts in Redis nobody keeps a journal: what a state has of one is of before.
+    """
+    kept = journal if control.ask("counters")["journaled"] else None
+    return list(_lasting(lambda: _strays(control, engine, kept)).values())
 
 
-def _strays(control: Control, engine: Engine, journal: Path) -> dict[str, str]:
+def _strays(control: Control, engine: Engine, journal: Path | None) -> dict[str, str]:
     """By hold id, what is wrong at this look; also what only happens to be under way."""
     before: dict[str, int] = control.ask("holds")
-    journaled, damage = _journal(journal)
-    if not journal.exists():
-        damage.append(
-            f"authz runs, and there is no journal {journal}: a crash would forget what is open. "
-            "Look at its log, and at who removes files in that folder."
-        )
+    written, damage = before.keys(), list[str]()
+    if journal is not None:
+        journaled, damage = _journal(journal)
+        written = {hold.id: hold.nanousd for hold in journaled.holds}.keys()
+        if not journal.exists():
+            damage.append(
+                f"authz runs, and there is no journal {journal}: a crash would forget what is "
+                "open. Look at its log, and at who removes files in that folder."
+            )
     copied = {hold.id: hold.nanousd for hold in open_copy(engine)[0]}
     after: dict[str, int] = control.ask("holds")
     lasted = before.keys() & after.keys()
     unknown = copied.keys() - before.keys() - after.keys()
-    written = {hold.id for hold in journaled.holds}
     found = {str(number): fault for number, fault in enumerate(damage)}
     if not damage:
         for hold_id in lasted - written:

@@ -39,7 +39,8 @@ class Books:
     """What the walks need of money.
 
     `seeded` is what a Check takes from, and `give_back` where it gives back. In a process of
-    checks alone nobody is to give `meter` entries, and there is no `upkeep`.
+    checks alone nobody is to give `meter` entries, and there is no `upkeep`. `journaled` says
+    whether open holds are in a journal; else they are in SQL a moment after they were taken.
     """
 
     counters: Counters
@@ -49,6 +50,7 @@ class Books:
     meter: Meter
     ledger: Ledger
     upkeep: Upkeep | None
+    journaled: bool
 
     @property
     def drift_nanousd(self) -> int:

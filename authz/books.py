@@ -109,6 +109,7 @@ def _in_process(
         meter,
         ledger,
         upkeep,
+        journaled=True,
     )
 
 

@@ -4,7 +4,8 @@ store/control.py has the form of a question and of an answer. The methods, each 
 and its result; money is nano-USD:
 
   counters  {}                    {open_holds, held_nanousd, ends_waiting, ledger_lag_seconds,
-                                  accounts (how many are counted), drift_nanousd (last compared)}
+                                  accounts (how many are counted), drift_nanousd (last compared),
+                                  journaled (whether open holds are in the state's journal)}
   accounts  {}                    [account id, …]: those whose counters can be compared now
   drift     {accounts: [id, …]}   {id: by how much counters and ledger differ, or null if the
                                   account moved meanwhile, or is not counted (any more)}
@@ -83,6 +84,7 @@ def methods(
             **settling({}),
             "accounts": len(books.counters.accounts()),
             "drift_nanousd": books.drift_nanousd,
+            "journaled": books.journaled,
         }
 
     def drift(arguments: Mapping[str, Any]) -> object:

@@ -105,10 +105,10 @@ class Feed:
     def _apply(self, change: Change) -> None:
         if everything_changed(change):
             self._cache.suspect_all()
-        elif self._told.get(change.seq) == change:
-            self._cache.apply(change)  # once more: the push may have said it too early
-        else:
-            self._put(change)
+            return
+        self._put(change)  # whatever a push has said: it may have been said too early
+        if self._told.get(change.seq) != change:
+            self._note_lag(change)
 
     def _put(self, change: Change) -> None:
         if change.digest is not None and change.account_id is not None:
@@ -117,11 +117,11 @@ class Feed:
             except StoreError as fault:  # they are out, and read SQL when they are back
                 _log.warning("an account cannot be counted anew: %s", fault)
         self._cache.apply(change)
-        self._note_lag(change)
 
     def hear(self, change: Change) -> None:
         """A push tells of a change. Applied at once; SQL is asked for the rest."""
         self._put(change)
+        self._note_lag(change)
         if len(self._told) < _TOLD_AT_MOST:
             self._told[change.seq] = change
         self._hurry.set()

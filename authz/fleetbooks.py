@@ -155,6 +155,7 @@ def open_fleet_books(
             meter,
             ledger,
             upkeep,
+            journaled=False,
         )
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, Select, and_, bindparam, func, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from store.breaker import Breaker
-from store.engines import driver_errors, is_hung_up, read_options, unavailable, write_options
+from store.engines import driver_errors, is_hung_up, read_options, unavailable, writing
 from store.errors import InputError, StoreUnavailableError
 from store.keywriter import Writer, read_account, read_key, select_keys
 from store.records import Account, Change, KeyRecord
@@ -232,7 +232,7 @@ class KeyRepository:
     @contextmanager
     def changing(self, actor: str, now_us: int, address: str | None = None) -> Iterator[Writer]:
         """One transaction for reading under lock and changing; an exception undoes all of it."""
-        with writing(self._engine) as connection:
+        with altering(self._engine) as connection:
             writer = Writer(connection, actor, now_us, address)
             yield writer
         if self._publish is not None and writer.announced:
@@ -240,16 +240,14 @@ class KeyRepository:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that changes something; an exception undoes all of it.
+def altering(engine: Engine) -> Iterator[Connection]:
+    """As `store.engines.writing`, for what people change.
 
     Raises InputError (`conflict`) where two did the same at the same moment.
     """
     try:
-        with driver_errors(), engine.connect() as held:
-            connection = held.execution_options(**write_options(engine))
-            with connection.begin():
-                yield connection
+        with writing(engine) as connection:
+            yield connection
     except StoreUnavailableError as fault:
         if isinstance(fault.__cause__, IntegrityError):
             raise InputError(

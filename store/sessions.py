@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from store.engines import driver_errors, read_options
 from store.errors import InputError, StoreUnavailableError
-from store.keys import writing
+from store.keys import altering
 from store.keywriter import Writer, read_account
 from store.records import DAY_US, MINUTE_US, Account
 from store.schema import accounts
@@ -265,7 +265,7 @@ class SignInRepository:
         self, actor: str, now_us: int, address: str | None = None
     ) -> Iterator[SignInWriter]:
         """One transaction for reading under lock and changing; an exception undoes all of it."""
-        with writing(self._engine) as connection:
+        with altering(self._engine) as connection:
             yield SignInWriter(connection, actor, now_us, address)
 
     def session(
@@ -327,13 +327,13 @@ class SignInRepository:
         Where one bucket is full, nothing is counted.
         """
         for _ in range(RACES):
-            with suppress(InputError), writing(self._engine) as connection:
+            with suppress(InputError), altering(self._engine) as connection:
                 return _pour(connection, buckets, now_us)
         raise StoreUnavailableError("Too many people sign in at this moment. Try again.")
 
     def forgive(self, buckets: Sequence[Bucket]) -> None:
         """Take back one attempt in every bucket: it was no guess."""
-        with writing(self._engine) as connection:
+        with altering(self._engine) as connection:
             for bucket in buckets:
                 mine = attempts.c.scope == bucket.scope
                 fuller = attempts.c.empty_us - bucket.every_us

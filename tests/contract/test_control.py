@@ -130,6 +130,7 @@ def test_what_is_counted_is_told(running: Running) -> None:
         "ledger_lag_seconds": 0,
         "accounts": 0,
         "drift_nanousd": 0,
+        "journaled": True,
     }
     hold = running.take(300)
     told = running.control.ask("counters")

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from ledgerdesk import Desk, Ran
 from moneyhelp import ACCOUNT, KEY, OTHER_KEY, charge, draft, hold, limits
+from peers.valkey import Valkey
 from statehelp import NOW_US
 
 import store.journal
@@ -483,6 +484,26 @@ def test_open_holds_that_somebody_lost_are_named(
         journal.write_bytes(HEADER)
         [fault] = books.verified()["faults"]
         assert fault == f"Hold {mine.id} is counted, and not in the journal."
+
+
+def test_counters_in_redis_have_no_journal_and_their_holds_are_looked_for_all_the_same(
+    books: Desk, hasty: None, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valkey.ask("FLUSHALL")
+    monkeypatch.setenv("TENSORGATE_REDIS_URL", valkey.url)
+    with counting(books) as opened:
+        mine = take(opened, 300)
+        found = books.verified()
+        assert (found["faults"], found["open_holds"]) == ([], 1)
+        assert found["authz"]["accounts_compared"] == 1
+        assert not (books.state / "journal").exists()
+        books.execute("DELETE FROM holds")
+        [fault] = books.verified()["faults"]
+        assert fault == f"Hold {mine.id} is counted, and not in the database's copy."
+        nobodys = hold(33)
+        opened.ledger.copy_holds([mine, nobodys])
+        [fault] = books.verified()["faults"]
+        assert fault == f"Hold {nobodys.id} is open in the database, and authz does not count it."
 
 
 def test_a_journal_that_somebody_removed_is_there_again(

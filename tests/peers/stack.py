@@ -25,7 +25,7 @@ from peers.process import (
 
 from store.records import DAY_US
 
-READY_SECONDS: Final = 60
+READY_SECONDS: Final = 120
 STOP_SECONDS: Final = 20
 COMMAND_SECONDS: Final = 30
 PLENTY_RPM: Final = 100_000
