@@ -127,7 +127,7 @@ def open_fleet_books(
                 engine,
                 counters=counters,
                 ledger=ledger,
-                silent=EverySilentHold(counters, copies, clock, meter.gap),
+                silent=EverySilentHold(counters, copies, clock, meter.gap, seeker.is_sought),
                 settler=settler,
                 meter=meter,
                 metrics=metrics,

@@ -5,6 +5,9 @@ nothing is known but the request's id. Each is looked for at its `looks`, off th
 thread, many in one question. An end whose hold is not open at its last look, by a database that
 answered, is of one that ended before, or never was.
 
+What is sought has ended, and is not swept meanwhile: after an outage of both stores whoever sweeps
+may come before its next look.
+
 Worst cases. At most `MAX_SOUGHT` are sought at once, about 1 KB each; of those beyond the holds
 are swept. While SQL is out they stay.
 """
@@ -12,6 +15,7 @@ are swept. While SQL is out they stay.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
@@ -62,6 +66,7 @@ class Seeker:
         self._metrics = metrics
         self._changed = Condition()
         self._sought: list[_Sought] = []  # a heap
+        self._names = Counter[str]()  # of holds and requests, of all that is sought
         self._numbers = count()
         self._stopping = False
         self._out = False
@@ -90,8 +95,13 @@ class Seeker:
                 return
             sought = (monotonic() + first, next(self._numbers), ending, tuple(apart))
             heappush(self._sought, sought)
+            self._names[_name(ending)] += 1
             if self._sought[0] is sought:
                 self._changed.notify()
+
+    def is_sought(self, hold: Hold) -> bool:
+        """Whether it is known to have ended, and was not found yet."""
+        return hold.id in self._names or hold.request_id in self._names
 
     def _run(self, end: Callable[[Hold, Ending], End]) -> None:
         """Nothing ends this thread but `stop`."""
@@ -102,10 +112,20 @@ class Seeker:
                 again = self._look(group, end)
             except Exception:  # noqa: BLE001  a defect of ours: the others are sought all the same
                 _log.exception("the ends of %d holds cannot be looked for", len(group))
-                continue
+                again = []
             with self._changed:
                 for sought in again:
                     heappush(self._sought, sought)
+                self._forget(group, {number for _, number, _, _ in again})
+
+    def _forget(self, group: Sequence[_Sought], but: set[int]) -> None:
+        """These are not sought any more, but those of some numbers."""
+        for _, number, ending, _ in group:
+            if number not in but:
+                name = _name(ending)
+                self._names[name] -= 1
+                if not self._names[name]:
+                    del self._names[name]
 
     def _due(self) -> tuple[list[_Sought], bool]:
         """Wait for some that are to be looked for now; and whether they are the last."""
@@ -147,6 +167,11 @@ class Seeker:
         return again
 
 
+def _name(ending: Ending) -> str:
+    """What its hold is looked for by."""
+    return ending.hold_id or ending.request_id
+
+
 def _told(
     group: Sequence[_Sought], known: Whereabouts, end: Callable[[Hold, Ending], End]
 ) -> tuple[list[_Sought], int, list[End]]:
@@ -159,7 +184,7 @@ def _told(
     ends: list[End] = []
     late = 0
     for when, number, ending, apart in group:
-        found = named.get(ending.hold_id or ending.request_id, {})
+        found = named.get(_name(ending), {})
         ends += [end(hold, ending) for hold in found.values()]
         if not found and apart and ending.hold_id not in known.booked:
             again.append((when + apart[0], number, ending, apart[1:]))

@@ -43,7 +43,8 @@ class CopiedHolds(Protocol):
 class EverySilentHold:
     """The holds that gave no sign of life, of Redis and of SQL. For one thread.
 
-    `gap` is told that what looks silent may not be (see authz/sweep.py).
+    `gap` is told that what looks silent may not be (see authz/sweep.py). `has_ended` knows holds of
+    whose end we heard, and which are only not found yet (authz/seek.py): these are not silent.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class EverySilentHold:
         copies: CopiedHolds,
         clock: Clock,
         gap: Callable[[], None],
+        has_ended: Callable[[Hold], bool],
     ) -> None:
         self._counters = counters
         self._copies = copies
         self._clock = clock
         self._gap = gap
+        self._has_ended = has_ended
         self._ahead: list[float] = []  # by how many seconds each clock was ahead of ours
         self._since: dict[str, float] = {}  # strays, and when they were first seen as such
 
@@ -69,7 +72,8 @@ class EverySilentHold:
         now = elapsed_seconds()
         self._since = {hold.id: self._since.get(hold.id, now) for hold in strays}
         horizon = now - deadline_us / SECOND_US
-        return silent + [hold for hold in strays if self._since[hold.id] <= horizon]
+        silent += [hold for hold in strays if self._since[hold.id] <= horizon]
+        return [hold for hold in silent if not self._has_ended(hold)]
 
     def _look_at_clocks(self) -> None:
         """After the holds were looked at: what was jumped over by then is known now."""

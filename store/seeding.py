@@ -34,9 +34,11 @@ from store.records import Charge, Hold
 
 ATTEMPTS: Final = 5
 WAIT_SECONDS: Final = 1.0
-LOST_WAIT_SECONDS: Final = 0.25  # where all accounts may be lost at once, and threads are few
+FIRST_WAIT_SECONDS: Final = 0.5  # in a fleet; about 0.1 is what it takes
+LOST_WAIT_SECONDS: Final = 0.05  # where all accounts may be lost at once, and threads are few
 POLL_SECONDS: Final = 0.01
 MAX_FOUND: Final = 10_000
+MAX_SERVED: Final = 100_000
 _STRIPES: Final = 64
 
 
@@ -126,23 +128,26 @@ class SeededCounters:
 
     Counters outside of the process may have lost what was in them: they are given SQL's open holds
     as well, and `barrier` returns once SQL has all that anybody took before a moment (of the
-    monotonic clock). It may raise; who comes later for the same account has waited since before.
-    With `claims`, one worker reads an account while the others wait for it.
+    monotonic clock). It may raise, after so many seconds at most; who comes later for the same
+    account has waited since before. With `claims`, one worker reads an account while the others
+    wait for it. An account that was served here before, and is lost, is waited for only
+    `LOST_WAIT_SECONDS`: a refusal for an outage is fast, and the next call finds more of it done.
     """
 
     def __init__(
         self,
         counters: Seedable,
         ledger: Ledger,
-        barrier: Callable[[float], None] | None = None,
+        barrier: Callable[[float, float], None] | None = None,
         claims: Claims | None = None,
     ) -> None:
         self._counters = counters
         self._ledger = ledger
         self._barrier = barrier
         self._claims = claims
-        self._wait_seconds = WAIT_SECONDS if barrier is None else LOST_WAIT_SECONDS
+        self._wait_seconds = WAIT_SECONDS if barrier is None else FIRST_WAIT_SECONDS
         self._found: OrderedDict[str, float] = OrderedDict()  # lives of accounts, and since when
+        self._served: OrderedDict[str, None] = OrderedDict()  # accounts, of counters that can lose
         self._locks = tuple(Lock() for _ in range(_STRIPES))
 
     def take(
@@ -153,55 +158,76 @@ class SeededCounters:
         account_id: str | None = None,
     ) -> Taken | Refused | Ended:
         """As Counters.take. Raises StoreUnavailableError where SQL or journal are out."""
+        until = None
         for _ in range(ATTEMPTS):
             answer = self._counters.take(request_id, draft, limits, account_id)
             if not isinstance(answer, NotSeeded):
+                self._serves(account_id or (draft.account_id if draft is not None else None))
                 return answer
-            self.seed(answer.account_id)
+            until = until or self._until(answer.account_id)
+            self.seed(answer.account_id, until)
         raise _unavailable()  # holds of it kept ending while we read
 
     def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings]:
         """As Counters.peek. Raises StoreUnavailableError where SQL is out."""
+        until = None
         for _ in range(ATTEMPTS):
             answer = self._counters.peek(limits, account_id)
             if not isinstance(answer, NotSeeded):
+                self._serves(account_id)
                 return answer
-            self.seed(answer.account_id)
+            until = until or self._until(answer.account_id)
+            self.seed(answer.account_id, until)
         raise _unavailable()
 
-    def seed(self, account_id: str) -> None:
+    def _serves(self, account_id: str | None) -> None:
+        """The account was there just now."""
+        if self._barrier is None or account_id is None or account_id in self._served:
+            return
+        self._served[account_id] = None
+        if len(self._served) > MAX_SERVED:
+            with suppress(KeyError):
+                self._served.popitem(last=False)
+
+    def _until(self, account_id: str) -> float:
+        """Until when a call waits for an account, by the monotonic clock."""
+        lost = account_id in self._served
+        return monotonic() + (LOST_WAIT_SECONDS if lost else self._wait_seconds)
+
+    def seed(self, account_id: str, until: float | None = None) -> None:
         """Have the account seeded if it is not; another's way to do that may have come between.
 
-        Raises StoreUnavailableError.
+        Waits no longer than `until` (of the monotonic clock). Raises StoreUnavailableError.
         """
+        if until is None:
+            until = monotonic() + self._wait_seconds
         lock = self._locks[hash(account_id) % _STRIPES]
-        if not lock.acquire(timeout=self._wait_seconds):
+        if not lock.acquire(timeout=max(0.0, until - monotonic())):
             raise _unavailable()
         try:
             generation = self._counters.generation(account_id)
             if not generation.seeded:
-                self._read(generation)
+                self._read(generation, until)
         finally:
             lock.release()
 
-    def _read(self, found: Generation) -> None:
+    def _read(self, found: Generation, until: float) -> None:
         """Seed from SQL; where something came in between, the account is as it was."""
         if self._barrier is None:
             self._counters.seed(found, _known(self._ledger, found))
             return
-        self._barrier(self._since(found.life))
+        self._barrier(self._since(found.life), until - monotonic())
         if self._claims is None:
             self._read_lost(found)
-        elif self._is_ours_to_read(found.account_id, self._claims):
+        elif self._is_ours_to_read(found.account_id, self._claims, until):
             try:
                 self._read_lost(found)
             finally:
                 with suppress(StoreUnavailableError):  # it lapses by itself
                     self._claims.unclaim(found.account_id)
 
-    def _is_ours_to_read(self, account_id: str, claims: Claims) -> bool:
+    def _is_ours_to_read(self, account_id: str, claims: Claims, until: float) -> bool:
         """False once another worker has seeded the account."""
-        until = monotonic() + self._wait_seconds
         while not claims.claim(account_id):
             if monotonic() >= until:
                 raise _unavailable()

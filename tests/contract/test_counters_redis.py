@@ -46,7 +46,7 @@ from store.counters.scripts import LEAVE
 from store.errors import ConfigError, StoreUnavailableError
 from store.ledger import Ledger
 from store.records import MINUTE_US, SECOND_US, WINDOW_US, Hold, Window
-from store.seeding import SeededCounters
+from store.seeding import LOST_WAIT_SECONDS, SeededCounters
 
 TIGHT = Timeouts()
 
@@ -400,7 +400,7 @@ def test_one_worker_reads_an_account_and_the_others_wait_for_it(link: Link, tmp_
 
     counters = RedisCounters(link)
     mine = Counted(engine)
-    workers = [SeededCounters(counters, mine, lambda _: None, counters) for _ in range(6)]
+    workers = [SeededCounters(counters, mine, lambda *_: None, counters) for _ in range(6)]
 
     def ask(worker: SeededCounters) -> bool:
         asked = draft(10)
@@ -423,10 +423,31 @@ def test_a_worker_that_dies_while_it_reads_keeps_nobody_for_long(
     mint(engine, KEY)
     counters = RedisCounters(link)
     assert counters.claim(ACCOUNT.id)
-    worker = SeededCounters(counters, Ledger(engine), lambda _: None, counters)
+    worker = SeededCounters(counters, Ledger(engine), lambda *_: None, counters)
     began = time.monotonic()
     worker.peek(limits(), ACCOUNT.id)
     assert 0.1 < time.monotonic() - began < 3
+    engine.dispose()
+
+
+def test_an_account_that_was_served_and_is_lost_is_waited_for_only_for_a_moment(
+    link: Link, node: Valkey, tmp_path: Path
+) -> None:
+    engine = fast_engine(tmp_path)
+    mint(engine, KEY)
+    waits: list[float] = []
+    counters = RedisCounters(link)
+    worker = SeededCounters(
+        counters, Ledger(engine), lambda _, seconds: waits.append(seconds), counters
+    )
+    worker.peek(limits(), ACCOUNT.id)
+    worker.peek(limits(), ACCOUNT.id)
+    [first] = waits
+    assert first > 2 * LOST_WAIT_SECONDS, "the first call of an account may take its time"
+    node.ask("FLUSHALL")
+    worker.peek(limits(), ACCOUNT.id)
+    [_, lost] = waits
+    assert 0 < lost <= LOST_WAIT_SECONDS
     engine.dispose()
 
 

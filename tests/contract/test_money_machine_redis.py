@@ -52,7 +52,7 @@ class RedisMachine(MoneyMachine):
         """As another worker, or the same one."""
         self.counters = RedisCounters(self.link, self.clock)  # type: ignore[assignment]
         self.gate = SeededCounters(
-            self.counters, self.ledger, lambda _: self.flush(), self.counters
+            self.counters, self.ledger, lambda *_: self.flush(), self.counters
         )
 
     def stop(self) -> None:

@@ -201,6 +201,7 @@ class Outage:
     name: str
     recovery: float  # seconds from the fault's end until calls passed again
     refusals: list[float]  # how long each 503 took
+    others: list[float]  # and each 401 of the same time: what the machine makes of any answer
     counted: dict[str, dict[str, int]]
     late: int  # 503s that were sent 2 s after the end, or later
 
@@ -208,7 +209,9 @@ class Outage:
         return (
             f"{self.name}: back {self.recovery:.2f} s after its end; {len(self.refusals)} refused, "
             f"50 % within {percentile(self.refusals, 50) * 1000:.0f} ms, 99 % within "
-            f"{percentile(self.refusals, 99) * 1000:.0f} ms; {self.late} of them 2 s later or "
+            f"{percentile(self.refusals, 99) * 1000:.0f} ms (401s: "
+            f"{percentile(self.others, 50) * 1000:.0f} and "
+            f"{percentile(self.others, 99) * 1000:.0f} ms); {self.late} of them 2 s later or "
             f"more; {self.counted}"
         )
 
@@ -278,6 +281,7 @@ class Outages:
             name,
             recovery,
             [each.seconds for each in refused],
+            [each.seconds for each in answers if each.status == 401],
             outcomes(answers),
             sum(each.sent > whole + 2 for each in refused),
         )

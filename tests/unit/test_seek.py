@@ -128,9 +128,23 @@ def test_while_sql_is_out_nothing_is_given_up(rig: Rig) -> None:
     rig.seeker.seek(ending(hold_id=hold.id), (0.0,))
     until(lambda: len(rig.copies.asked) > 3)
     assert rig.late == 0
+    assert rig.seeker.is_sought(hold), "or a sweep would take it for silent"
+    assert not rig.seeker.is_sought(made_hold())
     rig.copies.opened.append(hold)
     rig.copies.out = False
     until(lambda: len(rig.settled.ends) == 1)
+    until(lambda: not rig.seeker.is_sought(hold))
+
+
+def test_a_hold_is_sought_until_nobody_looks_for_it_by_any_name(rig: Rig) -> None:
+    hold = made_hold(request_id="r")
+    rig.seeker.seek(ending(hold_id=hold.id), (0.1,))
+    rig.seeker.seek(ending(hold_id=hold.id), (0.2,))
+    rig.seeker.seek(ending(hold_id=None, request_id="r"), (0.3,))
+    until(lambda: len(rig.copies.asked) == 2)
+    assert rig.seeker.is_sought(hold)
+    until(lambda: len(rig.copies.asked) == 3)
+    until(lambda: not rig.seeker.is_sought(hold))
 
 
 def test_many_are_sought_together_and_there_is_a_bound(

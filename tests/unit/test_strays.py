@@ -38,7 +38,10 @@ class Rig:
         seeded(self.counters)
         self.copies = Copies()
         self.gaps = 0
-        self.silent = EverySilentHold(self.counters, self.copies, self.clock, self.gap)
+        self.ended = set[str]()
+        self.silent = EverySilentHold(
+            self.counters, self.copies, self.clock, self.gap, lambda hold: hold.id in self.ended
+        )
         monkeypatch.setattr(strays, "elapsed_seconds", lambda: self.clock() / 1e6)
 
     def gap(self) -> None:
@@ -102,3 +105,18 @@ def test_a_clock_that_goes_forward_is_a_gap_and_one_that_is_just_ahead_is_none(r
     rig.overdue()
     rig.overdue()
     assert rig.gaps == 1
+
+
+def test_one_that_ended_and_is_only_not_found_yet_is_not_silent(rig: Rig) -> None:
+    asked = draft()
+    rig.counters.take(asked.request_id, asked, limits())
+    [counted] = rig.counters.open_holds()
+    stray = hold(at=rig.clock())
+    rig.copies.holds.append(stray)
+    rig.ended = {counted.id, stray.id}
+    rig.overdue()
+    for _ in range(3):
+        rig.clock.advance(seconds=61)
+        assert rig.overdue() == []
+    rig.ended.clear()
+    assert set(rig.overdue()) == {counted.id, stray.id}
