@@ -141,7 +141,7 @@ def test_nobody_waits_long_and_who_asks_again_has_waited_since_before(
     came = time.monotonic()
     with pytest.raises(StoreUnavailableError):
         waits(came, SHORT_SECONDS)
-    assert 0.05 < time.monotonic() - came < 0.25
+    assert 0.05 < time.monotonic() - came < 2.0  # far from for ever
     until(lambda: "host/1 did not say in time" in caplog.text)
     world.rows = []  # its row was taken away
     with suppress(StoreUnavailableError):
