@@ -11,12 +11,13 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from ledgerdesk import Desk
 from moneyhelp import charge, hold
-from statehelp import NOW_US
+from statehelp import NOW_US, new_state
 
 from admin import explain, explaintext, ledgerprune
 from admin.ledgercheck import check
@@ -37,6 +38,12 @@ Damage = Callable[[str, str, str], bool]
 def opened(books: Desk) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(books.state / "tensorgate.db")) as database:
         yield database
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite alone: PostgreSQL takes no text for a number, and no hand may drop its triggers."""
+    return new_state(tmp_path).sql_url
 
 
 @pytest.fixture

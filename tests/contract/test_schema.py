@@ -231,14 +231,14 @@ def test_the_newest_migrations_hold_nobody_up(postgres: Postgres) -> None:
         engine = engines.open_engine(url)
         upgrade = command.upgrade
         with pytest.MonkeyPatch.context() as older:
-            older.setattr(command, "upgrade", lambda config, _: upgrade(config, "0004"))
+            older.setattr(command, "upgrade", lambda config, _: upgrade(config, "0006"))
             schema.upgrade(engine)
         mint(engine, KEY)
         with engine.connect() as connection, connection.begin():
             for table in ("keys", "accounts", "changes", "ledger", "holds"):
                 connection.exec_driver_sql(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
             began = time.monotonic()
-            assert schema.upgrade(engine) == "0004"
+            assert schema.upgrade(engine) == "0006"
             assert time.monotonic() - began < schema.TABLE_LOCK_SECONDS
             one = hold()
             connection.exec_driver_sql("SELECT count(*) FROM keys")
