@@ -36,6 +36,9 @@ FEED_KEPT_US: Final = 60 * MINUTE_US
 FORM_KEPT_US: Final = 30 * DAY_US
 """No page that somebody left open is sent again later than that, as no session lives as long."""
 
+_ADMINS_LOCK: Final = 0x61646D6E
+"""PostgreSQL's advisory lock takes a number; another one than the migrations' (store.schema)."""
+
 Facts = Mapping[str, object]
 
 
@@ -179,7 +182,13 @@ class Writer:
         self._announce(account_id=account.id)
 
     def admins(self) -> int:
-        """How many accounts may administer everything."""
+        """How many accounts may administer everything.
+
+        Nobody else counts them until this transaction ends: two admins who demote each other
+        lock different accounts, and each would count both.
+        """
+        if self._connection.dialect.name == "postgresql":  # SQLite's writer is alone already
+            self._connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADMINS_LOCK})"))
         asked = select(func.count()).where(accounts.c.role == Role.ADMIN.value)
         return int(self._connection.execute(asked).scalar_one())
 
