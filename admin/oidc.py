@@ -8,6 +8,7 @@ and answers this very question (nonce). Who that is here is told by issuer and s
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ SCOPE: Final = "openid email"
 SECONDS: Final = 5.0
 KEPT_SECONDS: Final = 3600.0
 """How long the provider's document and keys are kept; an unknown key has them read anew."""
+
+PAUSE_SECONDS: Final = 3.0
+"""Who asks so soon after it could not be read is told so: visitors must not queue for it."""
 
 LEEWAY_SECONDS: Final = 60
 SIGNED_BY: Final = frozenset(
@@ -63,6 +67,7 @@ class Provider:
         self._redirect_uri = redirect_uri
         self._lock = Lock()
         self._known: _Known | None = None
+        self._failed = -math.inf
 
     def begin(self, *, after: str = "", invite: str = "", session: str = "") -> tuple[str, Flow]:
         """Where to send the browser, and what it has to keep. Raises ProviderError."""
@@ -129,15 +134,24 @@ class Provider:
             known = self._known
             if known is not None and not anew and monotonic() - known.read < KEPT_SECONDS:
                 return known
-            with httpx2.Client(timeout=SECONDS) as client:
-                document = _json(client, self._issuer.rstrip("/") + WELL_KNOWN)
-                if document.get("issuer") != self._issuer:
-                    raise ValueError("the document is of another issuer")
-                for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-                    _check_url(name, document.get(name))
-                keys = KeySet.import_key_set({"keys": _json(client, document["jwks_uri"])["keys"]})
-            self._known = _Known(document, keys)
+            if monotonic() - self._failed < PAUSE_SECONDS:
+                raise ValueError("it could not be read a moment ago")
+            try:
+                self._known = self._fetched()
+            except Exception:
+                self._failed = monotonic()
+                raise
             return self._known
+
+    def _fetched(self) -> _Known:
+        with httpx2.Client(timeout=SECONDS) as client:
+            document = _json(client, self._issuer.rstrip("/") + WELL_KNOWN)
+            if document.get("issuer") != self._issuer:
+                raise ValueError("the document is of another issuer")
+            for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+                _check_url(name, document.get(name))
+            keys = KeySet.import_key_set({"keys": _json(client, document["jwks_uri"])["keys"]})
+        return _Known(document, keys)
 
     @contextmanager
     def _asking(self) -> Iterator[OAuth2Client]:

@@ -44,15 +44,19 @@ _TEMPLATE: Final = "sign-in.html"
 
 
 def begin(request: Request) -> Response:
-    """Send the browser to the provider; with a link's token, to link who comes back."""
+    """Send the browser to the provider; with a link's token, to link who comes back.
+
+    Whose account that is stands on the link's page: nobody is linked who does not come from there.
+    """
     provider = _provider(request)
     after = local_path(request.query_params.get("next")) or ""
     invite = request.query_params.get("invite", "")
+    if not is_token(invite):
+        invite = ""
+    if invite and request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        return redirect(f"/invite/{invite}")
     try:
-        url, flow = provider.begin(
-            after=after if len(after) <= AFTER_MAX else "",
-            invite=invite if is_token(invite) else "",
-        )
+        url, flow = provider.begin(after=after if len(after) <= AFTER_MAX else "", invite=invite)
     except InputError as fault:
         return sign_in_form(request, _TEMPLATE, status=502, error=str(fault))
     response = RedirectResponse(url, 303)

@@ -354,3 +354,31 @@ def test_a_provider_that_is_out(tmp_path_factory: pytest.TempPathFactory) -> Non
     )
     with pytest.raises(ProviderError, match="by password"):
         Provider(settings, "http://127.0.0.1:1").begin()
+
+
+def test_nobody_waits_for_a_provider_that_was_out_a_moment_ago(
+    reader: Provider, liar: LyingProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar.document = {"issuer": "https://evil.example"}
+    with pytest.raises(ProviderError):
+        reader.begin()
+    liar.document = {}
+    with pytest.raises(ProviderError):
+        reader.begin()
+    monkeypatch.setattr("admin.oidc.PAUSE_SECONDS", 0.0)
+    url, _ = reader.begin()
+    assert url.startswith(liar.issuer)
+
+
+def test_no_page_of_elsewhere_links_a_visitor_to_a_link_of_its_own(
+    board: Dashboard, provider: RealProvider
+) -> None:
+    board.user("mallory@example.org")
+    token = link_for(board, "mallory@example.org")
+    browser = board.browser()
+    path = f"/sign-in/oidc?invite={token}"
+    for site in ("cross-site", "same-site", "none"):
+        asked = browser.get(path, headers={"sec-fetch-site": site})
+        assert asked.headers["location"] == f"/invite/{token}", "where one sees whose it is"
+        assert FLOW not in browser.client.cookies
+    assert come_in(browser, provider, "mallory", f"?invite={token}").status_code == 303
