@@ -10,6 +10,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from admin import inputs, planrules
 from admin.web import keyforms
 from admin.web.desk import (
     Access,
@@ -74,12 +75,15 @@ def change_user(request: Request) -> Response:
     email = line.account.email
     use = service(request)
     try:
+        # all of it is read before any of it is changed
         role = _role(text_of(request, "role"))
+        plan = planrules.plan_named(desk(request).catalog(), text_of(request, "plan")).name
+        team = inputs.team(text_of(request, "team").strip() or None)
         if role is not line.account.role:
             _check_other(request, line.account)
             use.set_role(email, role)
-        use.set_plan(email, text_of(request, "plan"))
-        use.set_team(email, text_of(request, "team").strip() or None)
+        use.set_plan(email, plan)
+        use.set_team(email, team)
     except NotFoundError:
         raise
     except InputError as fault:

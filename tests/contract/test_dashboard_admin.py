@@ -101,6 +101,11 @@ def test_plan_team_and_role_are_changed(board: Dashboard, browser: Browser) -> N
     assert now is not None
     assert (now.team, now.role) == (None, Role.USER)
     assert browser.post(path, form | {"plan": "gold"}).status_code == 422
+    # one field that is wrong, and nothing is changed
+    raised = form | {"role": "admin"}
+    for wrong in ({"plan": "gold"}, {"team": "x" * 65}):
+        assert browser.post(path, raised | wrong).status_code == 422
+        assert board.service.find_user(account.email) == now
     assert browser.post("/admin/users/acc_nobody", form).status_code == 404
 
 
