@@ -10,7 +10,7 @@ from store.records import DAY_US
 from store.usagereads import MAX_DAYS, Window
 
 PACE_DAYS: Final = 7
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001  full-width ones count
 _EPOCH: Final = date(1970, 1, 1)
 
 
