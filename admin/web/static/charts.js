@@ -66,6 +66,7 @@
       borderDash: ahead ? [5, 5] : [],
       borderWidth: 2,
       pointRadius: each.values.filter((value) => value !== null).length === 1 ? 3 : 0,
+      clip: 6, // a budget that is untouched is drawn along the very top
       pointHitRadius: 12,
       pointHoverRadius: 4,
       tension: kind === "lines" ? 0.25 : 0,
