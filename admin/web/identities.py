@@ -30,7 +30,7 @@ from admin.web.desk import (
     visitor_of,
 )
 from admin.web.pages import local_path, redirect, render
-from admin.web.signin import sign_in_form, tried
+from admin.web.signin import INVITE, sign_in_form, tried
 from store.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,19 +44,11 @@ _TEMPLATE: Final = "sign-in.html"
 
 
 def begin(request: Request) -> Response:
-    """Send the browser to the provider; with a link's token, to link who comes back.
-
-    Whose account that is stands on the link's page: nobody is linked who does not come from there.
-    """
+    """Send the browser to the provider."""
     provider = _provider(request)
     after = local_path(request.query_params.get("next")) or ""
-    invite = request.query_params.get("invite", "")
-    if not is_token(invite):
-        invite = ""
-    if invite and request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-        return redirect(f"/invite/{invite}")
     try:
-        url, flow = provider.begin(after=after if len(after) <= AFTER_MAX else "", invite=invite)
+        url, flow = provider.begin(after=after if len(after) <= AFTER_MAX else "")
     except InputError as fault:
         return sign_in_form(request, _TEMPLATE, status=502, error=str(fault))
     response = RedirectResponse(url, 303)
@@ -64,12 +56,27 @@ def begin(request: Request) -> Response:
     return response
 
 
+def begin_invited(request: Request) -> Response:
+    """Send the browser to the provider, to link who comes back to whom a link is for.
+
+    A form of the link's page, which says whose account that is: by an address, any page could
+    link its readers to an account of its choice. It answers as `link` does.
+    """
+    token = request.path_params["token"]
+    if not is_token(token):
+        raise HTTPException(404)
+    return _sent_on(request, *_provider(request).begin(invite=token))
+
+
 def link(request: Request) -> Response:
     """Send the browser to the provider, to link who comes back to who is signed in.
 
     A page and no redirect: a form of ours may send nothing elsewhere.
     """
-    url, flow = _provider(request).begin(session=current_session(request).id)
+    return _sent_on(request, *_provider(request).begin(session=current_session(request).id))
+
+
+def _sent_on(request: Request, url: str, flow: Flow) -> Response:
     response = render(request, "again.html", where=url)
     cookies.keep_flow(request, response, _packed(flow))
     return response
@@ -155,6 +162,7 @@ def _unpacked(text: str) -> Flow | None:
 PAGES = (
     Page("GET", "/sign-in/oidc", begin, Access.PUBLIC),
     Page("GET", OIDC_CALLBACK, callback, Access.PUBLIC),
+    Page("POST", f"{INVITE}/oidc", begin_invited, Access.PUBLIC),
     Page("POST", "/account/identities", link),
     Page("POST", "/account/identities/unlink", unlink),
 )

@@ -31,6 +31,7 @@ PUBLIC = {
     ("GET", "/sign-in/oidc/callback"),
     ("GET", "/invite/{token}"),
     ("POST", "/invite/{token}"),
+    ("POST", "/invite/{token}/oidc"),
     ("GET", "/register"),
     ("POST", "/register"),
 }

@@ -75,6 +75,15 @@ def come_in(
     return back(browser, provider.vouch(sent.headers["location"], subject))
 
 
+def come_in_by_link(
+    browser: Browser, provider: RealProvider, subject: str, token: str
+) -> httpx2.Response:
+    page = browser.post(f"/invite/{token}/oidc", {})
+    assert page.status_code == 200
+    (where,) = re.findall(r'content="0;url=([^"]+)"', page.text)
+    return back(browser, provider.vouch(html.unescape(where), subject))
+
+
 def link_for(board: Dashboard, email: str) -> str:
     account, boss = board.service.find_user(email), board.service.find_user("boss@example.org")
     assert account is not None
@@ -123,10 +132,11 @@ def test_a_link_of_an_admin_links_an_identity_once(
     board.user("bob@example.org")
     token = link_for(board, "bob@example.org")
     browser = board.browser()
-    assert f"/sign-in/oidc?invite={token}" in browser.get(f"/invite/{token}").text
-    assert come_in(browser, provider, "bob", f"?invite={token}").status_code == 303
+    assert f'action="/invite/{token}/oidc"' in browser.get(f"/invite/{token}").text
+    assert browser.post("/invite/none/oidc", {}).status_code == 404
+    assert come_in_by_link(browser, provider, "bob", token).status_code == 303
     assert "bob@example.org" in browser.get("/account").text
-    assert come_in(board.browser(), provider, "eve", f"?invite={token}").status_code == 403
+    assert come_in_by_link(board.browser(), provider, "eve", token).status_code == 403
     assert come_in(board.browser(), provider, "bob").status_code == 303
     form = {"issuer": provider.issuer, "subject": "bob"}
     assert browser.post("/account/identities/unlink", form).status_code == 422, "the last way in"
@@ -370,15 +380,16 @@ def test_nobody_waits_for_a_provider_that_was_out_a_moment_ago(
     assert url.startswith(liar.issuer)
 
 
-def test_no_page_of_elsewhere_links_a_visitor_to_a_link_of_its_own(
+def test_no_page_of_elsewhere_links_its_readers_to_an_account_of_its_choice(
     board: Dashboard, provider: RealProvider
 ) -> None:
     board.user("mallory@example.org")
     token = link_for(board, "mallory@example.org")
     browser = board.browser()
-    path = f"/sign-in/oidc?invite={token}"
     for site in ("cross-site", "same-site", "none"):
-        asked = browser.get(path, headers={"sec-fetch-site": site})
-        assert asked.headers["location"] == f"/invite/{token}", "where one sees whose it is"
-        assert FLOW not in browser.client.cookies
-    assert come_in(browser, provider, "mallory", f"?invite={token}").status_code == 303
+        headers = {"sec-fetch-site": site}
+        assert browser.post(f"/invite/{token}/oidc", {}, headers=headers).status_code == 403
+    # nor by an address, also behind a sign-in that leads there
+    assert browser.get(f"/invite/{token}/oidc").status_code == 405
+    assert come_in(browser, provider, "victim", f"?invite={token}").status_code == 403
+    assert come_in_by_link(browser, provider, "mallory", token).status_code == 303
