@@ -32,9 +32,13 @@ def span(us: int) -> str:
 
 
 def relative(us: int, now_us: int) -> str:
-    """`in 6 d`, `3 min ago`, `just now`."""
-    if us > now_us:
-        return f"in {span(us - now_us)}"
+    """`in 6 d`, `3 min ago`, `just now`.
+
+    Days ahead are rounded to the nearest from two on: a key of 90 days is one in its first hour.
+    """
+    ahead_us = us - now_us
+    if ahead_us > 0:
+        return f"in {span(ahead_us + (DAY_US // 2 if ahead_us >= 2 * DAY_US else 0))}"
     return "just now" if now_us - us < MINUTE_US else f"{span(now_us - us)} ago"
 
 

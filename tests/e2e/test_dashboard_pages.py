@@ -395,7 +395,7 @@ def test_keyboard_only(chromium: Browser, base: str, people: People) -> None:
         reach("I have copied it")
         press("Enter")
         page.wait_for_url("**/keys")
-        expect(page.get_by_role("cell", name="in 29 d", exact=True)).to_be_visible()
+        expect(page.get_by_role("cell", name="in 30 d", exact=True)).to_be_visible()
         reach("Revoke hands")
         press("Enter")
         page.wait_for_url("**/revoke")

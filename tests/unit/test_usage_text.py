@@ -45,6 +45,10 @@ FREE, OPEN = CATALOG.plans["free"], CATALOG.plans["open"]
         (-2 * DAY_US, "2 d ago"),
         (1, "in 0 s"),
         (6 * DAY_US + 5, "in 6 d"),
+        (90 * DAY_US - 5, "in 90 d"),
+        (89 * DAY_US + DAY_US // 2 - 5, "in 89 d"),
+        (365 * DAY_US - 5, "in 1 y"),
+        (2 * DAY_US - 5, "in 1 d"),
         (800 * DAY_US, "in 2 y"),
     ],
 )
