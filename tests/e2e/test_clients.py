@@ -30,7 +30,8 @@ TOOLS: Final = {
 }
 COMPACT: Final = (",", ":")
 # The credential stays here, and the server is not to compress what the gate has to read.
-KEPT_BACK: Final = {"authorization", "x-api-key", "accept-encoding"}
+# The last picks a worker at servers that know it (tensorgate/envoy/headers.py).
+KEPT_BACK: Final = {"authorization", "x-api-key", "accept-encoding", "x-session-id"}
 # Those of one connection only: a proxy makes them anew.
 OF_A_HOP: Final = {"connection", "host", "content-length", "transfer-encoding"}
 

@@ -124,7 +124,8 @@ def test_a_spent_budget_is_told_with_what_to_do(
     assert abs(int(answer.headers["retry-after"]) - left) < 5
     assert re.fullmatch(
         r"This call could cost up to \$0\.\d+, and \$0\.\d+ of (this key's )?\$0\.\d+ is left "
-        r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC\. Lower `max_tokens` \(100\) or .+ budget[^.]*\.",
+        r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC\. Lower `max_tokens` \(100\) or raise the "
+        rf"budget at http://127\.0\.0\.1:{stack.admin_port}/keys\.",
         answer.json()["error"]["message"],
     )
     theirs = call(stack, MESSAGES, key=spent["key"], body=BODY)

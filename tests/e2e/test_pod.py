@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import httpx2 as httpx
 import pytest
 from peers import kubernetes
 from peers.image import Image

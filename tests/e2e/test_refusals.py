@@ -121,7 +121,7 @@ CASES: list[tuple[str, dict[str, Any], int, str, str | None, str | None, str]] =
         None,
         INVALID,
         "This key ({revoked.hint}) was revoked on {revoked_on}. "
-        "Ask whoever runs this gate for a new one.",
+        "Create a new one at {dashboard}/keys.",
     ),
     (
         "expired",
@@ -130,8 +130,7 @@ CASES: list[tuple[str, dict[str, Any], int, str, str | None, str | None, str]] =
         "api_key_expired",
         None,
         INVALID,
-        "This key ({expired.hint}) expired on {expired_on}. "
-        "Ask whoever runs this gate for a new one.",
+        "This key ({expired.hint}) expired on {expired_on}. Create a new one at {dashboard}/keys.",
     ),
     (
         "two keys",
@@ -238,6 +237,7 @@ def test_each_refusal_to_the_word(
         expired=_Hint(keys.hints["expired"]),
         revoked_on=keys.revoked_on,
         expired_on=keys.expired_on,
+        dashboard=f"http://127.0.0.1:{stack.admin_port}",
     )
     assert answer.json()["error"]["message"] == expected
     assert answer.headers.get("www-authenticate") == challenge

@@ -170,7 +170,7 @@ def restarted(gate: Stack, name: str, before: int) -> bool:
 def test_all_processes_are_there_and_the_valkey_is_nobody_elses(gate: Stack) -> None:
     children = gate.children()
     assert {role: len(pids) for role, pids in children.items()} == dict.fromkeys(
-        ("valkey", "authz", "meter", "authz-0", "authz-1", "envoy"), 1
+        ("valkey", "authz", "meter", "authz-0", "authz-1", "admin", "envoy"), 1
     )
     (valkey,) = children["valkey"]
     assert gate.runtime.stat().st_mode & 0o777 == 0o700

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
-import httpx
+import httpx2 as httpx
 from peers.debian import program
 from peers.image import Image
 from peers.kubernetes import Manifest
