@@ -30,32 +30,17 @@ from store.counters.model import (
 )
 from store.errors import StoreUnavailableError, UnansweredError
 from store.records import Hold
+from store.seeding import Seedable
 
 MAX_LOST: Final = 1000
 
 
-class Takes(Protocol):
+class Takes(Seedable, Protocol):
     """Counters outside of the process, as a worker needs them."""
-
-    def take(
-        self,
-        request_id: str,
-        draft: Hold | None,
-        limits: Sequence[Limit],
-        account_id: str | None = None,
-    ) -> Taken | Refused | Ended | NotSeeded: ...
-
-    def peek(
-        self, limits: Sequence[Limit], account_id: str
-    ) -> tuple[int, Standings] | NotSeeded: ...
 
     def give_back(self, hold: Hold, mark: str = "") -> bool: ...
 
     def withdraw(self, draft: Hold) -> Hold | None: ...
-
-    def generation(self, account_id: str) -> Generation: ...
-
-    def seed(self, generation: Generation, seed: Seed) -> bool: ...
 
 
 class KeptCounters:

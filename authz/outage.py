@@ -49,6 +49,7 @@ from store.counters.model import (
 )
 from store.errors import StoreError, StoreUnavailableError
 from store.records import Hold, LedgerRow, Window, window_at
+from store.seeding import Seedable
 
 KNOWN_SECONDS: Final = 60.0
 MAX_KNOWN: Final = 100_000
@@ -57,28 +58,12 @@ REFRESH_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Kept(Protocol):
+class Kept(Seedable, Protocol):
     """Counters in Redis whose holds are kept (authz/keeping.py)."""
-
-    def take(
-        self,
-        request_id: str,
-        draft: Hold | None,
-        limits: Sequence[Limit],
-        account_id: str | None = None,
-    ) -> Taken | Refused | Ended | NotSeeded: ...
-
-    def peek(
-        self, limits: Sequence[Limit], account_id: str
-    ) -> tuple[int, Standings] | NotSeeded: ...
 
     def give_back(self, hold: Hold) -> bool: ...
 
     def recover(self) -> None: ...
-
-    def generation(self, account_id: str) -> Generation: ...
-
-    def seed(self, generation: Generation, seed: Seed) -> bool: ...
 
 
 class _Sight:

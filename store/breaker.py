@@ -1,48 +1,68 @@
-"""A store that does not answer is asked by one at a time, so that an outage costs no threads.
+"""A circuit breaker: an outage of a store costs a timeout or a few, and not a thread each time.
 
-Who asks a store that is out waits as long as it may, and holds a thread meanwhile. After one has
-waited in vain, all others are told so at once, and one of them tries again every 0.2 s.
+Closed, everything passes. After some failures in a row it is open: nothing passes but one probe at
+a time, each a while after the last. The first success closes it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 from typing import Final
 
-TRY_SECONDS: Final = 0.2
+FAILURES: Final = 3
+PROBE_SECONDS: Final = 0.2
 
 
 class Breaker:
-    """Whether a store is worth asking now. Thread-safe.
+    """Thread-safe. Whoever `enter`s tells how it went: `succeeded` or `failed`.
 
-    Worst case: calls are refused for 0.2 s, and as long as one answer takes, after the store is
-    back.
+    Worst case: who enters before it opens waits for its own timeout, so at an outage's start each
+    thread loses one, and after that one thread loses one every `probe_seconds`.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        failures: int = FAILURES,
+        probe_seconds: float = PROBE_SECONDS,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._most = failures
+        self._probe_seconds = probe_seconds
+        self._clock = clock
         self._lock = Lock()
-        self._next_try: float | None = None  # by the monotonic clock; None: it answers
+        self._failed = 0
+        self._probe_at = 0.0
 
-    def lets_pass(self) -> bool:
-        """Whether to ask. Whoever does says afterwards how it went, by `note`."""
-        if self._next_try is None:
+    @property
+    def is_open(self) -> bool:
+        """Whether only probes pass."""
+        return self._failed >= self._most
+
+    def enter(self) -> bool:
+        """Whether to try. Where it is open, True makes the caller the probe."""
+        if self._failed < self._most:
             return True
         with self._lock:
-            return self._take_the_try(monotonic())
-
-    def _take_the_try(self, now: float) -> bool:
-        if self._next_try is not None:  # it may have answered meanwhile
-            if now < self._next_try:
+            now = self._clock()
+            if self._failed < self._most:
+                return True
+            if now < self._probe_at:
                 return False
-            self._next_try = now + TRY_SECONDS
-        return True
+            self._probe_at = now + self._probe_seconds
+            return True
 
-    def note(self, *, answered: bool) -> None:
-        """It answered, or did not."""
-        if not answered:
+    def succeeded(self) -> None:
+        """It answered."""
+        if self._failed:
             with self._lock:
-                self._next_try = monotonic() + TRY_SECONDS
-        elif self._next_try is not None:
-            with self._lock:
-                self._next_try = None
+                self._failed = 0
+
+    def failed(self) -> None:
+        """It did not, or not in time."""
+        with self._lock:
+            self._failed += 1
+            if self._failed >= self._most:
+                self._probe_at = self._clock() + self._probe_seconds

@@ -56,7 +56,7 @@ class KeyRepository:
         self._engine = engine
         self._publish = publish
         self._idle: deque[Connection] = deque()
-        self._breaker = Breaker()
+        self._breaker = Breaker(failures=1)
         self._lookups: dict[int, Select[Any]] = {}
 
     def __enter__(self) -> Self:
@@ -124,7 +124,7 @@ class KeyRepository:
         """
         if not digests:
             return None
-        if not self._breaker.lets_pass():
+        if not self._breaker.enter():
             raise StoreUnavailableError(
                 "The database did not answer a moment ago, and is being tried. "
                 "Try again in a second."
@@ -134,9 +134,9 @@ class KeyRepository:
             with self._reading() as connection:
                 rows = connection.execute(self._lookup(len(digests)), names).all()
         except StoreUnavailableError:
-            self._breaker.note(answered=False)
+            self._breaker.failed()
             raise
-        self._breaker.note(answered=True)
+        self._breaker.succeeded()
         if not rows:
             return None
         found = (read_key(row) for row in rows)
@@ -160,7 +160,7 @@ class KeyRepository:
         """
         with self._reading() as connection:
             rows = connection.execute(_FEED, {"seq": seq}).all()
-            self._breaker.note(answered=True)
+            self._breaker.succeeded()
             # The newest row is never pruned: no row at or above `seq` is another database.
             known = rows[0].seq <= seq + 1 if rows else seq == 0
             if not known:

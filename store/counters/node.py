@@ -38,8 +38,8 @@ from redis.exceptions import ConnectionError as BrokenError
 from redis.exceptions import TimeoutError as LateError
 from redis.retry import Retry
 
+from store.breaker import Breaker
 from store.counters.address import Address, Credentials
-from store.counters.breaker import Breaker
 from store.counters.scripts import Script
 from store.errors import StoreUnavailableError, UnansweredError
 

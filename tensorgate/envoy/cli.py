@@ -26,6 +26,14 @@ app = typer.Typer(
 )
 _DEFAULTS: Final = RenderOptions()
 
+Runtime = Annotated[
+    Path, typer.Option(envvar=f"{PREFIX}RUNTIME", help="The folder of the sockets.")
+]
+AdminSocket = Annotated[
+    Path | None,
+    typer.Option(help="Envoy's own admin socket. [default: envoy-admin.sock beside the others]"),
+]
+
 
 @app.callback()
 def _envoy() -> None:
@@ -98,15 +106,8 @@ def render_command(
             help="Pages that may call: `*`, origins separated by commas, or `none`.",
         ),
     ] = "*",
-    runtime: Annotated[
-        Path, typer.Option(envvar=f"{PREFIX}RUNTIME", help="The folder of the sockets.")
-    ] = _DEFAULTS.runtime,
-    admin_socket: Annotated[
-        Path | None,
-        typer.Option(
-            help="Envoy's own admin socket. [default: envoy-admin.sock beside the others]"
-        ),
-    ] = None,
+    runtime: Runtime = _DEFAULTS.runtime,
+    admin_socket: AdminSocket = None,
     ops_listen: Annotated[
         str | None,
         typer.Option(
@@ -205,15 +206,8 @@ def script_command() -> None:
 @app.command("drain")
 def drain_command(
     *,
-    runtime: Annotated[
-        Path, typer.Option(envvar=f"{PREFIX}RUNTIME", help="The folder of the sockets.")
-    ] = _DEFAULTS.runtime,
-    admin_socket: Annotated[
-        Path | None,
-        typer.Option(
-            help="Envoy's own admin socket. [default: envoy-admin.sock beside the others]"
-        ),
-    ] = None,
+    runtime: Runtime = _DEFAULTS.runtime,
+    admin_socket: AdminSocket = None,
     seconds: Annotated[
         float, typer.Option(min=0, max=86_400, help="Wait at most so long for what is in flight.")
     ] = 25,

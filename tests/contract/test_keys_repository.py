@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from statehelp import NOW_US
 
 from store import keywriter
-from store.breaker import TRY_SECONDS
+from store.breaker import PROBE_SECONDS
 from store.engines import write_options
 from store.errors import InputError, StoreUnavailableError
 from store.keys import FEED_BATCH, KeyRepository, everything_changed
@@ -513,7 +513,7 @@ def test_a_database_that_fails_is_unavailable_and_comes_back(
         broken = False
         with pytest.raises(StoreUnavailableError, match="a moment ago"):
             repository.by_digests([digest(0x736563726574)])
-        time.sleep(TRY_SECONDS)
+        time.sleep(PROBE_SECONDS)
         assert repository.by_digests([digest(0x736563726574)])
         assert repository.by_digests([digest(0x736563726574)])
 

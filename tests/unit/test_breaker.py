@@ -1,44 +1,44 @@
-"""The breaker: one asker at a time while a store is out."""
+"""The breaker before SQL: one asker at a time while a store is out."""
 
 from __future__ import annotations
 
 import pytest
 
-from store import breaker
-from store.breaker import TRY_SECONDS, Breaker
+from store.breaker import PROBE_SECONDS, Breaker
 
 
 @pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def now() -> list[float]:
     """The time, to be set."""
-    time = [100.0]
-    monkeypatch.setattr(breaker, "monotonic", lambda: time[0])
-    return time
+    return [100.0]
 
 
-def test_everybody_asks_a_store_that_answers(now: list[float]) -> None:
-    made = Breaker()
+@pytest.fixture
+def made(now: list[float]) -> Breaker:
+    """One answer that did not come opens it."""
+    return Breaker(failures=1, clock=lambda: now[0])
+
+
+def test_everybody_asks_a_store_that_answers(made: Breaker) -> None:
     for _ in range(3):
-        assert made.lets_pass()
-        made.note(answered=True)
+        assert made.enter()
+        made.succeeded()
 
 
-def test_one_at_a_time_tries_a_store_that_did_not(now: list[float]) -> None:
-    made = Breaker()
-    made.note(answered=False)
-    assert not made.lets_pass()
-    now[0] += TRY_SECONDS - 0.001
-    assert not made.lets_pass()
+def test_one_at_a_time_tries_a_store_that_did_not(now: list[float], made: Breaker) -> None:
+    made.failed()
+    assert not made.enter()
+    now[0] += PROBE_SECONDS - 0.001
+    assert not made.enter()
     now[0] += 0.001
-    assert [made.lets_pass() for _ in range(3)] == [True, False, False]
-    now[0] += TRY_SECONDS
-    assert [made.lets_pass() for _ in range(2)] == [True, False], "the one before never came back"
-    made.note(answered=False)
-    assert not made.lets_pass()
+    assert [made.enter() for _ in range(3)] == [True, False, False]
+    now[0] += PROBE_SECONDS
+    assert [made.enter() for _ in range(2)] == [True, False], "the one before never came back"
+    made.failed()
+    assert not made.enter()
 
 
-def test_an_answer_lets_everybody_in(now: list[float]) -> None:
-    made = Breaker()
-    made.note(answered=False)
-    made.note(answered=True)
-    assert [made.lets_pass() for _ in range(3)] == [True] * 3
+def test_an_answer_lets_everybody_in(made: Breaker) -> None:
+    made.failed()
+    made.succeeded()
+    assert [made.enter() for _ in range(3)] == [True] * 3

@@ -1,4 +1,4 @@
-"""The circuit breaker of each Redis node, with a clock that is moved by hand."""
+"""The circuit breaker of a Redis node, with a clock that is moved by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from threading import Barrier
 
 import pytest
 
-from store.counters.breaker import Breaker
+from store.breaker import Breaker
 
 PROBE = 0.2
 
