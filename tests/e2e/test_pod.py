@@ -26,7 +26,7 @@ from peers.valkey import valkey_node
 from peers.venvs import ROOT
 from promql import asked_for
 
-LAG_SECONDS: Final = 1.0  # until balancers have learnt that a pod leaves
+LAG_SECONDS: Final = 0.7  # until balancers have learnt that a pod leaves
 CALLERS: Final = 4
 REPLICAS: Final = 2
 NOT_HERE: Final = {

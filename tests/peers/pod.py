@@ -48,7 +48,10 @@ class Network:
         self.host = f"{self._prefix}.1"
 
     def open(self) -> None:
-        _ip("link", "add", self.name, "type", "bridge")
+        # Its address is given: a bridge without one takes its lowest port's, and changes it under
+        # the pods' feet as ports come and go. What they had learnt then leads nowhere for a while.
+        mac = "02:00:" + ":".join(f"{byte:02x}" for byte in os.getpid().to_bytes(4, "big"))
+        _ip("link", "add", self.name, "address", mac, "type", "bridge")
         _ip("addr", "add", f"{self.host}/24", "dev", self.name)
         _ip("link", "set", self.name, "up")
 
