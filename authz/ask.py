@@ -39,7 +39,7 @@ def read_members(document: Any, shape: Shape) -> dict[str, Any] | Fault:
     """The members of an object, and of objects in it, that a shape reads; or what is wrong."""
     try:
         has = {ours: document[name] for name, ours in shape.members.read(tuple(document))}
-        for nest, names in shape.nested.items():
+        for nest, names in shape.nested:
             inner = has.get(nest)
             if inner is None:
                 continue

@@ -68,7 +68,15 @@ _NAMED_ONE_LATE: Final = frozenset({"trailing characters", "invalid character in
 
 _REQUEST_MEMBERS: Final = Names(("model",), inside="requests")
 
-_parsers = local()
+
+class _Parsers(local):
+    """Each thread's own."""
+
+    def __init__(self) -> None:
+        self.kept = simdjson.Parser()
+
+
+_parsers = _Parsers()
 _locator = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -110,9 +118,11 @@ def _parse(raw: bytes) -> tuple[Any, bytes] | Fault:
     """The object, and the bytes that it was read from: the body itself, or a mended copy."""
     mend = raw
     try:
-        document = _parser(len(raw)).parse(raw)
+        # one to throw away for a large body: parsers keep their buffers
+        parser = _parsers.kept if len(raw) <= _KEPT_PARSER_BYTES else simdjson.Parser()
+        document = parser.parse(raw)
     except (ValueError, RuntimeError) as fault:
-        _parsers.kept = None
+        _parsers.kept = simdjson.Parser()
         reading = _mend(raw)
         if isinstance(reading, Fault):
             return reading
@@ -123,7 +133,7 @@ def _parse(raw: bytes) -> tuple[Any, bytes] | Fault:
             document = simdjson.Parser().parse(mend)
         except (ValueError, RuntimeError):
             return _malformed(raw, mend)
-    if raw.startswith(_BOM):
+    if raw[0] == _BOM[0]:  # no other character that JSON starts with has that byte
         return _fault("it starts with a byte order mark; send UTF-8 without one", 0)
     if not isinstance(document, simdjson.Object):
         return _fault("it is not a JSON object", 0)
@@ -145,9 +155,10 @@ def _read(has: Has, mended: bool, raw: bytes, shape: Shape, named: str | None) -
     beside = second(has, shape)
     if isinstance(beside, Fault):
         return beside
-    if mended and beside[0] is not None and _is_mended(beside[0]):
+    adapter, controls = beside
+    if mended and adapter is not None and _is_mended(adapter):
         return Fault(Reason.AMBIGUOUS_BODY, "the adapter's name holds what readers dispute")
-    return Body(model, stream or shape.always_streams, ask, *beside)
+    return Body(model, stream or shape.always_streams, ask, adapter, controls)
 
 
 def _model(has: Has, mended: bool, shape: Shape, named: str | None) -> str | Fault:
@@ -226,16 +237,6 @@ def _is_mended(text: str) -> bool:
 def is_model_name(name: str) -> bool:
     """Whether a model's name reads the same everywhere: in a header, in a log, in any server."""
     return 0 < len(name) <= MAX_MODEL_CHARS and name.isprintable() and name == name.strip()
-
-
-def _parser(size: int) -> Any:
-    """This thread's parser, or one to throw away for a large body: parsers keep their buffers."""
-    if size > _KEPT_PARSER_BYTES:
-        return simdjson.Parser()
-    parser = getattr(_parsers, "kept", None)
-    if parser is None:
-        parser = _parsers.kept = simdjson.Parser()
-    return parser
 
 
 def _mend(raw: bytes) -> bytes | Fault:

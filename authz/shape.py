@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
 
 from authz.names import Names
@@ -139,7 +138,7 @@ class Shape:
     nests: tuple[str, ...] = ()  # objects that hold selectors and controls too
     spellings: tuple[tuple[str, str], ...] = ()
     members: Names = field(init=False, repr=False)
-    nested: Mapping[str, Names] = field(init=False, repr=False)
+    nested: tuple[tuple[str, Names], ...] = field(init=False, repr=False)
     input: tuple[str, ...] = field(init=False, repr=False)
     media: frozenset[str] = field(init=False, repr=False)
     selectors: frozenset[str] = field(init=False, repr=False)
@@ -164,8 +163,10 @@ class Shape:
             if dot:
                 inner.setdefault(nest, set()).add(member)
         put(self, "members", Names(top, self.spellings))
-        objects = {nest: Names(names, self.spellings, nest) for nest, names in inner.items()}
-        put(self, "nested", MappingProxyType(objects))
+        objects = (
+            (nest, Names(names, self.spellings, inside=nest)) for nest, names in inner.items()
+        )
+        put(self, "nested", tuple(objects))
 
     def _everywhere(self, names: Iterable[str]) -> Iterator[str]:
         for name in names:

@@ -472,17 +472,20 @@ def test_a_long_prompt_is_read_in_no_time() -> None:
 
 def test_no_buffer_of_a_large_body_is_kept() -> None:
     """A parser keeps ten times the largest body that it read: that of a large one is not ours."""
-    kept = body._parser(1)
-    assert body._parser(MIB) is kept
-    assert body._parser(MIB + 1) is not kept
+    kept = body._parsers.kept
+    small = kept.parse(b'{"model":"held"}')
+    large = b'{"model":"m","x":"' + b"x" * MIB + b'"}'
+    assert read_json(large) == Body("m", stream=False)
+    assert body._parsers.kept is kept  # which would have been left alone, had it been asked
+    assert small["model"] == "held"
 
 
 def test_a_parser_that_is_still_in_use_is_left_alone() -> None:
     """simdjson refuses to read on while somebody holds what it read before."""
-    parser = body._parser(1)
+    parser = body._parsers.kept
     held = parser.parse(b'{"model":"held"}')
     assert read_json(b'{"model":"m"}') == Body("m", stream=False)
-    assert body._parser(1) is not parser
+    assert body._parsers.kept is not parser
     assert held["model"] == "held"
 
 

@@ -813,7 +813,7 @@ def test_whatever_stands_in_it_the_answer_is_a_body_or_a_fault(
     members = data.draw(
         st.dictionaries(st.sampled_from(sorted(shape.members.ours)), values, max_size=5)
     )
-    for outer, names in shape.nested.items():
+    for outer, names in shape.nested:
         inner = st.dictionaries(st.sampled_from(sorted(names.ours)), values, max_size=3)
         members |= data.draw(st.sampled_from([{}, {outer: data.draw(inner)}]))
     raw = json.dumps(members).encode()
