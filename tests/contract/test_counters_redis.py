@@ -469,7 +469,7 @@ def test_an_outage_costs_little_and_is_over_without_a_restart(own_node: Valkey) 
                 waits.append(time.monotonic() - began)
                 time.sleep(0.002)
         assert len(waits) > 100, "all but a few fail at once"
-        assert sum(wait > 0.03 for wait in waits) <= 3 + 1.5 / 0.2 + 1
+        assert sum(wait > 0.03 for wait in waits) <= 3 + 1, "whether it is back is tried beside"
         wait_for(lambda: not down(counters), "an answer", seconds=1)
 
 
