@@ -3,14 +3,15 @@
 How stale an answer may be. While the feed is healthy (a beat in the last 1.5 s) every record is
 as new as the last beat: a beat counts as a reading of every record that no gap made suspect.
 Otherwise each record is suspect: SQL is asked for it at its next use, and then at most once a
-second; where SQL does not answer, a record last read at most `stale_us` ago still counts. What is
-*not* there is never answered from a store that is out: a 401 must be known.
+second; where SQL does not answer (in the short time that `Reading` gives it, where there is a
+record that counts without), a record last read at most `stale_us` ago still counts. What is *not*
+there is never answered from a store that is out: a 401 must be known.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final, Protocol
@@ -29,6 +30,30 @@ class KeySource(Protocol):
     """Where records come from on a miss. Raises StoreUnavailableError."""
 
     def by_digests(self, digests: Sequence[bytes]) -> tuple[bytes, KeyRecord] | None: ...
+
+
+class Reading(Protocol):
+    """How a record is read: for all who want it at once, and for how long one waits for it.
+
+    `name` stands for the record and for what was known to have changed before it was asked for: a
+    reading that began before a change is not for those who come after it. `needed` says that
+    nothing else can answer the call. Raises StoreUnavailableError, also where it takes too long;
+    it goes on then.
+    """
+
+    def __call__(
+        self, name: Hashable, read: Callable[[], KeyRecord | None], *, needed: bool
+    ) -> KeyRecord | None: ...
+
+
+def _alone(
+    name: Hashable,  # noqa: ARG001  as Reading
+    read: Callable[[], KeyRecord | None],
+    *,
+    needed: bool,  # noqa: ARG001  likewise
+) -> KeyRecord | None:
+    """By each for itself, however long it takes."""
+    return read()
 
 
 @dataclass(slots=True)
@@ -54,8 +79,10 @@ class KeyCache:
         stale_us: int,
         capacity: int = DEFAULT_CAPACITY,
         observe: Callable[[str], None] = lambda _: None,
+        reading: Reading = _alone,
     ) -> None:
         self._source = source
+        self._reading = reading
         self._clock = clock
         self._stale_us = stale_us
         self._capacity = capacity
@@ -64,6 +91,8 @@ class KeyCache:
         self._known: OrderedDict[bytes, _Entry] = OrderedDict()
         self._unknown: OrderedDict[bytes, _Entry] = OrderedDict()
         self._first_of: dict[bytes, bytes] = {}  # any digest of an entry → the one it lies under
+        # Where those of an account lie: most have one key, and a set would cost more than it.
+        self._of_account: dict[str, bytes | set[bytes]] = {}
         self._version = 0  # counts changes: what was read before one is not trusted after it
         self._gap_us = _LONG_AGO  # when changes were last missed
         self._beat_us = _LONG_AGO
@@ -75,22 +104,30 @@ class KeyCache:
         """
         now = self._clock()
         with self._lock:
-            entry, version = self._find(digests[0]), self._version
+            entry = self._find(digests[0])
+            name = (digests, self._version, self._gap_us)
             result = None if entry is None else self._judge(entry, now)
+            needed = entry is None or not self._counts_stale(entry, now)
         if entry is not None and result is not None:
             self._observe(result)
             return entry.record
         try:
-            found = self._source.by_digests(digests)
+            record = self._reading(name, lambda: self._read(digests), needed=needed)
         except StoreUnavailableError:
             with self._lock:
                 entry = self._known.get(digests[0])  # it may have changed while we asked
                 if entry is None or not self._may_be_stale(entry, now):
                     raise
-                entry.asked_us = now
+                entry.asked_us = max(entry.asked_us, now)
             self._observe("stale")
             return entry.record
         self._observe("miss")
+        return record
+
+    def _read(self, digests: tuple[bytes, ...]) -> KeyRecord | None:
+        with self._lock:
+            now, version = self._clock(), self._version
+        found = self._source.by_digests(digests)
         record = None if found is None else found[1]
         with self._lock:
             # A change that came in while we read may be newer than what we read.
@@ -108,6 +145,9 @@ class KeyCache:
         if entry.asked_us == entry.read_us:
             return result
         return "stale" if self._may_be_stale(entry, now) else None
+
+    def _counts_stale(self, entry: _Entry, now: int) -> bool:
+        return entry.record is not None and self._may_be_stale(entry, now)
 
     def _may_be_stale(self, entry: _Entry, now: int) -> bool:
         """Whether a record still counts where SQL does not answer."""
@@ -134,13 +174,8 @@ class KeyCache:
             if change.digest is not None:
                 self._drop(self._first_of.get(change.digest, change.digest))
             if change.account_id is not None:
-                of_account = [
-                    digest
-                    for digest, entry in self._known.items()
-                    if entry.record is not None and entry.record.account_id == change.account_id
-                ]
-                for digest in of_account:
-                    self._drop(digest)
+                for first in self._of(change.account_id):
+                    self._drop(first)
 
     def suspect_all(self) -> None:
         """Changes may have been missed: read every record again at its next use."""
@@ -164,6 +199,8 @@ class KeyCache:
         entries = self._unknown if entry.record is None else self._known
         entries[first] = entry
         self._first_of.update(dict.fromkeys(entry.digests, first))
+        if entry.record is not None:
+            self._join_account(entry.record.account_id, first)
         if len(entries) > self._capacity:
             self._drop(next(iter(entries)))
 
@@ -172,3 +209,26 @@ class KeyCache:
         if entry is not None:
             for digest in entry.digests:
                 self._first_of.pop(digest, None)
+            if entry.record is not None:
+                self._leave_account(entry.record.account_id, first)
+
+    def _of(self, account_id: str) -> tuple[bytes, ...]:
+        there = self._of_account.get(account_id, ())
+        return (there,) if isinstance(there, bytes) else tuple(there)
+
+    def _join_account(self, account_id: str, first: bytes) -> None:
+        there = self._of_account.get(account_id)
+        if there is None:
+            self._of_account[account_id] = first
+        elif isinstance(there, set):
+            there.add(first)
+        else:
+            self._of_account[account_id] = {there, first}
+
+    def _leave_account(self, account_id: str, first: bytes) -> None:
+        there = self._of_account[account_id]
+        if isinstance(there, set):
+            there.remove(first)
+            if there:
+                return
+        del self._of_account[account_id]

@@ -113,7 +113,9 @@ def open_fleet_books(
         barrier.start()
         stack.callback(barrier.stop)
         seeker = Seeker(copies, settler.end_all, metrics)
-        reviver = Reviver(SeededCounters(counters, ledger, barrier).seed)
+        revived = SeededCounters(counters, ledger, barrier)
+        stack.callback(revived.close)
+        reviver = Reviver(revived.seed)
         meter = Meter(counters, settler, metrics, clock, Fleetwide(seeker.seek, reviver.heard))
         upkeep: Upkeep | None = None
         if role is not Role.CHECKS:
@@ -145,11 +147,13 @@ def open_fleet_books(
             kept = LocalCounters(
                 kept, writer, replicas=mark.takers, rows=ledger.rows, forget=counters.forget
             )
+        seeded = SeededCounters(kept, ledger, barrier, counters)
+        stack.callback(seeded.close)
         if role is not Role.METER:
             stack.enter_context(_taking(writer, mark, kept.recover))
         yield Books(
             counters,
-            SeededCounters(kept, ledger, barrier, counters),
+            seeded,
             kept.give_back,
             settler,
             meter,

@@ -33,6 +33,8 @@ from store.records import Hold
 from store.seeding import Seedable
 
 MAX_LOST: Final = 1000
+RECOVER_WAIT_SECONDS: Final = 0.02
+"""How long a take waits for another that withdraws them."""
 
 
 class Takes(Seedable, Protocol):
@@ -69,7 +71,7 @@ class KeptCounters:
     ) -> Taken | Refused | Ended | NotSeeded:
         """As Counters.take. Raises StoreUnavailableError also where too many holds wait for SQL."""
         if self._lost:
-            self.recover()
+            self.recover(RECOVER_WAIT_SECONDS)
         if draft is None:
             return self._counters.take(request_id, None, limits, account_id)
         hold: Hold | None = None
@@ -85,9 +87,16 @@ class KeptCounters:
             self._writer.finish(draft.id, hold)
         return answer
 
-    def recover(self) -> None:
-        """Undo what no answer came of. Raises StoreUnavailableError: Redis is out still."""
-        with self._withdrawing:
+    def recover(self, seconds: float = -1) -> None:
+        """Undo what no answer came of. Raises StoreUnavailableError: Redis is out still.
+
+        Also where another does so, and is not ready after so many seconds.
+        """
+        if not self._withdrawing.acquire(timeout=seconds):
+            raise StoreUnavailableError(
+                "What Redis did not answer to is being withdrawn. Try again in a second."
+            )
+        try:
             while self._lost:
                 hold, mark = self._lost[0]
                 if mark:
@@ -97,6 +106,8 @@ class KeptCounters:
                 self._lost.popleft()
                 if left is not None:
                     self._release(left)
+        finally:
+            self._withdrawing.release()
 
     def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings] | NotSeeded:
         """As Counters.peek."""

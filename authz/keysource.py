@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,16 +19,21 @@ from authz.presence import Presence, name_of
 from authz.settings import AuthzSettings
 from store.clock import steady_clock
 from store.engines import open_engine
+from store.flights import Flights
 from store.keys import KeyRepository
 from store.push import Channel
-from store.records import SECOND_US
+from store.records import SECOND_US, KeyRecord
 from store.replicas import Replica, Replicas
 from store.schema import check_current
 
 CHECK_SECONDS: Final = 0.25
-"""What a Check may wait for SQL."""
+"""What a Check may wait for SQL, for a key of which nothing is known."""
+
+DOUBT_SECONDS: Final = 0.05
+"""And for one that is known, and only not certain: it counts as it was, for as long as it may."""
 PRESENCE_SECONDS: Final = 1.0
 _CHECK_CONNECTIONS: Final = 16  # a thread each for checks, questions and the feed
+_READERS: Final = 8
 _CHANNEL_SECONDS: Final = 0.25
 
 
@@ -51,6 +56,28 @@ class Known:
     name: str
     catalog: Callable[[], str | None]
     replica_id: str
+
+
+class BoundedReading:
+    """Reads that nobody waits for longer than is stated here, and not at all while SQL is `out`.
+
+    What was read too late for whoever asked is in the cache for who comes next.
+    """
+
+    def __init__(self, out: Callable[[], bool]) -> None:
+        self._out = out
+        self._flights = Flights[Hashable, KeyRecord | None]("keys", _READERS)
+
+    def close(self) -> None:
+        """Wait for those that are under way."""
+        self._flights.close()
+
+    def __call__(
+        self, name: Hashable, read: Callable[[], KeyRecord | None], *, needed: bool
+    ) -> KeyRecord | None:
+        """As authz.cache.Reading."""
+        seconds = CHECK_SECONDS if needed else DOUBT_SECONDS
+        return self._flights.join(name, read, 0.0 if self._out() else seconds)
 
 
 @contextmanager
@@ -77,6 +104,8 @@ def open_keys(
         check_current(engine)
         keys = stack.enter_context(KeyRepository(engine))
         repository = ObservedKeys(keys, metrics)
+        reading = BoundedReading(keys.is_out)
+        stack.callback(reading.close)
         stale_us = int(settings.key_stale_seconds * SECOND_US)
         cache = KeyCache(
             repository,
@@ -84,6 +113,7 @@ def open_keys(
             stale_us=stale_us,
             capacity=settings.key_cache_size,
             observe=metrics.cache_request,
+            reading=reading,
         )
         metrics.follow(metrics.feed_healthy, cache.is_followed)
         presence = _presence(settings, known, "authz", stale_us, stack)

@@ -89,6 +89,17 @@ class KeyRepository:
             raise
         self._idle.append(connection)
 
+    @contextmanager
+    def _watched(self) -> Iterator[Connection]:
+        """As `_reading`; whether it answers is known to all who would ask for a key."""
+        try:
+            with self._reading() as connection:
+                yield connection
+        except StoreUnavailableError:
+            self._breaker.failed()
+            raise
+        self._breaker.succeeded()
+
     def _held(self) -> Connection | None:
         """One that is idle, and that the database has not ended meanwhile."""
         while self._idle:
@@ -119,8 +130,9 @@ class KeyRepository:
     def by_digests(self, digests: Sequence[bytes]) -> tuple[bytes, KeyRecord] | None:
         """The key that one of the digests stands for, and which; the earliest of them counts.
 
-        One indexed query. Revoked and expired keys are found too. While the database is out only
-        one asker in 0.2 s waits for it, and the others are told at once.
+        One indexed query. Revoked and expired keys are found too. While the database is out (it
+        has not answered this, or the feed) only one asker in 0.2 s waits for it, and the others
+        are told at once.
         """
         if not digests:
             return None
@@ -130,17 +142,16 @@ class KeyRepository:
                 "Try again in a second."
             )
         names = {f"digest_{number}": digest for number, digest in enumerate(digests)}
-        try:
-            with self._reading() as connection:
-                rows = connection.execute(self._lookup(len(digests)), names).all()
-        except StoreUnavailableError:
-            self._breaker.failed()
-            raise
-        self._breaker.succeeded()
+        with self._watched() as connection:
+            rows = connection.execute(self._lookup(len(digests)), names).all()
         if not rows:
             return None
         found = (read_key(row) for row in rows)
         return min(found, key=lambda pair: digests.index(pair[0])) if rows[1:] else next(found)
+
+    def is_out(self) -> bool:
+        """Whether the database did not answer when it was last asked for a key, or a change."""
+        return self._breaker.is_open
 
     def _lookup(self, width: int) -> Select[Any]:
         """The statement for so many digests, built once: SQLAlchemy then finds it compiled."""
@@ -158,9 +169,8 @@ class KeyRepository:
         answer is one Change without digest and account (see `everything_changed`), whose `seq`
         is the position to go on from.
         """
-        with self._reading() as connection:
+        with self._watched() as connection:
             rows = connection.execute(_FEED, {"seq": seq}).all()
-            self._breaker.succeeded()
             # The newest row is never pruned: no row at or above `seq` is another database.
             known = rows[0].seq <= seq + 1 if rows else seq == 0
             if not known:

@@ -28,6 +28,7 @@ from store.counters.model import (
     Taken,
 )
 from store.errors import StoreUnavailableError
+from store.flights import Flights
 from store.journal import Journal
 from store.ledger import Ledger
 from store.records import Charge, Hold
@@ -35,7 +36,9 @@ from store.records import Charge, Hold
 ATTEMPTS: Final = 5
 WAIT_SECONDS: Final = 1.0
 FIRST_WAIT_SECONDS: Final = 0.5  # in a fleet; about 0.1 is what it takes
-LOST_WAIT_SECONDS: Final = 0.05  # where all accounts may be lost at once, and threads are few
+LOST_WAIT_SECONDS: Final = 0.025  # where all accounts may be lost at once, and threads are few
+BESIDE_SECONDS: Final = 1.0  # what waiting for others may take where nobody waits for it
+SEEDING_THREADS: Final = 8
 POLL_SECONDS: Final = 0.01
 MAX_FOUND: Final = 10_000
 MAX_SERVED: Final = 100_000
@@ -130,8 +133,9 @@ class SeededCounters:
     as well, and `barrier` returns once SQL has all that anybody took before a moment (of the
     monotonic clock). It may raise, after so many seconds at most; who comes later for the same
     account has waited since before. With `claims`, one worker reads an account while the others
-    wait for it. An account that was served here before, and is lost, is waited for only
-    `LOST_WAIT_SECONDS`: a refusal for an outage is fast, and the next call finds more of it done.
+    wait for it. All that is done in a thread beside, once for all calls. They wait for an account
+    until `FIRST_WAIT_SECONDS` after that began; for one that was served here before, and is lost,
+    `LOST_WAIT_SECONDS`: a refusal for an outage is fast, and what comes later finds it done.
     """
 
     def __init__(
@@ -149,6 +153,11 @@ class SeededCounters:
         self._found: OrderedDict[str, float] = OrderedDict()  # lives of accounts, and since when
         self._served: OrderedDict[str, None] = OrderedDict()  # accounts, of counters that can lose
         self._locks = tuple(Lock() for _ in range(_STRIPES))
+        self._flights = Flights[str, None]("seed", SEEDING_THREADS)
+
+    def close(self) -> None:
+        """Wait for what is being seeded; nothing more is."""
+        self._flights.close()
 
     def take(
         self,
@@ -201,30 +210,40 @@ class SeededCounters:
         """
         if until is None:
             until = monotonic() + self._wait_seconds
+        if self._barrier is None:
+            self._seed_here(account_id, until)
+            return
+        seconds = max(0.0, until - monotonic())
+        self._flights.join(account_id, lambda: self._seed_lost(account_id), seconds)
+
+    def _seed_here(self, account_id: str, until: float) -> None:
+        """From SQL; where something came in between, the account is as it was."""
         lock = self._locks[hash(account_id) % _STRIPES]
         if not lock.acquire(timeout=max(0.0, until - monotonic())):
             raise _unavailable()
         try:
             generation = self._counters.generation(account_id)
             if not generation.seeded:
-                self._read(generation, until)
+                self._counters.seed(generation, _known(self._ledger, generation))
         finally:
             lock.release()
 
-    def _read(self, found: Generation, until: float) -> None:
-        """Seed from SQL; where something came in between, the account is as it was."""
-        if self._barrier is None:
-            self._counters.seed(found, _known(self._ledger, found))
+    def _seed_lost(self, account_id: str) -> None:
+        """Once all is in SQL, from there; likewise."""
+        assert self._barrier is not None  # noqa: S101  for the checker of types
+        found = self._counters.generation(account_id)
+        if found.seeded:
             return
-        self._barrier(self._since(found.life), until - monotonic())
+        until = monotonic() + BESIDE_SECONDS
+        self._barrier(self._since(found.life), BESIDE_SECONDS)
         if self._claims is None:
             self._read_lost(found)
-        elif self._is_ours_to_read(found.account_id, self._claims, until):
+        elif self._is_ours_to_read(account_id, self._claims, until):
             try:
                 self._read_lost(found)
             finally:
                 with suppress(StoreUnavailableError):  # it lapses by itself
-                    self._claims.unclaim(found.account_id)
+                    self._claims.unclaim(account_id)
 
     def _is_ours_to_read(self, account_id: str, claims: Claims, until: float) -> bool:
         """False once another worker has seeded the account."""

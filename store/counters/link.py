@@ -1,14 +1,15 @@
 """The way to Redis or Valkey: one node, the master that Sentinels name, or a cluster.
 
 Every call finds the node that has its key, and asks there. Where a node fails, whoever comes next
-finds out what has changed: the Sentinels are asked again, or the cluster's slots are read again, by
-one thread at a time and at most every `LOOK_SECONDS`; the others fail at once.
+has it found out what has changed: the Sentinels are asked again, or the cluster's slots are read
+again, by one thread at a time and at most every `LOOK_SECONDS`. Nobody waits for that but the
+first who asks at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from threading import Lock
+from threading import Lock, Thread
 from time import monotonic, sleep
 from typing import Final, Protocol, Self
 
@@ -46,6 +47,7 @@ class Link:
     def __init__(self, address: Address, timeouts: Timeouts | None = None) -> None:
         self.address = address
         self._map = _map_of(address, timeouts or Timeouts())
+        self._changes = address.kind != "single"
         self._looking = Lock()
         self._look_at = 0.0
 
@@ -139,15 +141,24 @@ class Link:
 
     def _where(self, slot: int) -> Node | None:
         node = self._map.node(slot)
-        if (node is None or node.breaker.is_open) and self._looking.acquire(blocking=False):
-            try:
-                if monotonic() >= self._look_at:
-                    self._map.look()
-                    self._look_at = monotonic() + LOOK_SECONDS
-            finally:
+        if node is not None and not (self._changes and node.breaker.is_open):
+            return node
+        if self._looking.acquire(blocking=False):
+            if monotonic() < self._look_at:
                 self._looking.release()
-            node = self._map.node(slot)
+            elif self._map.nodes():
+                Thread(target=self._look, name="look", daemon=True).start()
+            else:  # nothing is known yet
+                self._look()
+                node = self._map.node(slot)
         return node
+
+    def _look(self) -> None:
+        try:
+            self._map.look()
+        finally:
+            self._look_at = monotonic() + LOOK_SECONDS
+            self._looking.release()
 
     def _part(
         self, node: Node | None, script: Script, calls: Sequence[tuple[Words, Words]]

@@ -9,6 +9,9 @@ again, was perhaps behind, and is not believed.
 Worst case: a connection that lives through its node's demotion and promotion within `LOOK_SECONDS`
 passes the epoch before. (Sentinel closes clients' connections when it demotes.) A replica that is
 attached for the first time changes the replication id: accounts are then seeded anew.
+
+Who asks a node waits for it no longer than its timeouts, and not at all while its breaker is open:
+whether it is back is found out beside, on a connection of its own, whenever somebody asks.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
+from threading import Thread
 from time import monotonic
 from typing import Any, Final, NoReturn, Protocol
 
@@ -44,8 +48,9 @@ from store.counters.scripts import Script
 from store.errors import StoreUnavailableError, UnansweredError
 
 CONNECT_SECONDS: Final = 0.05
-ANSWER_SECONDS: Final = 0.08
+ANSWER_SECONDS: Final = 0.06
 LOOK_SECONDS: Final = 1.0
+PROBE_SECONDS: Final = 0.1
 MOST_IDLE: Final = 64
 
 Place = tuple[str, int] | str
@@ -83,12 +88,13 @@ class Timeouts:
 
 
 class Redirected(Exception):  # noqa: N818  no error: the answer of a cluster whose slot is elsewhere
-    """Ask there; with `asking`, only this once."""
+    """Ask there; with `asking`, only this once. Without a host it is the one that was asked."""
 
-    def __init__(self, fault: AskError) -> None:
+    def __init__(self, fault: AskError, asked: Place) -> None:
         super().__init__(str(fault))
         self.slot = int(fault.slot_id)
-        self.place = (str(fault.host), int(fault.port))
+        host = str(fault.host) or (asked if isinstance(asked, str) else asked[0])
+        self.place = (host, int(fault.port))
         self.asking = not isinstance(fault, MovedError)
 
 
@@ -126,7 +132,7 @@ class Node:
 
     def __init__(self, place: Place, address: Address, timeouts: Timeouts) -> None:
         self.place = place
-        self.breaker = Breaker()
+        self.breaker = Breaker(probe_seconds=PROBE_SECONDS)
         self._connect = connector(place, address, timeouts)
         self._idle: deque[_Line] = deque()
         self._closed = False
@@ -189,7 +195,9 @@ class Node:
         return replies
 
     def _within(self, talk: Callable[[_Line, bool], Reply]) -> Reply:
-        if not self.breaker.enter():
+        if self.breaker.is_open:
+            if self.breaker.enter():
+                Thread(target=self._probe, name="probe", daemon=True).start()
             raise StoreUnavailableError(f"Redis at {self} does not answer. It is tried again.")
         try:
             reply = self._talk(talk)
@@ -209,10 +217,21 @@ class Node:
         self.breaker.succeeded()
         return reply
 
+    def _probe(self) -> None:
+        """Find out whether it serves again."""
+        try:
+            line = _Line(self._connect())
+            _ask(line, (b"PING",))  # INFO is answered while it loads, too
+        except RedisError:
+            self.breaker.failed()
+            return
+        self._keep(line)
+        self.breaker.succeeded()
+
     def _refuse(self, fault: RedisError) -> NoReturn:
         if isinstance(fault, AskError):
             self.breaker.succeeded()
-            raise Redirected(fault) from None
+            raise Redirected(fault, self.place) from None
         self.breaker.failed()
         self._hang_up()
         raise StoreUnavailableError(f"Redis at {self} cannot serve now: {fault}") from fault

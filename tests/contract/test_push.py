@@ -424,7 +424,7 @@ def test_everything_stands_still_and_then_goes_on() -> None:
                 with KeyRepository(engine) as again:
                     took_until(lambda: _answers(again), 3)
                     revoke(again)
-                    made.obeys_within(1)
+                    took_until(lambda: knows(made) and made.refuses(), 1)
         engine.dispose()
 
 

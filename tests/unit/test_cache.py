@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any
@@ -378,6 +379,83 @@ def test_a_slow_reading_holds_nobody_else_up() -> None:
     assert not waiting.is_alive()
 
 
+# ── Read for all who want it, waited for only so long ────────────────────────────────────────────
+
+
+class Late:
+    """A reading that is over when it is told to be, and that nobody waits for meanwhile."""
+
+    def __init__(self) -> None:
+        self.names: list[Hashable] = []
+        self.needed: list[bool] = []
+        self.reads: list[Callable[[], KeyRecord | None]] = []
+
+    def __call__(
+        self, name: Hashable, read: Callable[[], KeyRecord | None], *, needed: bool
+    ) -> KeyRecord | None:
+        self.names.append(name)
+        self.needed.append(needed)
+        self.reads.append(read)
+        raise StoreUnavailableError("it takes too long")
+
+    def land(self) -> None:
+        for read in self.reads:
+            read()
+        self.reads.clear()
+
+
+@pytest.fixture
+def late() -> tuple[Rig, Late]:
+    """Of A something is known, of B nothing; the feed is silent."""
+    rig, reading = Rig.healthy(), Late()
+    rig.get(A)
+    rig.cache._reading = reading
+    rig.pass_by(2, beating=False)
+    return rig, reading
+
+
+def test_a_record_that_is_read_too_late_is_there_for_the_next_call(late: tuple[Rig, Late]) -> None:
+    rig, reading = late
+    with pytest.raises(StoreUnavailableError):
+        rig.get(B)
+    reading.land()
+    assert rig.get(B) == BOB
+    assert reading.needed == [True]
+
+
+def test_a_record_in_doubt_counts_meanwhile_and_what_was_read_counts_then(
+    late: tuple[Rig, Late],
+) -> None:
+    rig, reading = late
+    rig.table.rows[A[0]] = key_record(revoked_us=1)
+    assert [rig.get(), rig.get()] == [ANN, ANN], "as it was, and SQL is asked once"
+    assert reading.needed == [False], "the call can be answered without"
+    reading.land()
+    assert rig.get() == key_record(revoked_us=1)
+    rig.clock.advance(seconds=STALE_SECONDS + 1)
+    with pytest.raises(StoreUnavailableError):
+        rig.get()
+    assert reading.needed == [False, True], "for so long nothing counts without"
+
+
+@pytest.mark.parametrize("after", ["a change", "a gap"])
+def test_who_comes_after_a_change_does_not_share_a_reading_from_before_it(
+    late: tuple[Rig, Late], after: str
+) -> None:
+    rig, reading = late
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError):
+            rig.get(B)
+    if after == "a change":
+        rig.cache.apply(changed(B))
+    else:
+        rig.cache.suspect_all()
+    with pytest.raises(StoreUnavailableError):
+        rig.get(B)
+    first, second, third = reading.names
+    assert first == second != third
+
+
 # ── Bounds ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -410,6 +488,49 @@ def test_nothing_of_what_was_pushed_out_is_left_behind() -> None:
         rig.get((*numbered(number), *numbered(1000 + number)))
     assert len(rig.cache) == 5
     assert len(rig.cache._first_of) == 10
+
+
+def test_nothing_of_accounts_whose_keys_were_pushed_out_is_left_behind() -> None:
+    table = KeyTable()
+    for number in range(60):
+        table.rows[numbered(number)[0]] = key_record(account_id=f"acc_{number // 3}")
+    rig = Rig.healthy(capacity=5, table=table)
+    for number in range(60):
+        rig.get(numbered(number))
+    assert rig.cache._of_account.keys() == {"acc_18", "acc_19"}
+    rig.cache.apply(changed(account="acc_19"))
+    assert [rig.reads(numbered(number)) for number in (57, 58, 59)] == [1, 1, 1]
+    rig.cache.apply(changed(numbered(59)))
+    assert rig.reads(numbered(58)) == 0
+
+
+def test_a_change_of_an_account_costs_nothing_for_those_of_others() -> None:
+    table = KeyTable()
+    for number in range(1000):
+        table.rows[numbered(number)[0]] = key_record(account_id=f"acc_{number}")
+    rig = Rig.healthy(capacity=1000, table=table)
+    for number in range(1000):
+        rig.get(numbered(number))
+
+    def cost(change: Change) -> int:
+        lines = 0
+
+        def count(*_: object) -> Any:
+            nonlocal lines
+            lines += 1
+            return count
+
+        before = sys.gettrace()
+        sys.settrace(count)
+        try:
+            rig.cache.apply(change)
+        finally:
+            sys.settrace(before)
+        return lines
+
+    assert cost(changed(account="acc_7")) < 100
+    assert rig.reads(numbered(7)) == 1
+    assert rig.reads(numbered(8)) == 0
 
 
 # ── Several peppers: several digests ─────────────────────────────────────────────────────────────

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 from moneyhelp import draft, limits, seeded
@@ -180,3 +183,29 @@ def test_giving_back_that_was_done_without_an_answer_counts_once(rig: Rig, given
     rig.counters.recover()
     assert [hold.id for hold in rig.released] == ([asked.id] if given == 1 else [])
     assert rig.counters.lost == 0
+
+
+def test_nobody_waits_long_for_another_that_withdraws(rig: Rig) -> None:
+    rig.redis.fault = UnansweredError("no answer")
+    with pytest.raises(UnansweredError):
+        rig.take(draft(10))
+    rig.redis.fault = None
+    begun, over = Event(), Event()
+    withdraw = rig.redis.withdraw
+
+    def slow(draft: Hold) -> Hold | None:
+        begun.set()
+        assert over.wait(5)
+        return withdraw(draft)
+
+    rig.redis.withdraw = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(rig.take, draft(20))
+        assert begun.wait(5)
+        asked = time.monotonic()
+        with pytest.raises(StoreUnavailableError):
+            rig.take(draft(30))
+        assert time.monotonic() - asked < 1
+        over.set()
+        assert isinstance(first.result(), Taken)
+    assert isinstance(rig.take(draft(40)), Taken)

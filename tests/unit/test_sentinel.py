@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from socket import create_server
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from threading import Thread
 
@@ -35,6 +36,32 @@ def sentinel(master_port: int) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """One that accepts and says nothing."""
+    with create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_nobody_waits_for_sentinels_that_do_not_answer() -> None:
+    """But the first who asks: without them no master is known."""
+    with (
+        sentinel(1) as right,
+        silent() as other,
+        silent() as another,
+        Link(parse(f"redis+sentinel://{right},{other},{another}/m"), Timeouts(0.3, 0.3)) as link,
+    ):
+        waits = []
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailableError):
+                link.command(b"key", b"GET", b"key")
+            waits.append(time.monotonic() - began)
+            time.sleep(0.005)
+        assert max(waits[1:]) < 0.2
 
 
 def test_one_that_goes_on_naming_a_master_that_is_out_is_not_the_only_one_asked() -> None:
