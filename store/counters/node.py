@@ -55,7 +55,7 @@ Words = Sequence[bytes | str | int]
 Reply = Any
 """What redis-py makes of an answer: bytes, int, None, or a list of these."""
 
-_NOT_NOW: Final = (BusyLoadingError, ClusterDownError, ReadOnlyError, TryAgainError)
+_NOT_NOW: Final = (BusyLoadingError, ClusterDownError, ReadOnlyError)
 
 
 class Wire(Protocol):
@@ -193,7 +193,7 @@ class Node:
             raise StoreUnavailableError(f"Redis at {self} does not answer. It is tried again.")
         try:
             reply = self._talk(talk)
-        except (AskError, *_NOT_NOW) as fault:
+        except (AskError, TryAgainError, *_NOT_NOW) as fault:
             self._refuse(fault)
         except _UnreachedError as fault:
             self.breaker.failed()
@@ -213,6 +213,9 @@ class Node:
         if isinstance(fault, AskError):
             self.breaker.succeeded()
             raise Redirected(fault) from None
+        if isinstance(fault, TryAgainError):  # a slot that is just being moved; others are served
+            self.breaker.succeeded()
+            raise StoreUnavailableError(f"Redis at {self} moves it just now: {fault}") from fault
         self.breaker.failed()
         self._hang_up()
         raise StoreUnavailableError(f"Redis at {self} cannot serve now: {fault}") from fault

@@ -28,6 +28,7 @@ from moneyhelp import (
 from peers.valkey import Cluster, Trio, Valkey, info, valkey_node, valkey_trio, wait_for
 from statehelp import FakeClock
 
+from store.breaker import FAILURES
 from store.counters.address import parse
 from store.counters.link import Link
 from store.counters.model import (
@@ -585,6 +586,34 @@ def test_a_slot_that_moves_is_followed_and_seeded_anew(cluster: Cluster) -> None
                 lambda: all(owner(each, slot) == source.port for each in cluster.nodes),
                 "its return",
             )
+
+
+def test_a_slot_that_is_being_moved_keeps_nobody_elses_accounts_out(cluster: Cluster) -> None:
+    """Of a key here and one there, no script can be run until the slot has moved."""
+    cluster.empty()
+    source = cluster.node_of(f"tg:{{{ACCOUNT.id}}}:")
+    target = next(node for node in cluster.nodes if node is not source)
+    slot = int(source.ask("CLUSTER", "KEYSLOT", ACCOUNT.id))
+    ids = {node.port: node.ask("CLUSTER", "MYID").decode() for node in cluster.nodes}
+    names = (f"acc_{number}" for number in range(100))
+    other = next(each for each in names if cluster.node_of(f"tg:{{{each}}}:") is source)
+    with Link(parse(cluster.url), PATIENT) as link:
+        counters = seeded(RedisCounters(link))
+        try:
+            target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
+            source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
+            before = int(source.ask("INFO", "stats")["total_connections_received"])
+            for _ in range(2 * FAILURES):
+                asked = draft(10)
+                with pytest.raises(StoreUnavailableError, match="rehashing"):
+                    counters.take(asked.request_id, asked, limits())
+            counters.generation(other)
+            made = int(source.ask("INFO", "stats")["total_connections_received"]) - before
+            assert made <= 2, "the connections stay: one is the test's own look"
+        finally:
+            for node in (target, source):
+                node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
+        assert held(counters) == 0
 
 
 def owner(node: Valkey, slot: int) -> int:
