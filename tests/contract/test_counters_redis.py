@@ -365,7 +365,7 @@ def test_a_wrong_password_is_said(own_node: Valkey) -> None:
     own_node.ask("CONFIG", "SET", "requirepass", "right")
     port = own_node.port
     with Link(parse(f"redis://:wrong@127.0.0.1:{port}"), PATIENT) as link:
-        with pytest.raises(StoreUnavailableError, match="invalid username-password") as raised:
+        with pytest.raises(ConfigError, match="invalid username-password") as raised:
             link.verify()
         assert "wrong@" not in str(raised.value)
     with Link(parse(f"redis://:right@127.0.0.1:{port}"), PATIENT) as link:
