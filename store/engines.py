@@ -54,6 +54,10 @@ _TEXTS: Final = {
     "No such file": "nobody listens there",
     "resolve": "its host has no address",
     "closed": "the connection broke",
+    "certificate verify failed": "its certificate is not trusted",
+    "does not match host name": "its certificate is of another host",
+    "root certificate file": "the file of sslrootcert is not there",
+    "does not support SSL": "it speaks no TLS",
 }
 
 
