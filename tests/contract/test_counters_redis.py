@@ -5,6 +5,7 @@ Over real servers, by Redis's own clock unless a test moves time.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,8 @@ from store.counters.redis import SHARDS, RedisCounters
 from store.counters.scripts import LEAVE
 from store.errors import ConfigError, StoreUnavailableError
 from store.ledger import Ledger
+from store.push import BEAT
+from store.pushredis import RedisChannel
 from store.records import MINUTE_US, SECOND_US, WINDOW_US, Hold, Window
 from store.seeding import LOST_WAIT_SECONDS, SeededCounters
 
@@ -370,6 +373,47 @@ def test_a_wrong_password_is_said(own_node: Valkey) -> None:
         assert "wrong@" not in str(raised.value)
     with Link(parse(f"redis://:right@127.0.0.1:{port}"), PATIENT) as link:
         link.verify()
+
+
+def test_a_user_with_few_rights_is_enough(node: Valkey, tmp_path: Path) -> None:
+    """Those that the text on deploying names; without one of them a start ends, and says which."""
+    text = (Path(__file__).parents[2] / "deploy" / "README.md").read_text()
+    (rules,) = re.findall(r"^ACL SETUSER tensorgate on >… (.*)$", text, re.MULTILINE)
+    node.ask("ACL", "SETUSER", "few", "reset", "on", ">pw", *rules.split())
+    url = f"redis://few:pw@127.0.0.1:{node.port}"
+    engine = fast_engine(tmp_path)
+    try:
+        with Link(parse(url), PATIENT) as link:
+            link.verify()
+            counters = seeded(RedisCounters(link))
+            first, second = take(counters, draft(1)), take(counters, draft(1))
+            assert counters.beat(ACCOUNT.id, first.id)
+            assert counters.give_back(first)
+            assert counters.withdraw(draft(1)) is None
+            counters.take("listing", None, (MinuteLimit("lane", 5),), ACCOUNT.id)
+            assert counters.settle_all([(first, 0), (second, 1)]) == [True, True]
+            assert counters.overdue(0) == counters.open_holds() == []
+            assert counters.accounts() == [ACCOUNT.id]
+            assert counters.clocks()
+            assert counters.ask_flush() == counters.flush_asked()
+            mine = SeededCounters(counters, Ledger(engine), lambda *_: None, counters)
+            mint(engine, KEY)
+            counters.forget(ACCOUNT.id)
+            asked = draft(1)
+            assert isinstance(mine.take(asked.request_id, asked, limits()), Taken)
+            with pytest.raises(StoreUnavailableError, match="no permissions"):
+                link.command(b"tg:", b"FLUSHALL")
+        channel = RedisChannel(url, seconds=1)
+        channel.open()
+        channel.send(BEAT)
+        assert channel.receive(1)
+        channel.close()
+        node.ask("ACL", "SETUSER", "few", "-info")
+        with Link(parse(url), PATIENT) as link, pytest.raises(ConfigError, match="'info'"):
+            link.verify(20)
+    finally:
+        engine.dispose()
+        node.ask("ACL", "DELUSER", "few")
 
 
 def test_a_unix_socket_is_as_good(tmp_path_factory: pytest.TempPathFactory) -> None:

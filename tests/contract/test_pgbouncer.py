@@ -75,6 +75,17 @@ def test_nobody_listens_on_a_connection_that_others_are_lent(postgres: Postgres,
         engine.dispose()
 
 
+def test_that_it_has_no_connection_left_is_told(postgres: Postgres, name: str) -> None:
+    with pgbouncer(postgres, "max_client_conn = 1") as port:
+        engine = open_engine(url(port, name))
+        with (
+            engine.connect(),
+            pytest.raises(StoreUnavailableError, match="it has no connection left"),
+        ):
+            check_current(engine)
+        engine.dispose()
+
+
 def test_without_a_pooler_statements_are_prepared(postgres: Postgres, name: str) -> None:
     engine = open_engine(postgres.url(name))
     with engine.connect() as connection:
