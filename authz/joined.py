@@ -4,7 +4,7 @@ Each process answers for itself on a socket of its own (authz/control.py). Here 
 are put to whom they concern:
 
   counters, accounts, drift, holds   the meter; what waits for the ledger is added up over all
-  catalog                            the meter, which has the same in force as the others
+  catalog                            whoever answers first, as all have the same in force
   refusal                            the worker that refused the call
   feed                               every worker
   catalog_check, catalog_reload      all: first whether each would take it, so that a catalog which
@@ -17,7 +17,7 @@ before it was changed gets a SIGHUP, which it keeps until it is ready to reload.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ class Joined:
             "settling": lambda _: self.settling(),
             "refusal": self.refusal,
             "feed": lambda _: self.feed(),
-            "catalog": lambda _: self._ask_meter("catalog"),
+            "catalog": lambda _: self.catalog(),
             "catalog_check": lambda _: self.try_out(),
             "catalog_reload": lambda _: self.reload(),
         }
@@ -83,6 +83,23 @@ class Joined:
     def feed(self) -> None:
         """Once every worker has applied what was committed before. Raises StoreError."""
         self._everybody("feed", self._workers)
+
+    def catalog(self) -> Any:
+        """The catalog in force: all have the same, so who answers first. Raises StoreError."""
+        pool = ThreadPoolExecutor(len(self._controls), thread_name_prefix="ask")
+        asked = [
+            pool.submit(each.ask, "catalog", seconds=ASK_SECONDS)
+            for each in self._controls.values()
+        ]
+        pool.shutdown(wait=False)  # nobody waits for one that says nothing
+        faults: list[Exception] = []
+        for future in as_completed(asked):
+            try:
+                return future.result()
+            except (InputError, StoreError) as fault:
+                faults.append(fault)
+        there = [each for each in faults if not isinstance(each, NotRunningError)]
+        raise (there or faults)[0]
 
     def try_out(self) -> None:
         """Whether all would take the catalog as it lies. Raises InputError where one would not."""

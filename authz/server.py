@@ -255,6 +255,7 @@ def _questions(
     """What the control socket answers. Before that, whoever answers checks is made able to."""
     if place.role is Role.METER:
         stack.enter_context(present(settings, known))
+        metrics.feed_healthy.set(1)  # it has no keys; of all processes the least is told
         return methods(
             books, reload=in_force.reload, try_out=in_force.try_out, catalog=in_force.written
         )

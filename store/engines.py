@@ -31,6 +31,7 @@ _STATES: Final = {
     "28": "it refuses the user or the password",
     "3D000": "there is no such database",
     "53300": "it has no connection left",
+    "53100": "its disk is full",
     "57014": "it took too long",
     "55P03": "another has it locked",
     "40P01": "two waited for each other",
@@ -46,6 +47,7 @@ _TEXTS: Final = {
     'database "': _STATES["3D000"],
     "too many clients": _STATES["53300"],
     "remaining connection slots": _STATES["53300"],
+    "no more connections allowed": _STATES["53300"],  # a pooler's
     "starting up": "it is starting up",
     "shutting down": "it is shutting down",
     "recovery": "it is recovering",
@@ -54,6 +56,10 @@ _TEXTS: Final = {
     "No such file": "nobody listens there",
     "resolve": "its host has no address",
     "closed": "the connection broke",
+    "certificate verify failed": "its certificate is not trusted",
+    "does not match host name": "its certificate is of another host",
+    "root certificate file": "the file of sslrootcert is not there",
+    "does not support SSL": "it speaks no TLS",
 }
 
 

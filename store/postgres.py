@@ -4,6 +4,11 @@ A server that is stopped, or a network that drops packets, answers nothing at al
 `statement_timeout` does not help then, nor does TCP, which sees its data acknowledged. So each
 wait has a bound of its own here, and a connection that missed it is closed: an answer that comes
 later is nobody's.
+
+A pooler (pgbouncer) may stand in between and lend the server's connections out by transaction. It
+makes up the number of the server's process, which tells it. Nothing is prepared there then, as the
+next transaction is on another connection, and of the times only our own bound is sure: what an
+`options` says, poolers refuse or pass over.
 """
 
 from __future__ import annotations
@@ -30,15 +35,20 @@ KEEPALIVE: Final = {
 _MARGIN: Final = 1.2  # the server says first that a statement takes too long, if it says anything
 _LEAST_CONNECT_SECONDS: Final = 2  # libpq's
 _CONNECTING_AT_ONCE: Final = 16
+_NO_OPTIONS: Final = "unsupported startup parameter"  # pgbouncer's words, of all its versions
 _IDLE_IN_TRANSACTION_SECONDS: Final = 10.0  # a writer that stands still must not lock out the rest
 
 _connecting = BoundedSemaphore(_CONNECTING_AT_ONCE)
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """Each wait for the server takes `bound_seconds` at most; after one that did it is closed."""
+    """Each wait for the server takes `bound_seconds` at most; after one that did it is closed.
+
+    `lent`: a pooler stands in between.
+    """
 
     bound_seconds: float | None = None
+    lent: bool = False
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """As psycopg's; a `timeout` that is given is the caller's business."""
@@ -70,7 +80,7 @@ def connect(
 
     def run() -> None:
         try:
-            made.append(BoundedConnection.connect(conninfo, **parameters))
+            made.append(_opened(conninfo, given.get("options"), parameters, timeout_seconds))
         except BaseException as fault:  # noqa: BLE001  raised where it is waited for
             made.append(fault)
         finally:
@@ -90,9 +100,32 @@ def connect(
     (result,) = made
     if isinstance(result, BaseException):
         raise result.with_traceback(None)
-    if statement_seconds is not None:
-        result.bound_seconds = statement_seconds * _MARGIN
+    result.bound_seconds = None if statement_seconds is None else statement_seconds * _MARGIN
     return result
+
+
+def _opened(
+    conninfo: str, own_options: str | None, parameters: dict[str, Any], timeout_seconds: float
+) -> BoundedConnection:
+    """A connection that knows whether it is lent. `own_options` are those that the URL has."""
+    try:
+        made = BoundedConnection.connect(conninfo, **parameters)
+    except psycopg.OperationalError as fault:
+        if _NO_OPTIONS not in str(fault):
+            raise
+        made = BoundedConnection.connect(conninfo, **parameters | {"options": own_options or ""})
+    try:
+        made.bound_seconds = timeout_seconds
+        autocommit, made.autocommit = made.autocommit, True
+        found = made.execute("SELECT pg_backend_pid()").fetchone()
+        made.autocommit = autocommit
+        if found != (made.info.backend_pid,):
+            made.lent = True
+            made.prepare_threshold = None
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def _discard(made: list[BoundedConnection | BaseException]) -> None:

@@ -30,6 +30,7 @@ BEAT: Final = "beat"
 _CHANGE: Final = "change"
 _NONE: Final = "-"
 _LONGEST: Final = 200
+_MAX_NUMBER: Final = (1 << 63) - 1
 
 _log = logging.getLogger(__name__)
 
@@ -73,14 +74,21 @@ def change_in(text: str) -> Change | None:
     match text.split(" ") if len(text) <= _LONGEST else ():
         case [str(word), seq, at_us, digest, account] if word == _CHANGE:
             return Change(
-                int(seq),
+                _number(seq),
                 None if digest == _NONE else bytes.fromhex(digest),
                 None if account == _NONE else account,
-                int(at_us),
+                _number(at_us),
             )
         case [str(word), *_] if word not in {"", _CHANGE}:
             return None
     raise ValueError("no line of the feed")
+
+
+def _number(text: str) -> int:
+    """One that a database can keep. Raises ValueError."""
+    if not text.isascii() or not text.isdecimal() or int(text) > _MAX_NUMBER:
+        raise ValueError("no number of the feed")
+    return int(text)
 
 
 class Publisher:

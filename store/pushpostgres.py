@@ -4,8 +4,8 @@ A change is notified in its own transaction (store/keywriter.py), so it is told 
 is committed, in the order of commits. While a connection stands nothing is lost on it, so there
 are no numbers; what was said while it did not stand is found by looking at SQL.
 
-A pooler that lends connections out by transaction (pgbouncer) loses a LISTEN: no beat comes back,
-and the feed goes on by polling.
+Behind a pooler (pgbouncer) nobody listens: who is lent the connection next would be told, and
+would keep what it is told for ever. The feed goes on by polling there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import psycopg
 from sqlalchemy import Engine
 
 from store.engines import unavailable
+from store.errors import StoreUnavailableError
 from store.postgres import BoundedConnection, connection_like
 from store.push import CHANNEL, Message, change_in
 
@@ -35,6 +36,8 @@ class PostgresChannel:
         self.close()
         with _errors():
             self._connection = connection_like(self._engine, seconds=self._seconds)
+            if self._connection.lent:
+                raise StoreUnavailableError("The database is behind a pooler.")
             self._connection.execute(f"LISTEN {CHANNEL}".encode())
 
     def receive(self, seconds: float) -> Sequence[Message]:

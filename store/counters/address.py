@@ -7,7 +7,8 @@ redis+cluster://host:6379,host:6379                rediss+cluster:// likewise
 
 A name or a password is percent-encoded; what stands before the `@` is for the data nodes. Behind
 `?`: `sentinel_username`, `sentinel_password`, and for TLS `ca` (a file of certificates that are
-trusted, otherwise the system's), `cert` and `key` (ours, where the server asks for one).
+trusted, otherwise the system's), `cert` and `key` (ours, where the server asks for one). The name
+or number of each host has to be in its certificate, as Sentinels or a cluster tell it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from store.counters.tls import Tls
 from store.errors import ConfigError
 
 Kind = Literal["single", "sentinel", "cluster"]
@@ -29,7 +31,7 @@ _SCHEMES: Final[dict[str, tuple[Kind, bool]]] = {
     "rediss+cluster": ("cluster", True),
 }
 _PORTS: Final = {"single": 6379, "sentinel": 26379, "cluster": 6379}
-_TLS: Final = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+_TLS: Final = ("ca", "cert", "key")
 _MAX_PORT: Final = 65535
 _HEADLINE: Final = "TENSORGATE_REDIS_URL cannot be used."
 
@@ -46,7 +48,7 @@ class Credentials:
 class Address:
     """One node (`path`, or the first of `hosts`), Sentinels and their master's name, or a cluster.
 
-    `tls` is None, or the files to use, by redis-py's names.
+    `tls` is None where nothing is encrypted.
     """
 
     kind: Kind
@@ -56,7 +58,7 @@ class Address:
     db: int = 0
     data: Credentials = Credentials()
     sentinel: Credentials = Credentials()
-    tls: dict[str, str] | None = None
+    tls: Tls | None = None
 
     def __str__(self) -> str:
         """For people: without a password."""
@@ -92,7 +94,9 @@ def parse(url: str) -> Address:
     )
     tls = None
     if secure:
-        tls = {_TLS[name]: options.pop(name) for name in _TLS if name in options}
+        tls = Tls(**{name: options.pop(name) for name in _TLS if name in options})
+        if tls.key is not None and tls.cert is None:
+            raise _fault("it names a key without its certificate: add cert=")
     _no_more(options)
     return Address(kind, hosts, None, master, db, data, sentinel, tls)
 

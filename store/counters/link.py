@@ -17,7 +17,18 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from store.counters.address import Address
-from store.counters.node import Node, Place, Redirected, Reply, Timeouts, Wire, Words, connector
+from store.counters.node import (
+    Node,
+    Place,
+    Redirected,
+    Reply,
+    Timeouts,
+    UnwantedError,
+    Wire,
+    Words,
+    connector,
+    why_not,
+)
 from store.counters.scripts import Script
 from store.errors import ConfigError, StoreUnavailableError
 
@@ -28,7 +39,9 @@ _POLICY: Final = "noeviction"
 
 
 class _Map(Protocol):
-    """Which node has a slot; None where that is not known."""
+    """Which node has a slot; None where that is not known. `why` says why none is."""
+
+    why: str
 
     def node(self, slot: int) -> Node | None: ...
 
@@ -61,6 +74,19 @@ class Link:
         """Let go of all connections."""
         for node in self._map.nodes():
             node.close()
+
+    def hang_up(self) -> None:
+        """Let go of all connections that nobody uses just now; there may be others soon."""
+        for node in self._map.nodes():
+            node.hang_up()
+
+    def place(self, key: bytes) -> Place:
+        """Where a key is, after a word with who has it."""
+        self.command(key, b"EXISTS", key)
+        node = self._map.node(key_slot(key))
+        if node is None:
+            raise self._unavailable()
+        return node.place
 
     def command(self, key: bytes, *words: bytes | str | int) -> Reply:
         """A plain command on a key, of a kind that may run twice."""
@@ -100,12 +126,18 @@ class Link:
     def verify(self, seconds: float = 0.0) -> None:
         """Refuse a server that would drop what it holds. Tries for so long to reach one.
 
-        Raises ConfigError, and StoreUnavailableError where it cannot be asked.
+        Raises ConfigError, also where no waiting would help, and StoreUnavailableError where it
+        cannot be asked.
         """
+        unreadable = self.address.tls and self.address.tls.unreadable()
+        if unreadable:
+            raise ConfigError("TENSORGATE_REDIS_URL cannot be used.", (unreadable,))
         until = monotonic() + seconds
         while True:
             try:
                 self._verify()
+            except UnwantedError as fault:
+                raise ConfigError("Redis cannot be used.", (str(fault),)) from fault
             except StoreUnavailableError:
                 if monotonic() >= until:
                     raise
@@ -182,11 +214,14 @@ class Link:
             return fault
 
     def _unavailable(self) -> StoreUnavailableError:
-        return StoreUnavailableError(f"No Redis at {self.address} is known that can be asked.")
+        why = f": {self._map.why}" if self._map.why else ""
+        return StoreUnavailableError(f"No Redis at {self.address} is known that can be asked{why}")
 
 
 class _One:
     """A single node."""
+
+    why = ""
 
     def __init__(self, address: Address, timeouts: Timeouts) -> None:
         place: Place = address.hosts[0] if address.path is None else address.path
@@ -218,6 +253,7 @@ class _Sentinels:
         self._address = address
         self._timeouts = timeouts
         self._node: Node | None = None
+        self.why = ""
 
     def node(self, _: int) -> Node | None:
         return self._node
@@ -244,8 +280,10 @@ class _Sentinels:
         credentials = self._address.sentinel
         try:
             said = _once(connector(host, self._address, self._timeouts, credentials), asked)
-        except RedisError:
+        except RedisError as fault:
+            self.why = why_not(fault)[1]
             return None
+        self.why = "" if said else f"its Sentinels know no {self._address.master}"
         return (said[0].decode(), int(said[1])) if said else None
 
 
@@ -258,6 +296,7 @@ class _Slots:
         self._lock = Lock()
         self._known: dict[Place, Node] = {}
         self._slots: dict[int, Node] = {}
+        self.why = ""
 
     def node(self, slot: int) -> Node | None:
         return self._slots.get(slot)
@@ -273,7 +312,8 @@ class _Slots:
                 said = _once(
                     connector(place, self._address, self._timeouts), (b"CLUSTER", b"SLOTS")
                 )
-            except RedisError:
+            except RedisError as fault:
+                self.why = why_not(fault)[1]
                 continue
             slots: dict[int, Node] = {}
             for first, last, master, *_ in said:
@@ -281,7 +321,7 @@ class _Slots:
                 node = self._at((host, int(master[1])))
                 slots.update(dict.fromkeys(range(first, last + 1), node))
             if slots:
-                self._slots = slots
+                self._slots, self.why = slots, ""
                 self._forget()
                 return
 

@@ -25,13 +25,14 @@ from time import monotonic
 from typing import Any, Final, NoReturn, Protocol
 
 from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.connection import Connection, UnixDomainSocketConnection
 from redis.exceptions import (
     AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     MovedError,
+    NoPermissionError,
     NoScriptError,
     ReadOnlyError,
     RedisError,
@@ -45,6 +46,7 @@ from redis.retry import Retry
 from store.breaker import Breaker
 from store.counters.address import Address, Credentials
 from store.counters.scripts import Script
+from store.counters.tls import SecureConnection, distrust
 from store.errors import StoreUnavailableError, UnansweredError
 
 CONNECT_SECONDS: Final = 0.05
@@ -60,7 +62,7 @@ Words = Sequence[bytes | str | int]
 Reply = Any
 """What redis-py makes of an answer: bytes, int, None, or a list of these."""
 
-_NOT_NOW: Final = (BusyLoadingError, ClusterDownError, ReadOnlyError, TryAgainError)
+_NOT_NOW: Final = (BusyLoadingError, ClusterDownError, ReadOnlyError)
 
 
 class Wire(Protocol):
@@ -96,6 +98,10 @@ class Redirected(Exception):  # noqa: N818  no error: the answer of a cluster wh
         host = str(fault.host) or (asked if isinstance(asked, str) else asked[0])
         self.place = (host, int(fault.port))
         self.asking = not isinstance(fault, MovedError)
+
+
+class UnwantedError(StoreUnavailableError):
+    """One of the two does not want the other: no waiting helps, somebody has to do something."""
 
 
 class _UnreachedError(BrokenError):
@@ -143,7 +149,7 @@ class Node:
     def close(self) -> None:
         """Let go of all connections that nobody uses just now; the others follow."""
         self._closed = True
-        self._hang_up()
+        self.hang_up()
 
     def command(self, *words: bytes | str | int) -> Reply:
         """A plain command. It has to be one that may run twice."""
@@ -201,19 +207,19 @@ class Node:
             raise StoreUnavailableError(f"Redis at {self} does not answer. It is tried again.")
         try:
             reply = self._talk(talk)
-        except (AskError, *_NOT_NOW) as fault:
+        except (AskError, TryAgainError, *_NOT_NOW) as fault:
             self._refuse(fault)
         except _UnreachedError as fault:
             self.breaker.failed()
-            raise StoreUnavailableError(f"Redis at {self} cannot be reached: {fault}") from fault
+            kind, why = why_not(fault)
+            raise kind(f"Redis at {self} cannot be reached: {why}") from fault
         except (BrokenError, LateError) as fault:
             self.breaker.failed()
             raise UnansweredError(f"Redis at {self} did not answer: {fault}") from fault
         except ResponseError as fault:
             self.breaker.succeeded()
-            raise StoreUnavailableError(f"Redis at {self} refuses what it is asked: {fault}") from (
-                fault
-            )
+            kind, why = why_not(fault)
+            raise kind(f"Redis at {self} refuses what it is asked: {why}") from fault
         self.breaker.succeeded()
         return reply
 
@@ -232,8 +238,11 @@ class Node:
         if isinstance(fault, AskError):
             self.breaker.succeeded()
             raise Redirected(fault, self.place) from None
+        if isinstance(fault, TryAgainError):  # a slot that is just being moved; others are served
+            self.breaker.succeeded()
+            raise StoreUnavailableError(f"Redis at {self} moves it just now: {fault}") from fault
         self.breaker.failed()
-        self._hang_up()
+        self.hang_up()
         raise StoreUnavailableError(f"Redis at {self} cannot serve now: {fault}") from fault
 
     def _talk(self, talk: Callable[[_Line, bool], Reply]) -> Reply:
@@ -247,7 +256,7 @@ class Node:
             except (AuthenticationError, BusyLoadingError, LateError):
                 raise
             except BrokenError:
-                self._hang_up()  # the others were closed with it, most likely
+                self.hang_up()  # the others were closed with it, most likely
         try:
             fresh = _Line(self._connect())
         except (BrokenError, LateError, ResponseError) as fault:
@@ -278,7 +287,8 @@ class Node:
         else:
             self._idle.append(line)
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Let go of all connections that nobody uses just now; there may be others soon."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().connection.disconnect()
@@ -288,6 +298,19 @@ def connector(
     place: Place, address: Address, timeouts: Timeouts, credentials: Credentials | None = None
 ) -> Callable[[], Wire]:
     """What makes connections to a place. Without `credentials` they are the data nodes'."""
+    kind, given = connection_to(place, address, timeouts, credentials)
+
+    def connect() -> Wire:
+        made: Wire = kind(**given)
+        return made
+
+    return connect
+
+
+def connection_to(
+    place: Place, address: Address, timeouts: Timeouts, credentials: Credentials | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """As `connector`: redis-py's kind of connection, and what it is made with."""
     known = address.data if credentials is None else credentials
     given: dict[str, Any] = {
         "username": known.username,
@@ -299,22 +322,28 @@ def connector(
         "protocol": 2,
         "driver_info": None,
     }
-    make: Any = Connection
     if isinstance(place, str):
         given.pop("socket_connect_timeout")
-        make = UnixDomainSocketConnection
-        given |= {"path": place}
-    else:
-        given |= {"host": place[0], "port": place[1]}
-        if address.tls is not None:
-            make = SSLConnection
-            given |= address.tls
+        return UnixDomainSocketConnection, given | {"path": place}
+    given |= {"host": place[0], "port": place[1]}
+    if address.tls is None:
+        return Connection, given
+    return SecureConnection, given | {"tls": address.tls}
 
-    def connect() -> Wire:
-        made: Wire = make(**given)
-        return made
 
-    return connect
+def why_not(fault: RedisError) -> tuple[type[StoreUnavailableError], str]:
+    """What kind of error it is to whoever asked, and why."""
+    untrusted = distrust(fault)
+    unwanted = untrusted is not None or _is_refusal(fault)
+    return UnwantedError if unwanted else StoreUnavailableError, untrusted or str(fault).rstrip(".")
+
+
+def _is_refusal(fault: BaseException | None) -> bool:
+    while fault is not None:
+        if isinstance(fault, AuthenticationError | NoPermissionError):
+            return True
+        fault = fault.__cause__
+    return False
 
 
 def _ask(line: _Line, words: Words) -> Reply:

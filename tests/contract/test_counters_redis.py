@@ -5,6 +5,7 @@ Over real servers, by Redis's own clock unless a test moves time.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from moneyhelp import (
 from peers.valkey import Cluster, Trio, Valkey, info, valkey_node, valkey_trio, wait_for
 from statehelp import FakeClock
 
+from store.breaker import FAILURES
 from store.counters.address import parse
 from store.counters.link import Link
 from store.counters.model import (
@@ -45,6 +47,8 @@ from store.counters.redis import SHARDS, RedisCounters
 from store.counters.scripts import LEAVE
 from store.errors import ConfigError, StoreUnavailableError
 from store.ledger import Ledger
+from store.push import BEAT
+from store.pushredis import RedisChannel
 from store.records import MINUTE_US, SECOND_US, WINDOW_US, Hold, Window
 from store.seeding import LOST_WAIT_SECONDS, SeededCounters
 
@@ -364,11 +368,52 @@ def test_a_wrong_password_is_said(own_node: Valkey) -> None:
     own_node.ask("CONFIG", "SET", "requirepass", "right")
     port = own_node.port
     with Link(parse(f"redis://:wrong@127.0.0.1:{port}"), PATIENT) as link:
-        with pytest.raises(StoreUnavailableError, match="invalid username-password") as raised:
+        with pytest.raises(ConfigError, match="invalid username-password") as raised:
             link.verify()
         assert "wrong@" not in str(raised.value)
     with Link(parse(f"redis://:right@127.0.0.1:{port}"), PATIENT) as link:
         link.verify()
+
+
+def test_a_user_with_few_rights_is_enough(node: Valkey, tmp_path: Path) -> None:
+    """Those that the text on deploying names; without one of them a start ends, and says which."""
+    text = (Path(__file__).parents[2] / "deploy" / "README.md").read_text()
+    (rules,) = re.findall(r"^ACL SETUSER tensorgate on >… (.*)$", text, re.MULTILINE)
+    node.ask("ACL", "SETUSER", "few", "reset", "on", ">pw", *rules.split())
+    url = f"redis://few:pw@127.0.0.1:{node.port}"
+    engine = fast_engine(tmp_path)
+    try:
+        with Link(parse(url), PATIENT) as link:
+            link.verify()
+            counters = seeded(RedisCounters(link))
+            first, second = take(counters, draft(1)), take(counters, draft(1))
+            assert counters.beat(ACCOUNT.id, first.id)
+            assert counters.give_back(first)
+            assert counters.withdraw(draft(1)) is None
+            counters.take("listing", None, (MinuteLimit("lane", 5),), ACCOUNT.id)
+            assert counters.settle_all([(first, 0), (second, 1)]) == [True, True]
+            assert counters.overdue(0) == counters.open_holds() == []
+            assert counters.accounts() == [ACCOUNT.id]
+            assert counters.clocks()
+            assert counters.ask_flush() == counters.flush_asked()
+            mine = SeededCounters(counters, Ledger(engine), lambda *_: None, counters)
+            mint(engine, KEY)
+            counters.forget(ACCOUNT.id)
+            asked = draft(1)
+            assert isinstance(mine.take(asked.request_id, asked, limits()), Taken)
+            with pytest.raises(StoreUnavailableError, match="no permissions"):
+                link.command(b"tg:", b"FLUSHALL")
+        channel = RedisChannel(url, seconds=1)
+        channel.open()
+        channel.send(BEAT)
+        assert channel.receive(1)
+        channel.close()
+        node.ask("ACL", "SETUSER", "few", "-info")
+        with Link(parse(url), PATIENT) as link, pytest.raises(ConfigError, match="'info'"):
+            link.verify(20)
+    finally:
+        engine.dispose()
+        node.ask("ACL", "DELUSER", "few")
 
 
 def test_a_unix_socket_is_as_good(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -595,6 +640,34 @@ def test_a_slot_that_moves_is_followed_and_seeded_anew(cluster: Cluster) -> None
                 lambda: all(owner(each, slot) == source.port for each in cluster.nodes),
                 "its return",
             )
+
+
+def test_a_slot_that_is_being_moved_keeps_nobody_elses_accounts_out(cluster: Cluster) -> None:
+    """Of a key here and one there, no script can be run until the slot has moved."""
+    cluster.empty()
+    source = cluster.node_of(f"tg:{{{ACCOUNT.id}}}:")
+    target = next(node for node in cluster.nodes if node is not source)
+    slot = int(source.ask("CLUSTER", "KEYSLOT", ACCOUNT.id))
+    ids = {node.port: node.ask("CLUSTER", "MYID").decode() for node in cluster.nodes}
+    names = (f"acc_{number}" for number in range(100))
+    other = next(each for each in names if cluster.node_of(f"tg:{{{each}}}:") is source)
+    with Link(parse(cluster.url), PATIENT) as link:
+        counters = seeded(RedisCounters(link))
+        try:
+            target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
+            source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
+            before = int(source.ask("INFO", "stats")["total_connections_received"])
+            for _ in range(2 * FAILURES):
+                asked = draft(10)
+                with pytest.raises(StoreUnavailableError, match="rehashing"):
+                    counters.take(asked.request_id, asked, limits())
+            counters.generation(other)
+            made = int(source.ask("INFO", "stats")["total_connections_received"]) - before
+            assert made <= 2, "the connections stay: one is the test's own look"
+        finally:
+            for node in (target, source):
+                node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
+        assert held(counters) == 0
 
 
 def owner(node: Valkey, slot: int) -> int:

@@ -175,6 +175,11 @@ def test_a_line_says_a_change(change: Change) -> None:
         "change x 2 - -",
         "change 1 2 zz -",
         "change 1 2 - - -",
+        "change -1 2 - -",
+        "change 1 -2 - -",
+        f"change {2**63} 2 - -",
+        f"change 1 {10**100} - -",
+        "change 1_0 2 - -",
         "b" * 201,
     ],
 )

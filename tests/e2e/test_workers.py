@@ -189,6 +189,11 @@ def test_doctor_looks_at_each_process(gate: Stack) -> None:
     assert parts["meter"]["status"] == "ok"
 
 
+def test_that_all_hear_of_changes_is_told(gate: Stack) -> None:
+    """An alert hangs on it; the meter hears of none, as it has no keys."""
+    until(lambda: metric(gate, "tensorgate_feed_healthy") == 1, 5, "1")
+
+
 def test_both_decide_and_what_they_admit_is_metered(gate: Stack) -> None:
     key = gate.mint(budget_usd="50")
     with calling(gate, key) as calls:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from authz.control import Responder, serving
-from authz.joined import Joined
+from authz.joined import ASK_SECONDS, Joined
 from authz.sockets import Place
 from store.errors import ConfigError, InputError, NotRunningError, StoreUnavailableError
 
@@ -93,6 +95,27 @@ def test_the_meter_counts_and_what_waits_is_added_up_over_all(gate: Gate) -> Non
 def test_arguments_reach_the_meter(gate: Gate) -> None:
     gate.start("meter", drift=lambda arguments: dict.fromkeys(arguments["accounts"], 3))
     assert gate.joined.methods()["drift"]({"accounts": ["a", "b"]}) == {"a": 3, "b": 3}
+
+
+def test_the_catalog_is_told_by_whoever_answers_and_nobody_waits_for_one_that_does_not(
+    gate: Gate,
+) -> None:
+    released = Event()
+    ask = gate.joined.methods()["catalog"]
+    with pytest.raises(NotRunningError):
+        ask({})
+    gate.start("meter", catalog=lambda _: released.wait(ASK_SECONDS))
+    gate.start("authz-0", catalog=lambda _: {"text": "models: {}"})
+    began = monotonic()
+    assert ask({}) == {"text": "models: {}"}
+    assert monotonic() - began < ASK_SECONDS / 2
+    released.set()
+
+
+def test_where_nobody_tells_the_catalog_it_is_not_as_if_nobody_were_there(gate: Gate) -> None:
+    gate.start("meter", catalog=raises(StoreUnavailableError("no answer in time")))
+    with pytest.raises(StoreUnavailableError, match="no answer"):
+        gate.joined.methods()["catalog"]({})
 
 
 def test_a_refusal_is_told_by_whoever_knows_it(gate: Gate) -> None:

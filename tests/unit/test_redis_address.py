@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from store.counters.address import Address, Credentials, parse
+from store.counters.tls import Tls
 from store.errors import ConfigError
 
 SECRET = Credentials(None, "secret")
@@ -21,17 +22,13 @@ HOST = ("redis.example", 6379)
             Address("single", (HOST,), data=Credentials("ann", "p@ss/")),
         ),
         ("redis://:secret@[::1]:7000", Address("single", (("::1", 7000),), data=SECRET)),
-        ("rediss://redis.example", Address("single", (HOST,), tls={})),
+        ("rediss://redis.example", Address("single", (HOST,), tls=Tls())),
         (
             "rediss://redis.example?ca=/ca.pem&cert=/c.pem&key=/k.pem",
             Address(
                 "single",
                 (HOST,),
-                tls={
-                    "ssl_ca_certs": "/ca.pem",
-                    "ssl_certfile": "/c.pem",
-                    "ssl_keyfile": "/k.pem",
-                },
+                tls=Tls("/ca.pem", "/c.pem", "/k.pem"),
             ),
         ),
         ("unix:///run/redis.sock", Address("single", path="/run/redis.sock")),
@@ -50,7 +47,7 @@ HOST = ("redis.example", 6379)
             ),
         ),
         ("redis+cluster://a:1,b:2,c", Address("cluster", (("a", 1), ("b", 2), ("c", 6379)))),
-        ("rediss+cluster://a", Address("cluster", (("a", 6379),), tls={})),
+        ("rediss+cluster://a", Address("cluster", (("a", 6379),), tls=Tls())),
     ],
 )
 def test_each_form(url: str, address: Address) -> None:
@@ -72,6 +69,7 @@ def test_each_form(url: str, address: Address) -> None:
         ),
         *(
             "redis://a?ca=/x",
+            "rediss://a?key=/x",
             "redis+cluster://a,,b",
             "redis://[::1",
             "redis://[::1]x",
