@@ -182,9 +182,7 @@ def test_what_is_not_ours_has_an_exact_tag(resources: list[Manifest]) -> None:
     """deploy/checkov.yaml says that no tag moves: three numbers do not, nor do PostgreSQL's two."""
     for workload, pod in workloads(resources):
         for each in containers(pod):
-            assert re.search(
-                r"(postgres:\d+|:[a-z-]*v?\d+\.\d+)\.\d+(-[a-z]+)?$", each["image"]
-            ), (
+            assert re.search(r"(postgres:\d+|:[a-z-]*v?\d+\.\d+)\.\d+(-[a-z]+)?$", each["image"]), (
                 workload["metadata"]["name"],
                 each["image"],
             )
