@@ -14,8 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +42,9 @@ from store.records import MINUTE_US, SECOND_US
 from store.settings import PREFIX, StoreSettings, load
 from store.text import usd
 from tensorgate import ports, valkey, vitals
+from tensorgate.beside import Beside, findings, look
 from tensorgate.binaries import envoy_path
+from tensorgate.finding import Finding, Status
 from tensorgate.ports import Address, parse_address
 from tensorgate.preflight import UpSettings
 from tensorgate.statefolder import PRIVATE, StateFolder
@@ -51,6 +52,7 @@ from tensorgate.upstream import ProbeThread, Silent
 
 START: Final = "start the gate: `make run` or `tensorgate up`"
 METER: Final = Place(Role.METER).name
+MOUNTS: Final = Path("/proc/self/mountinfo")
 LEAST_FREE_BYTES: Final = 200 * 1024 * 1024
 MOST_LAG_SECONDS: Final = 5.0  # a row is in SQL within one second while SQL answers
 ENVOY_VERSION_SECONDS: Final = 10.0
@@ -58,44 +60,23 @@ ENVOY_VERSION_SECONDS: Final = 10.0
 EARLIEST_US: Final = 1_767_225_600 * SECOND_US  # 2026-01-01
 
 
-class Status(StrEnum):
-    """How a part is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line. `advice` is what to do; empty where nothing is."""
-
-    part: str
-    status: Status
-    text: str
-    advice: str = ""
-
-    def __str__(self) -> str:
-        advice = f" → {self.advice}" if self.advice else ""
-        return f"{self.status:<4}  {self.part:<9} {self.text}{advice}"
-
-
 def doctor(*, as_json: bool = False) -> int:
     """Look at every part and print what was found; 1 if anything failed, else 0."""
-    findings = list(examine())
+    found = list(examine())
     if as_json:
-        print(json.dumps({"parts": [asdict(each) for each in findings]}, ensure_ascii=False))  # noqa: T201 -- the result
+        print(json.dumps({"parts": [asdict(each) for each in found]}, ensure_ascii=False))  # noqa: T201 -- the result
     else:
-        for each in findings:
+        for each in found:
             print(each)  # noqa: T201 -- the result
-    return int(any(each.status is Status.FAIL for each in findings))
+    return int(any(each.status is Status.FAIL for each in found))
 
 
 def examine() -> Iterator[Finding]:
     """Every finding, in the order in which the parts depend on each other."""
-    yield _python()
-    yield _envoy_binary()
     finding, settings, authz = _settings()
+    beside = look(authz.runtime) if authz else None
+    yield _python()
+    yield _envoy_binary(beside)
     yield finding
     yield _clock()
     if settings is None or authz is None:
@@ -107,7 +88,7 @@ def examine() -> Iterator[Finding]:
         yield from _stored(settings)
     if state.path.exists():
         yield _journal(state.path / JOURNAL_NAME)
-    yield from _running(state, authz)
+    yield from _running(state, authz, beside)
 
 
 def _python() -> Finding:
@@ -115,10 +96,12 @@ def _python() -> Finding:
     return Finding("python", Status.OK, f"{version} at {sys.executable}")
 
 
-def _envoy_binary() -> Finding:
+def _envoy_binary(beside: Beside | None) -> Finding:
     try:
         binary = envoy_path()
     except InputError as fault:
+        if beside is not None:
+            return Finding("envoy", Status.OK, f"{beside.version}, not of this container")
         return Finding("envoy", Status.WARN, str(fault))
     reinstall = "reinstall what requirements.lock names: `make clean run`"
     try:
@@ -163,7 +146,8 @@ def _state(state: StateFolder) -> Finding:
         advice = f"{START}, or name the folder in {PREFIX}STATE"
         return Finding("state", Status.FAIL, why, advice)
     mode = stat.S_IMODE(seen.st_mode)
-    if mode & 0o077:
+    volume = seen.st_uid != os.geteuid() and _is_mounted(path)
+    if mode & 0o077 and not volume:
         advice = f"chmod {PRIVATE:o} {path}"
         return Finding("state", Status.FAIL, f"{path} is open to others (mode {mode:o})", advice)
     if not os.access(path, os.W_OK | os.X_OK):
@@ -172,7 +156,18 @@ def _state(state: StateFolder) -> Finding:
     if free < LEAST_FREE_BYTES:
         text = f"{path}: {free // 1_000_000} MB free on its disk"
         return Finding("state", Status.WARN, text, "make room: what is charged is written there")
-    return Finding("state", Status.OK, f"{path} (mode {mode:o}, {free // 1_000_000_000} GB free)")
+    what = "a volume, " if volume else ""
+    text = f"{path} ({what}mode {mode:o}, {free // 1_000_000_000} GB free)"
+    return Finding("state", Status.OK, text)
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether somebody put a volume there, whose owner and mode are then theirs to choose."""
+    try:
+        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(line.split(" ")[4:5] == [str(path)] for line in mounts.splitlines())
 
 
 def _catalog(settings: StoreSettings) -> Finding:
@@ -278,22 +273,27 @@ def _journal(path: Path) -> Finding:
     return Finding("journal", Status.OK, text)
 
 
-def _running(state: StateFolder, settings: AuthzSettings) -> Iterator[Finding]:
+def _running(
+    state: StateFolder, settings: AuthzSettings, beside: Beside | None
+) -> Iterator[Finding]:
     """The processes, as the last `up` described them, else as the settings do."""
     about = state.running() if state.is_locked() else {}
     runtime = Path(state.read("runtime") or settings.runtime)
     workers = about.get("workers") or settings.workers
-    yield from _redis(settings, runtime, workers)
+    counters = list(_redis(settings, runtime, workers))
+    yield from counters
     authz = _authz(runtime, state)
     yield authz
     if authz.status is not Status.FAIL:
         yield from _processes(runtime, state, workers)
-    if authz.status is Status.OK:
+    if authz.status is Status.OK and all(each.status is Status.OK for each in counters):
         yield _ledger(Control.of(settings))
-    gate = _known(about.get("local"))
-    yield _gate(gate, state)
-    upstream = _known(about.get("upstream") or os.environ.get(f"{PREFIX}UPSTREAM"))
-    yield _upstream(ProbeThread.asking(upstream))
+    if beside is not None and not about:
+        yield from findings(beside)
+    else:
+        yield _gate(_known(about.get("local")), state)
+        upstream = _known(about.get("upstream") or os.environ.get(f"{PREFIX}UPSTREAM"))
+        yield _upstream(ProbeThread.asking(upstream))
     yield from _catalogs_upstreams(settings)
     yield _metrics(_known(about.get("metrics") or settings.metrics_listen))
     if "admin" in about:

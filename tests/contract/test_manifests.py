@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -151,6 +152,62 @@ def test_no_secret_stands_in_a_manifest(resources: list[Manifest], overlay: str)
                 assert "valueFrom" in variable or "PASSWORD" not in variable["name"], variable
 
 
+def test_the_autoscaler_alone_says_how_many(resources: list[Manifest]) -> None:
+    """A number in the Deployment would undo, with each `apply`, what the autoscaler has found."""
+    scalers = of(resources, "HorizontalPodAutoscaler")
+    scaled = {each["spec"]["scaleTargetRef"]["name"] for each in scalers}
+    for workload in of(resources, "Deployment"):
+        name = workload["metadata"]["name"]
+        assert ("replicas" in workload["spec"]) is (name not in scaled), name
+    for scaler in scalers:
+        assert scaler["spec"]["minReplicas"] >= 2  # a rollout and a node's end find another pod
+
+
+def test_pods_spread_over_nodes_that_take_them(resources: list[Manifest]) -> None:
+    """A node that no pod of ours may go to has none, and would count as the one to be filled."""
+    for workload, pod in workloads(resources):
+        for rule in pod.get("topologySpreadConstraints", ()):
+            assert rule["nodeTaintsPolicy"] == "Honor", workload["metadata"]["name"]
+            assert rule["matchLabelKeys"] == ["pod-template-hash"], workload["metadata"]["name"]
+            assert rule["labelSelector"]["matchLabels"].items() <= labels(workload).items()
+
+
+def test_no_service_puts_variables_into_a_pod(resources: list[Manifest]) -> None:
+    """A Service named `tensorgate` would set TENSORGATE_PORT, and one named `vllm` VLLM_PORT."""
+    for workload, pod in workloads(resources):
+        assert pod["enableServiceLinks"] is False, workload["metadata"]["name"]
+
+
+def test_what_is_not_ours_has_an_exact_tag(resources: list[Manifest]) -> None:
+    """deploy/checkov.yaml says that no tag moves: three numbers do not, nor do PostgreSQL's two."""
+    for workload, pod in workloads(resources):
+        for each in containers(pod):
+            assert re.search(r"(postgres:\d+|:[a-z-]*v?\d+\.\d+)\.\d+(-[a-z]+)?$", each["image"]), (
+                workload["metadata"]["name"],
+                each["image"],
+            )
+
+
+def test_a_config_map_can_be_stored(resources: list[Manifest]) -> None:
+    """The API takes 1 MiB, and no more than a quarter of it with a plain `kubectl apply`."""
+    for each in of(resources, "ConfigMap"):
+        assert len(json.dumps(each).encode()) < 2**20 // 2, each["metadata"]["name"]
+    used = {
+        volume["configMap"]["name"]
+        for _, pod in workloads(resources)
+        for volume in pod["volumes"]
+        if "configMap" in volume
+    }
+    used |= {
+        source["configMapRef"]["name"]
+        for _, pod in workloads(resources)
+        for each in containers(pod)
+        for source in each.get("envFrom", ())
+        if "configMapRef" in source
+    }
+    assert {each["metadata"]["name"] for each in of(resources, "ConfigMap")} == used
+
+
 def test_several_pods_count_together(resources: list[Manifest]) -> None:
     scaled = {
         each["spec"]["scaleTargetRef"]["name"] for each in of(resources, "HorizontalPodAutoscaler")
@@ -160,8 +217,8 @@ def test_several_pods_count_together(resources: list[Manifest]) -> None:
     for workload, pod in found:
         name = workload["metadata"]["name"]
         several = (
-            workload["spec"]["replicas"] > 1
-            or name in scaled
+            name in scaled
+            or workload["spec"]["replicas"] > 1
             or workload["spec"]["strategy"]["type"] != "Recreate"  # two at once while it rolls
         )
         (authz,) = (each for each in containers(pod) if each.get("args") == ["authz"])

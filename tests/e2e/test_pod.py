@@ -7,20 +7,31 @@ from __future__ import annotations
 
 import json
 import secrets
+import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2 as httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from peers import kubernetes
 from peers.image import Image
 from peers.kubernetes import Manifest
 from peers.pod import Network, Pod, Site, network
 from peers.postgres import running as postgres_running
+from peers.process import Child
 from peers.prometheus import scraping
 from peers.valkey import valkey_node
 from peers.venvs import ROOT
@@ -172,18 +183,23 @@ def _roll(site: Site, pace: float) -> None:
     assert {row["basis"] for row in rows} == {"metered"}
 
 
-def _deployment(site: Site) -> Manifest:
+def _deployment(site: Site, name: str = "vllm") -> Manifest:
     return next(
         each
         for each in site.resources
-        if each["kind"] == "Deployment" and each["metadata"]["name"] == "vllm"
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == name
     )
 
 
-def _prepare(site: Site) -> str:
-    """Migrate as the Job does, and mint a key."""
+def _migrated(site: Site) -> None:
+    """As the Job does."""
     (job,) = (each for each in site.resources if each["kind"] == "Job")
     _once(site, *job["spec"]["template"]["spec"]["containers"][0]["args"])
+
+
+def _prepare(site: Site) -> str:
+    """Migrate, and mint a key."""
+    _migrated(site)
     _once(site, "users", "add", "ada@example.com", "--plan", "pro", "--service")
     minted = _once(
         *(site, "keys", "mint", "--user", "ada@example.com", "--alias", "one"),
@@ -194,9 +210,9 @@ def _prepare(site: Site) -> str:
     return key
 
 
-def _begun(site: Site, pods: list[Pod]) -> Pod:
+def _begun(site: Site, pods: list[Pod], name: str = "vllm") -> Pod:
     """A new pod, once it is ready."""
-    pod = Pod(site, _deployment(site))
+    pod = Pod(site, _deployment(site, name))
     pods.append(pod)
     pod.begin()
     deadline = time.monotonic() + 60
@@ -281,3 +297,122 @@ def test_a_rollout_fails_no_call(site: Site) -> None:
 @pytest.mark.soak
 def test_a_rollout_at_its_own_pace_fails_no_call(site: Site) -> None:
     _roll(site, pace=1.0)
+
+
+def test_one_pod_keeps_all_on_its_volume(site: Site) -> None:
+    """The overlay `single` begins by migrating, needs no store elsewhere, and is well."""
+    with _model(site, "overlays/single") as resources:
+        pepper = {"tensorgate-pepper": site.secrets["tensorgate-pepper"]}
+        alone = replace(site, resources=resources, secrets=pepper, mounts={})
+        pods: list[Pod] = []
+        try:
+            pod = _begun(alone, pods, "tensorgate")
+            assert httpx.get(f"http://{pod.address}:8081/readyz", timeout=5).is_success
+            key = _minted(pod)
+            assert _called(f"http://{pod.address}:8080", key) == httpx.codes.OK
+            # its books, its own Envoy and the model server as Envoy sees it
+            parts = _doctor(pod)
+            assert {part: each["status"] for part, each in parts.items()} == dict.fromkeys(
+                parts, "ok"
+            )
+            assert parts["gate"]["text"] == "Envoy answers on its admin socket"
+            assert parts["upstream"]["text"] == f"well, says Envoy: {site.network.host}:8000"
+            assert "a volume" in parts["state"]["text"]
+        finally:
+            for each in pods:
+                each.close()
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart(site: Site) -> None:
+    """The overlay `production` speaks TLS, and takes what cert-manager puts into the Secret."""
+    with _model(site, "overlays/production") as resources:
+        secrets_ = dict(site.secrets)
+        production = replace(site, resources=resources, secrets=secrets_)
+        _migrated(production)
+        secrets_["tensorgate-tls"], first = _certificate()
+        pods: list[Pod] = []
+        try:
+            pod = _begun(production, pods, "tensorgate")
+            key = _minted(pod)
+            assert _shown(pod) == first
+            assert _called(f"https://{pod.address}:8080", key) == httpx.codes.OK
+            secrets_["tensorgate-tls"], second = _certificate()
+            pod.renew("tensorgate-tls")
+            deadline = time.monotonic() + 10
+            while _shown(pod) != second:
+                assert time.monotonic() < deadline, "Envoy still shows the old certificate"
+                time.sleep(0.1)
+            assert _called(f"https://{pod.address}:8080", key) == httpx.codes.OK
+            parts = _doctor(pod)
+            assert {each["status"] for each in parts.values()} == {"ok"}, parts
+        finally:
+            for each in pods:
+                each.close()
+
+
+def _minted(pod: Pod) -> str:
+    """A key, as deploy/README.md mints one in a cluster."""
+    made = pod.execute("authz", "tensorgate", "users", "add", "ada@example.com")
+    assert made.returncode == 0, made.stdout + made.stderr
+    said = pod.execute(
+        *("authz", "tensorgate", "keys", "mint", "--user", "ada@example.com", "--alias", "laptop"),
+        *("--models", "*", "--budget-usd", "5", "--rpm", "60", "--json"),
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
+    key = json.loads(said.stdout)["key"]
+    assert isinstance(key, str)
+    return key
+
+
+def _called(gate: str, key: str) -> int:
+    """The status of a call."""
+    return httpx.post(
+        f"{gate}/v1/chat/completions",
+        json={"model": "demo-model", "messages": [{"role": "user", "content": "hello"}]},
+        headers={"authorization": f"Bearer {key}"},
+        timeout=20,
+        verify=False,  # nobody signed it
+    ).status_code
+
+
+def _doctor(pod: Pod) -> dict[str, dict[str, str]]:
+    """Part → what doctor says of it, from within the pod; what fails is shown."""
+    said = pod.execute("authz", "tensorgate", "doctor", "--json")
+    assert said.returncode == 0, said.stdout + said.stderr
+    return {each["part"]: each for each in json.loads(said.stdout)["parts"]}
+
+
+def _certificate() -> tuple[dict[str, str], str]:
+    """A Secret as cert-manager fills one, and the certificate in it."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "models.example.com")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=90))
+        .sign(private, SHA256())
+    )
+    pem = certificate.public_bytes(Encoding.PEM).decode()
+    key = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return {"tls.crt": pem, "tls.key": key}, pem
+
+
+def _shown(pod: Pod) -> str:
+    """The certificate that a new connection is shown."""
+    return ssl.get_server_certificate((pod.address, 8080), timeout=10)
+
+
+@contextmanager
+def _model(site: Site, overlay: str) -> Iterator[list[Manifest]]:
+    """A model server beside the pods; an overlay's resources, which have its address as a name."""
+    tensorgate = Path(sys.executable).with_name("tensorgate")
+    address = f"{site.network.host}:8000"
+    text = kubernetes.build(overlay)
+    named = 'address: "model"'
+    assert named in text  # for HTTP and for gRPC
+    child = Child([tensorgate, "demo", "--listen", address], log=site.folder / "model.log")
+    try:
+        yield kubernetes.parse(text.replace(named, f'address: "{site.network.host}"'))
+    finally:
+        child.end()

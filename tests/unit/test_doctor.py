@@ -1,8 +1,13 @@
 """Each part has a line, a fault is told once, and with what to do."""
 
+import json
 import os
 import re
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import UnixStreamServer
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 from moneyhelp import charge, hold
@@ -13,11 +18,12 @@ from authz.control import Responder, serving
 from authz.sockets import healths
 from store import schema
 from store.control import SOCKET_NAME
+from store.errors import InputError
 from store.journal import Journal
 from store.records import DAY_US, MINUTE_US
 from store.settings import StoreSettings, load
 from tensorgate import doctor
-from tensorgate.doctor import Finding, Status
+from tensorgate.finding import Finding, Status
 from tensorgate.ports import free_port
 from tensorgate.statefolder import StateFolder
 
@@ -73,6 +79,99 @@ def test_what_does_not_run_fails_and_says_how_to_start_it(
 def test_a_state_that_is_open_to_others_fails(state: Path) -> None:
     state.chmod(0o755)
     assert found()["state"].advice == f"chmod 700 {state}"
+
+
+def test_a_volume_has_the_owner_and_mode_that_its_maker_chose(
+    state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state.chmod(0o2775)
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"36 35 98:0 / {state} rw,noatime - ext4 /dev/sdb rw\n")
+    monkeypatch.setattr(doctor, "MOUNTS", mounts)
+    assert found()["state"].status is Status.FAIL  # it is ours, so its mode is as well
+    monkeypatch.setattr(os, "geteuid", lambda: state.stat().st_uid + 1)
+    assert "a volume, mode 2775" in found()["state"].text
+    mounts.write_text(mounts.read_text().replace(f" {state} ", f" {state.parent} "))
+    assert found()["state"].status is Status.FAIL
+
+
+class _Admin(BaseHTTPRequestHandler):
+    """Envoy's admin, as far as it is asked."""
+
+    answers: ClassVar[dict[str, object]] = {}
+
+    def do_GET(self) -> None:
+        body = json.dumps(self.answers[self.path]).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "a socket"
+
+
+def _host(address: str, health: dict[str, object]) -> dict[str, object]:
+    place = {"socket_address": {"address": address, "port_value": 8000}}
+    return {"address": place, "health_status": health}
+
+
+@pytest.mark.parametrize(
+    ("envoy", "hosts", "gate", "upstream"),
+    [
+        ("LIVE", [("10.0.0.7", {})], Status.OK, "well, says Envoy: 10.0.0.7:8000"),
+        (
+            "LIVE",
+            [("10.0.0.7", {"failed_active_health_check": True}), ("10.0.0.8", {})],
+            Status.OK,
+            "well, says Envoy: 10.0.0.7:8000, 10.0.0.8:8000",
+        ),
+        (
+            "DRAINING",
+            [("10.0.0.7", {"failed_active_health_check": True})],
+            Status.WARN,
+            "not well, says Envoy: 10.0.0.7:8000",
+        ),
+        ("LIVE", [], Status.OK, "Envoy finds no address for the name of the model server"),
+    ],
+)
+def test_an_envoy_that_up_did_not_start_is_asked_itself(
+    state: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    envoy: str,
+    hosts: list[tuple[str, dict[str, object]]],
+    gate: Status,
+    upstream: str,
+) -> None:
+    clusters = [
+        {"name": "authz", "host_statuses": [{"address": {"pipe": {"path": "/run/a"}}}]},
+        {"name": "model-default", "host_statuses": [_host(*each) for each in hosts]},
+    ]
+    answers: dict[str, object] = {
+        "/server_info": {"version": "ab12/1.40.0/Clean/RELEASE/BoringSSL", "state": envoy},
+        "/clusters?format=json": {"cluster_statuses": clusters},
+    }
+    monkeypatch.setattr(_Admin, "answers", answers)
+    monkeypatch.setattr(doctor, "envoy_path", _no_wheel)
+    (tmp_path / "run").mkdir()
+    with UnixStreamServer(str(tmp_path / "run" / "envoy-admin.sock"), _Admin) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            parts = found()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert parts["envoy"].text == "1.40.0, not of this container"
+    assert parts["gate"].status is gate
+    assert parts["upstream"].text == upstream
+    assert (parts["upstream"].status is Status.OK) == upstream.startswith("well")
+    assert bool(parts["upstream"].advice) == (parts["upstream"].status is not Status.OK)
+
+
+def _no_wheel() -> Path:
+    raise InputError("Envoy's wheel is not installed here.")
 
 
 def test_no_state_says_how_one_is_made(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +354,11 @@ def test_redis_is_looked_at_where_something_is_counted_in_it(
     monkeypatch.setenv(
         "TENSORGATE_REDIS_URL", f"redis://:hunter22@127.0.0.1:{free_port('127.0.0.1')}"
     )
-    finding = found()["redis"]
+    monkeypatch.setattr(doctor, "is_serving", lambda _: True)
+    parts = found()
+    assert parts["authz"].status is Status.OK
+    assert "ledger" not in parts  # it hangs on Redis, and restarting the gate would mend nothing
+    finding = parts["redis"]
     assert finding.text.startswith("TENSORGATE_REDIS_URL: Redis at 127.0.0.1:")
     assert "hunter22" not in str(finding)
     assert finding.advice == "start it, or mend TENSORGATE_REDIS_URL"
