@@ -114,62 +114,22 @@ def fill(engine: Engine, size: Size, now_us: int) -> Books:
 
 # -- what there is
 
-_ACCOUNT: Final = ["id", "email", "team", "plan", "role", "service", "password_hash", "created_us"]
-_KEY: Final = [
-    "id",
-    "account_id",
-    "alias",
-    "digest",
-    "pepper_version",
-    "hint",
-    "models",
-    "budget_nanousd",
-    "rpm",
-    "created_us",
-    "expires_us",
-    "revoked_us",
-]
-_CALL: Final = [
-    "hold_id",
-    "request_id",
-    "account_id",
-    "key_id",
-    "user",
-    "team",
-    "alias",
-    "model",
-    "endpoint",
-    "status",
-    "basis",
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "charge_nanousd",
-    "hold_nanousd",
-    "key_window",
-    "account_window",
-    "admitted_us",
-    "settled_us",
-    "price",
-    "tokens_per_byte",
-    "input_bound",
-    "output_bound",
-    "seen",
-]
-_REFUSED: Final = ["account_id", "day", "key_id", "reason", "calls", "last_us"]
-_CHANGE: Final = ["at_us", "actor", "action", "subject", "before", "after", "address"]
-_HOLD: Final = [
-    "hold_id",
-    "request_id",
-    "account_id",
-    "key_id",
-    "key_window",
-    "account_window",
-    "nanousd",
-    "admitted_us",
-    "record",
-]
+_ACCOUNT: Final = "id email team plan role service password_hash created_us"
+_KEY: Final = (
+    "id account_id alias digest pepper_version hint models budget_nanousd rpm created_us "
+    "expires_us revoked_us"
+)
+_CALL: Final = (
+    "hold_id request_id account_id key_id user team alias model endpoint status basis "
+    "input_tokens cached_input_tokens cache_write_tokens output_tokens charge_nanousd "
+    "hold_nanousd key_window account_window admitted_us settled_us price tokens_per_byte "
+    "input_bound output_bound seen"
+)
+_REFUSED: Final = "account_id day key_id reason calls last_us"
+_CHANGE: Final = "at_us actor action subject before after address"
+_HOLD: Final = (
+    "hold_id request_id account_id key_id key_window account_window nanousd admitted_us record"
+)
 
 
 def _people(size: Size, now_us: int) -> list[Account]:
@@ -285,10 +245,10 @@ def _open_holds(owned: Sequence[Key], now_us: int) -> Iterator[Row]:
 # -- how it gets in
 
 
-def _executed(engine: Engine, table: Table, names: Sequence[str], rows: Iterable[Row]) -> None:
+def _executed(engine: Engine, table: Table, names: str, rows: Iterable[Row]) -> None:
     """SQLite: many at once, without waiting for its disk."""
-    slots = ", ".join("?" * len(names))
-    columns = ", ".join(f'"{name}"' for name in names)
+    columns = ", ".join(f'"{name}"' for name in names.split())
+    slots = ", ".join("?" * len(names.split()))
     statement = f"INSERT INTO {table.name} ({columns}) VALUES ({slots})"
     left = iter(rows)
     with engine.connect() as held:
@@ -319,9 +279,9 @@ def _summed_afterwards(engine: Engine) -> Iterator[None]:
             connection.exec_driver_sql(made)
 
 
-def _copied(engine: Engine, table: Table, names: Sequence[str], rows: Iterable[Row]) -> None:
+def _copied(engine: Engine, table: Table, names: str, rows: Iterable[Row]) -> None:
     """PostgreSQL: COPY, a part at a time, for each of which its triggers run once."""
-    columns = ", ".join(f'"{name}"' for name in names)
+    columns = ", ".join(f'"{name}"' for name in names.split())
     left = iter(rows)
     with engine.begin() as connection:
         driver = connection.connection.driver_connection
