@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, case, func, or_, selec
 from store.daymemory import CHANGING_DAYS, DayMemory
 from store.daytotals import TEAM, lines
 from store.engines import driver_errors, read_options
-from store.keywriter import read_account
+from store.keyrows import DISABLED, read_account
 from store.ledgersums import amount, whole
 from store.records import DAY_US, Account
 from store.schema import accounts, keys
@@ -67,7 +67,7 @@ class AccountList:
             found = int(connection.execute(counted).scalar_one())
             number = max(1, min(number, -(-found // PAGE_ACCOUNTS)))
             asked = (
-                select(accounts)
+                select(accounts, DISABLED)
                 .where(*wanted)
                 .order_by(accounts.c.email)
                 .limit(PAGE_ACCOUNTS)
@@ -81,7 +81,7 @@ class AccountList:
         """One account; None if there is none of this id."""
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**read_options(self._engine))
-            asked = select(accounts).where(accounts.c.id == account_id)
+            asked = select(accounts, DISABLED).where(accounts.c.id == account_id)
             row = connection.execute(asked).mappings().first()
             if row is None:
                 return None

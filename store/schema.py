@@ -41,7 +41,7 @@ from store.errors import SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0009"
+HEAD: Final = "0010"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 UPGRADE_TIMEOUT_SECONDS: Final = 30.0
@@ -77,6 +77,13 @@ accounts = Table(
     UniqueConstraint("email"),
     CheckConstraint("email = lower(email)", name="email_lower"),
     CheckConstraint("role IN ('user', 'auditor', 'admin')", name="role"),
+)
+
+disabled = Table(  # accounts that nobody may use; see 0010: a table, as adding it waits for nobody
+    "disabled",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
 )
 
 keys = Table(
