@@ -153,17 +153,17 @@ class AccountService:
                     f"{account.email} is a service account and never signs in.",
                     code="invalid_account",
                 )
-            if account.role is Role.ADMIN and role is not Role.ADMIN and writer.admins() == 1:
-                raise InputError(
-                    f"{account.email} is the only admin. Make another one first.",
-                    code="last_admin",
-                )
+            if role is not Role.ADMIN:
+                _check_not_last(writer, account)
             if account.role is not role:
                 writer.set_role(account, role)
         return replace(account, role=role)
 
     def set_password(self, email: str, password: str | None = None) -> str | None:
-        """Replace the password; without one, one is made and returned, to be shown once."""
+        """Replace the password; without one, one is made and returned, to be shown once.
+
+        Every session ends, and every identity is parted from the account.
+        """
         chosen = make_password() if password is None else inputs.password(password)
         hashed = hash_password(chosen)  # before any lock: it is slow
         with self._changing(email) as (writer, account):
@@ -172,8 +172,27 @@ class AccountService:
                     f"{account.email} is a service account and never signs in.",
                     code="invalid_account",
                 )
-            writer.set_password(account, hashed)
+            writer.set_password(account, hashed, unlink=True)
         return chosen if password is None else None
+
+    def disable(self, email: str) -> Account:
+        """Let nobody in as the account, and none of its keys pass: at once, and until `enable`.
+
+        Nothing is revoked. One admin always stays.
+        """
+        with self._changing(email) as (writer, account):
+            if writer.is_disabled(account):
+                return account
+            _check_not_last(writer, account)
+            writer.disable(account)
+            return replace(account, disabled_us=writer.now_us)
+
+    def enable(self, email: str) -> Account:
+        """Undo `disable`: its keys pass again, and its owner can sign in."""
+        with self._changing(email) as (writer, account):
+            if writer.is_disabled(account):
+                writer.enable(account)
+        return replace(account, disabled_us=None)
 
     @contextmanager
     def _changing(self, email: str) -> Iterator[tuple[Writer, Account]]:
@@ -186,6 +205,16 @@ class AccountService:
             yield writer, account
         self._committed = Moment(monotonic(), self._clock())
         self._changed()
+
+
+def _check_not_last(writer: Writer, account: Account) -> None:
+    """Raises InputError for the one admin who is left."""
+    if account.role is not Role.ADMIN or writer.is_disabled(account):
+        return
+    if writer.admins() == 1:
+        raise InputError(
+            f"{account.email} is the only admin. Make another one first.", code="last_admin"
+        )
 
 
 def catalog_in_force(settings: StoreSettings) -> Catalog:

@@ -18,7 +18,7 @@ import typer
 
 from admin import acknowledge, output
 from store.errors import InputError
-from store.records import DEFAULT_EXPIRY_DAYS, Role
+from store.records import DEFAULT_EXPIRY_DAYS, Account, Role
 from store.text import usd, utc
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def list_users(as_json: AsJson = False) -> None:
         (
             account.email,
             account.plan,
-            "service" if account.service else account.role.value,
+            _role_text(account),
             account.team or "-",
             str(live),
             utc(account.created_us),
@@ -150,6 +150,11 @@ def list_users(as_json: AsJson = False) -> None:
     output.show(as_json, value, output.table(head, rows) if rows else empty)
 
 
+def _role_text(account: Account) -> str:
+    role = "service" if account.service else account.role.value
+    return role if account.disabled_us is None else f"{role}, disabled"
+
+
 @users_app.command("set-plan")
 def set_plan(
     email: Email,
@@ -159,17 +164,37 @@ def set_plan(
     """Put an account on another plan. Its keys stay as they are until they are updated."""
     with opened() as use:
         account = use.set_plan(email, plan)
-        heard = use.acknowledged()
-    text = f"{account.email} is on the {account.plan} plan: {acknowledge.as_text(heard, 'obeyed')}."
+        _show_changed(as_json, account, use, f"is on the {account.plan} plan")
+
+
+@users_app.command("disable")
+def disable_user(email: Email, as_json: AsJson = False) -> None:
+    """Let nobody in as an account and none of its keys pass, until it is enabled again."""
+    with opened() as use:
+        _show_changed(as_json, use.disable(email), use, "is disabled, and no key was revoked")
+
+
+@users_app.command("enable")
+def enable_user(email: Email, as_json: AsJson = False) -> None:
+    """Undo `users disable`: its keys pass again, and its owner can sign in."""
+    with opened() as use:
+        _show_changed(as_json, use.enable(email), use, "is enabled")
+
+
+def _show_changed(as_json: bool, account: Account, use: AdminService, what: str) -> None:
+    heard = use.acknowledged()
     value = output.account_json(account) | {"acknowledged": acknowledge.as_json(heard)}
-    output.show(as_json, value, text)
+    output.show(as_json, value, f"{account.email} {what}: {acknowledge.as_text(heard, 'obeyed')}.")
 
 
 @users_app.command("set-password")
 def set_password(
     email: Email, password_stdin: PasswordStdin = False, as_json: AsJson = False
 ) -> None:
-    """Replace an account's password. Unless you give one, the new one is shown this once."""
+    """Replace an account's password. Unless you give one, the new one is shown this once.
+
+    Its sessions end, and single sign-on has to be linked anew.
+    """
     password = secret_from_stdin("password", as_json=as_json) if password_stdin else None
     with opened() as use:
         made = use.set_password(email, password)

@@ -99,6 +99,7 @@ def account_json(account: Account) -> dict[str, object]:
         "team": account.team,
         "role": account.role.value,
         "service": account.service,
+        "disabled": account.disabled_us is not None,
         "created_at": rfc3339(account.created_us),
     }
 

@@ -134,6 +134,8 @@ class SignIns:
         """Whose session a token is. That it is used is noted about once a minute."""
         now_us = self._clock()
         found = self._people.session(token, now_us, self._settings.lifetimes)
+        if found is not None and found[1].disabled_us is not None:
+            return None
         if found is not None and now_us - found[0].seen_us >= TOUCH_US:
             # where it cannot be noted, the session ends the sooner
             with suppress(StoreError), self._people.changing(actor_of(found[1]), now_us) as writer:
@@ -171,8 +173,10 @@ class SignIns:
                     raise _wrong()
                 return self._let_in(writer, now.account, visitor, "password")
 
-    def change_password(self, account: Account, current: str, new: str, visitor: Visitor) -> None:
-        """Replace one's own password; every other session ends."""
+    def change_password(
+        self, account: Account, current: str, new: str, visitor: Visitor, *, unlink: bool = False
+    ) -> None:
+        """Replace one's own password; every other session ends, and identities if one says so."""
         chosen = inputs.password(new)
         with self._counted(buckets_of(account.email, visitor.address)):
             stored = self._checked(account.email, current)
@@ -182,7 +186,7 @@ class SignIns:
             now = writer.lock_with_password(account.email)
             if now is None or now.password_hash != stored:
                 raise _wrong()
-            writer.set_password(now.account, hashed, keep_session=keep)
+            writer.set_password(now.account, hashed, keep_session=keep, unlink=unlink)
 
     def _checked(self, email: str, password: str) -> str:
         """The hash that the password fits. Raises WrongError, always after as long."""
@@ -207,6 +211,11 @@ class SignIns:
                     f"{account.email} is a service account and never signs in.",
                     code="invalid_account",
                 )
+            if writer.is_disabled(account):
+                raise InputError(
+                    f"{account.email} is disabled. Enable the account first.",
+                    code="account_disabled",
+                )
             writer.add_invite(account, token, writer.now_us + INVITE_US)
         return token
 
@@ -215,7 +224,10 @@ class SignIns:
         return self._people.invited(token, self._clock()) if is_token(token) else None
 
     def accept(self, token: str, password: str, visitor: Visitor) -> Entered:
-        """Set the password of whom a link is for, and let them in; the link is used up."""
+        """Set the password of whom a link is for, and let them in; the link is used up.
+
+        Every session ends, and every identity is parted from the account.
+        """
         chosen = inputs.password(password)
         with self._counted([address_bucket(visitor.address)]):
             account = self.invited(token)
@@ -226,7 +238,7 @@ class SignIns:
                 locked = writer.take_invite(token)
                 if locked is None:
                     raise _void()
-                writer.set_password(locked, hashed)
+                writer.set_password(locked, hashed, unlink=True)
                 return self._let_in(writer, locked, visitor, "invite")
 
     # -- registration
@@ -338,7 +350,13 @@ class SignIns:
     def _let_in(
         self, writer: SignInWriter, account: Account, visitor: Visitor, means: str
     ) -> Entered:
-        """Begin a session, always a new one, and end the one that the browser had."""
+        """Begin a session, always a new one, and end the one that the browser had.
+
+        The account is locked, or new. Raises WrongError where it is disabled, to somebody who has
+        shown by now that it is theirs.
+        """
+        if writer.is_disabled(account):
+            raise WrongError("This account is disabled. Ask an admin.")
         if visitor.session is not None:
             writer.end_session(visitor.session.account_id, visitor.session.id)
         token = new_token()

@@ -32,6 +32,8 @@ def decide(  # noqa: C901, PLR0911  a list of rules, one return each
         return Deny(Fault(Reason.INVALID_API_KEY))
     if key.revoked_us is not None:
         return Deny(Fault(Reason.API_KEY_REVOKED))
+    if key.disabled_us is not None:  # to clients, as if revoked; what differs are the words
+        return Deny(Fault(Reason.API_KEY_REVOKED))
     if key.expires_us <= now_us:
         return Deny(Fault(Reason.API_KEY_EXPIRED))
     if request.endpoint is None:
@@ -84,7 +86,7 @@ def _may_call(key: KeyRecord, request: Request, offer: Offer | None) -> bool:
 
 def is_live(key: KeyRecord, now_us: int) -> bool:
     """Whether the key counts at all."""
-    return key.revoked_us is None and key.expires_us > now_us
+    return key.revoked_us is None and key.disabled_us is None and key.expires_us > now_us
 
 
 def may_call(key: KeyRecord, model: str | None, offer: Offer | None) -> bool:

@@ -60,6 +60,15 @@ def _dated(o: Occasion, verb: str, at_us: int | None) -> str:
     return f"This key ({hint}) {verb} on {when}. {_new_key(o)}"
 
 
+def _revoked(o: Occasion) -> str:
+    if o.key is not None and o.key.revoked_us is None and o.key.disabled_us is not None:
+        return (
+            f"The account of this key ({o.key.hint}) was disabled on {utc(o.key.disabled_us)}. "
+            "Ask whoever runs this gate."
+        )
+    return _dated(o, "was revoked", o.key.revoked_us if o.key else None)
+
+
 def _callable_models(key: KeyRecord | None) -> str:
     names = sorted(key.models or ()) if key else []
     if not names:
@@ -199,7 +208,7 @@ _WORDS: Final[Mapping[Reason, Callable[[Occasion], str]]] = {
         "characters."
     ),
     Reason.API_KEY_EXPIRED: lambda o: _dated(o, "expired", o.key.expires_us if o.key else None),
-    Reason.API_KEY_REVOKED: lambda o: _dated(o, "was revoked", o.key.revoked_us if o.key else None),
+    Reason.API_KEY_REVOKED: _revoked,
     Reason.AMBIGUOUS_CREDENTIALS: lambda _: (
         "The request carries more than one API key. Send one key, in one header, once."
     ),

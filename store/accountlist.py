@@ -1,7 +1,7 @@
 """Every account as an admin lists them: a page at a time, with keys, spend and last visit.
 
-What was spent is read from the sums by day, of the last `SPEND_DAYS` UTC days and today; what days
-that are over add up to is remembered (store/daymemory.py).
+What was spent is read from the totals of days (store/daytotals.py), of the last `SPEND_DAYS` UTC
+days and today; what days that are over add up to is remembered (store/daymemory.py).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, Engine, case, func, or_, select
 
 from store.daymemory import CHANGING_DAYS, DayMemory
+from store.daytotals import TEAM, lines
 from store.engines import driver_errors, read_options
-from store.keywriter import read_account
+from store.keyrows import DISABLED, read_account
 from store.ledgersums import amount, whole
 from store.records import DAY_US, Account
-from store.schema import accounts, daily, keys
+from store.schema import accounts, keys
 
 PAGE_ACCOUNTS: Final = 50
 SPEND_DAYS: Final = 30
@@ -66,7 +67,7 @@ class AccountList:
             found = int(connection.execute(counted).scalar_one())
             number = max(1, min(number, -(-found // PAGE_ACCOUNTS)))
             asked = (
-                select(accounts)
+                select(accounts, DISABLED)
                 .where(*wanted)
                 .order_by(accounts.c.email)
                 .limit(PAGE_ACCOUNTS)
@@ -80,7 +81,7 @@ class AccountList:
         """One account; None if there is none of this id."""
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**read_options(self._engine))
-            asked = select(accounts).where(accounts.c.id == account_id)
+            asked = select(accounts, DISABLED).where(accounts.c.id == account_id)
             row = connection.execute(asked).mappings().first()
             if row is None:
                 return None
@@ -136,10 +137,9 @@ def _spent(connection: Connection, ids: Sequence[str], first: int, last: int) ->
     """Nano-USD of each account on the days from `first` to before `last`."""
     if not ids:
         return {}
-    asked = (
-        select(daily.c.account_id, *amount(daily.c.charge_nanousd, "charge"))
-        .where(daily.c.account_id.in_(ids), daily.c.day >= first, daily.c.day < last)
-        .group_by(daily.c.account_id)
+    parts = lines(connection, TEAM, range(first, last), ids).c
+    asked = select(parts.account_id, *amount(parts.charge_nanousd, "charge")).group_by(
+        parts.account_id
     )
     rows = connection.execute(asked).mappings()
     return dict.fromkeys(ids, 0) | {row["account_id"]: whole(row, "charge") for row in rows}

@@ -13,7 +13,8 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, or_, select
 
 from store.engines import driver_errors, read_options
-from store.keywriter import Noted, read_key, select_keys
+from store.keyrows import read_key, select_keys
+from store.keywriter import Noted
 from store.records import KeyRecord
 from store.schema import accounts, imports, keys
 

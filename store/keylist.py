@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from store.engines import driver_errors, read_options
-from store.keywriter import read_key, select_keys
+from store.keyrows import read_key, select_keys
 from store.records import KeyRecord, window_at, window_ends_us
 from store.schema import holds, keys, ledger, spent
 

@@ -22,7 +22,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from store.breaker import Breaker
 from store.engines import driver_errors, is_hung_up, read_options, unavailable, writing
 from store.errors import InputError, StoreUnavailableError
-from store.keywriter import Writer, read_account, read_key, select_keys
+from store.keyrows import DISABLED, read_account, read_key, select_keys
+from store.keywriter import Writer
 from store.records import Account, Change, KeyRecord
 from store.schema import accounts, changes, keys
 
@@ -199,7 +200,7 @@ class KeyRepository:
 
     def account(self, email: str) -> Account | None:
         """The account of a lower-case e-mail."""
-        asked = select(accounts).where(accounts.c.email == email)
+        asked = select(accounts, DISABLED).where(accounts.c.email == email)
         with self._reading() as connection:
             row = connection.execute(asked).mappings().first()
         return None if row is None else read_account(row)
@@ -212,7 +213,7 @@ class KeyRepository:
             keys.c.expires_us > now_us,
         )
         asked = (
-            select(accounts, func.count(keys.c.id).label("live"))
+            select(accounts, DISABLED, func.count(keys.c.id).label("live"))
             .outerjoin(keys, live)
             .group_by(accounts.c.id)
             .order_by(accounts.c.email)

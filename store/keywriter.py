@@ -7,14 +7,11 @@ feed, in the same transaction: whoever sees the row sees the change.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
     Connection,
-    RowMapping,
-    Select,
     delete,
     exists,
     func,
@@ -24,11 +21,21 @@ from sqlalchemy import (
     update,
 )
 
+from store.keyrows import (
+    DISABLED,
+    Facts,
+    account_facts,
+    key_facts,
+    models_text,
+    read_account,
+    read_key,
+    select_keys,
+)
 from store.ledger import book_in
 from store.push import CHANNEL, text_of
 from store.records import DAY_US, MINUTE_US, Account, Change, Charge, Hold, KeyRecord, Role
-from store.schema import accounts, audit, changes, imports, keys
-from store.webschema import forms, invites, sessions
+from store.schema import accounts, audit, changes, disabled, imports, keys
+from store.webschema import forms, identities, invites, sessions
 
 FEED_KEPT_US: Final = 60 * MINUTE_US
 """A reader of the feed that was away for longer is told that it missed something."""
@@ -39,8 +46,6 @@ FORM_KEPT_US: Final = 30 * DAY_US
 _ADMINS_LOCK: Final = 0x61646D6E
 """PostgreSQL's advisory lock takes a number; another one than the migrations' (store.schema)."""
 
-Facts = Mapping[str, object]
-
 
 @dataclass(frozen=True, slots=True)
 class Noted:
@@ -50,86 +55,6 @@ class Noted:
     facts: str
     period_us: int | None
     spent_nanousd: int
-
-
-def read_account(row: RowMapping) -> Account:
-    """A row of `accounts`, without its password hash."""
-    return Account(
-        id=row["id"],
-        email=row["email"],
-        team=row["team"],
-        plan=row["plan"],
-        role=Role(row["role"]),
-        service=row["service"],
-        created_us=row["created_us"],
-    )
-
-
-def select_keys() -> Select[Any]:
-    """Keys with what their record needs of the account; `read_key` reads its rows."""
-    return select(
-        keys.c.digest,
-        keys.c.id,
-        keys.c.account_id,
-        accounts.c.email,
-        accounts.c.team,
-        accounts.c.plan,
-        accounts.c.created_us.label("account_created_us"),
-        keys.c.alias,
-        keys.c.hint,
-        keys.c.models,
-        keys.c.budget_nanousd,
-        keys.c.rpm,
-        keys.c.created_us,
-        keys.c.expires_us,
-        keys.c.revoked_us,
-    ).join(accounts, accounts.c.id == keys.c.account_id)
-
-
-def read_key(row: Any) -> tuple[bytes, KeyRecord]:
-    """(digest, record) of a row of `select_keys`, in the order of its columns."""
-    digest, key_id, account_id, user, team, plan, account_created_us, alias, hint, models, *rest = (
-        row
-    )
-    return bytes(digest), KeyRecord(
-        key_id,
-        account_id,
-        user,
-        team,
-        plan,
-        account_created_us,
-        alias,
-        hint,
-        None if models is None else frozenset(json.loads(models)),
-        *rest,
-    )
-
-
-def _models_text(models: frozenset[str] | None) -> str | None:
-    return None if models is None else json.dumps(sorted(models), ensure_ascii=False)
-
-
-def _account_facts(account: Account) -> Facts:
-    return {
-        "email": account.email,
-        "team": account.team,
-        "plan": account.plan,
-        "role": account.role.value,
-        "service": account.service,
-    }
-
-
-def _key_facts(record: KeyRecord) -> Facts:
-    return {
-        "user": record.user,
-        "alias": record.alias,
-        "hint": record.hint,
-        "models": None if record.models is None else sorted(record.models),
-        "budget_nanousd": record.budget_nanousd,
-        "rpm": record.rpm,
-        "expires_us": record.expires_us,
-        "revoked_us": record.revoked_us,
-    }
 
 
 class Writer:
@@ -153,7 +78,7 @@ class Writer:
 
         SQLite has locked the whole database by now (BEGIN IMMEDIATE); elsewhere it is the row.
         """
-        asked = select(accounts).where(accounts.c.email == email).with_for_update()
+        asked = select(accounts, DISABLED).where(accounts.c.email == email).with_for_update()
         row = self._connection.execute(asked).mappings().first()
         return None if row is None else read_account(row)
 
@@ -171,7 +96,7 @@ class Writer:
                 created_us=account.created_us,
             )
         )
-        self._audit("account.add", account.id, None, _account_facts(account))
+        self._audit("account.add", account.id, None, account_facts(account))
 
     def set_plan(self, account: Account, plan: str) -> None:
         """Put the account on another plan."""
@@ -182,14 +107,17 @@ class Writer:
         self._announce(account_id=account.id)
 
     def admins(self) -> int:
-        """How many accounts may administer everything.
+        """How many accounts may administer everything, and are not disabled.
 
         Nobody else counts them until this transaction ends: two admins who demote each other
         lock different accounts, and each would count both.
         """
         if self._connection.dialect.name == "postgresql":  # SQLite's writer is alone already
             self._connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADMINS_LOCK})"))
-        asked = select(func.count()).where(accounts.c.role == Role.ADMIN.value)
+        asked = select(func.count()).where(
+            accounts.c.role == Role.ADMIN.value,
+            ~exists().where(disabled.c.account_id == accounts.c.id),
+        )
         return int(self._connection.execute(asked).scalar_one())
 
     def set_role(self, account: Account, role: Role) -> None:
@@ -209,13 +137,40 @@ class Writer:
         self._audit("account.set_team", account.id, {"team": account.team}, {"team": team})
         self._announce(account_id=account.id)
 
+    def disable(self, account: Account) -> None:
+        """Let nobody in as the account, and none of its keys pass, until it is enabled again.
+
+        Its sessions end and its links are void. Its keys are not touched: their records say it.
+        """
+        self._connection.execute(insert(disabled).values(account_id=account.id, at_us=self.now_us))
+        self._connection.execute(delete(sessions).where(sessions.c.account_id == account.id))
+        self._connection.execute(delete(invites).where(invites.c.account_id == account.id))
+        self._audit("account.disable", account.id, None, None)
+        self._announce(account_id=account.id)
+
+    def enable(self, account: Account) -> None:
+        """Undo `disable`, but for sessions and links, which are gone."""
+        self._connection.execute(delete(disabled).where(disabled.c.account_id == account.id))
+        self._audit("account.enable", account.id, None, None)
+        self._announce(account_id=account.id)
+
+    def is_disabled(self, account: Account) -> bool:
+        """Whether the account, which is locked, is disabled now."""
+        asked = select(disabled.c.at_us).where(disabled.c.account_id == account.id)
+        return self._connection.execute(asked).scalar() is not None
+
     def set_password(
-        self, account: Account, password_hash: str, *, keep_session: str | None = None
+        self,
+        account: Account,
+        password_hash: str,
+        *,
+        keep_session: str | None = None,
+        unlink: bool = False,
     ) -> None:
         """Replace the password's hash. The audit row says that, and no hash; keys are untouched.
 
         Whoever is signed in as the account is no more, but for the session `keep_session`, and
-        links that would set a password are void.
+        links that would set a password are void. `unlink`: identities are parted from it, too.
         """
         self._connection.execute(
             update(accounts).where(accounts.c.id == account.id).values(password_hash=password_hash)
@@ -226,6 +181,17 @@ class Writer:
         self._connection.execute(delete(sessions).where(others))
         self._connection.execute(delete(invites).where(invites.c.account_id == account.id))
         self._audit("account.set_password", account.id, None, None)
+        if unlink:
+            self._unlink_all(account)
+
+    def _unlink_all(self, account: Account) -> None:
+        """Nobody comes in by an identity any more: one of a thief's would outlive the password."""
+        mine = identities.c.account_id == account.id
+        asked = select(identities.c.issuer, identities.c.subject).where(mine)
+        for issuer, subject in self._connection.execute(asked).all():
+            facts = {"issuer": issuer, "subject": subject}
+            self._audit("account.unlink_identity", account.id, facts, None)
+        self._connection.execute(delete(identities).where(mine))
 
     def use_form(self, account: Account, form: str, subject: str) -> str | None:
         """Note that a form was sent, about `subject`; if it had been, what it was about then."""
@@ -288,7 +254,7 @@ class Writer:
                 digest=digest,
                 pepper_version=pepper_version,
                 hint=record.hint,
-                models=_models_text(record.models),
+                models=models_text(record.models),
                 budget_nanousd=record.budget_nanousd,
                 rpm=record.rpm,
                 created_us=record.created_us,
@@ -296,7 +262,7 @@ class Writer:
                 revoked_us=record.revoked_us,
             )
         )
-        self._audit(action, record.id, None, _key_facts(record))
+        self._audit(action, record.id, None, key_facts(record))
         self._announce(digest=digest)
 
     def change_key(self, before: KeyRecord, after: KeyRecord, *, action: str) -> None:
@@ -306,14 +272,14 @@ class Writer:
             .where(keys.c.id == before.id)
             .values(
                 alias=after.alias,
-                models=_models_text(after.models),
+                models=models_text(after.models),
                 budget_nanousd=after.budget_nanousd,
                 rpm=after.rpm,
                 expires_us=after.expires_us,
                 revoked_us=after.revoked_us,
             )
         )
-        was, is_now = _key_facts(before), _key_facts(after)
+        was, is_now = key_facts(before), key_facts(after)
         differ = [name for name in was if was[name] != is_now[name]]
         self._audit(action, before.id, {n: was[n] for n in differ}, {n: is_now[n] for n in differ})
         self._announce(digest=self._digest_of(before))

@@ -37,7 +37,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user. `team` is a label; a service account has no password and never signs in."""
+    """A user. `team` is a label; a service account has no password and never signs in.
+
+    `disabled_us` is since when nobody may come in as it and none of its keys passes; None: they do.
+    """
 
     id: str
     email: str
@@ -46,6 +49,7 @@ class Account:
     role: Role
     service: bool
     created_us: int
+    disabled_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class KeyRecord:
     """One key and what it may do, with what is needed of its account. Never the plaintext.
 
     `models` None means every model, also future ones; `budget_nanousd` and `rpm` None mean no
-    limit. `hint` is the prefix and the last four characters.
+    limit. `hint` is the prefix and the last four characters. `disabled_us` is the account's.
     """
 
     id: str
@@ -70,6 +74,7 @@ class KeyRecord:
     created_us: int
     expires_us: int
     revoked_us: int | None
+    disabled_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

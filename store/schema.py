@@ -41,7 +41,7 @@ from store.errors import SchemaMismatchError, StoreUnavailableError
 if TYPE_CHECKING:
     from store.settings import StoreSettings  # its pydantic is not needed to open an engine
 
-HEAD: Final = "0008"
+HEAD: Final = "0010"
 """The revision this code was made for. Revisions are four digits and ascend."""
 
 UPGRADE_TIMEOUT_SECONDS: Final = 30.0
@@ -77,6 +77,13 @@ accounts = Table(
     UniqueConstraint("email"),
     CheckConstraint("email = lower(email)", name="email_lower"),
     CheckConstraint("role IN ('user', 'auditor', 'admin')", name="role"),
+)
+
+disabled = Table(  # accounts that nobody may use; see 0010: a table, as adding it waits for nobody
+    "disabled",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
 )
 
 keys = Table(
@@ -247,6 +254,32 @@ def _sums_by_day(name: str) -> Table:
 daily = _sums_by_day("daily")
 Index("ix_daily_account_day", daily.c.account_id, daily.c.day)
 pruned = _sums_by_day("pruned")
+
+# What the sums of a day that is over add up to by account: kind `model` or `team`, and the name of
+# one ("" is no team). The dashboard makes them, for pages that show months, and `totalled` says of
+# which days, and of how many calls (store/daytotals.py). Made of `daily`, so no part of the books:
+# both can be emptied at any time.
+day_totals = Table(
+    "day_totals",
+    metadata,
+    Column("kind", String(8), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", String(32), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("charge_nanousd", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+totalled = Table(
+    "totalled",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("calls", BigInteger, nullable=False),
+)
 
 # How often a key's calls were refused, for its owner to see; nothing is decided by it. Whoever
 # refuses adds to it in groups (store/refusedcalls.py): at most a second late, and what a killed

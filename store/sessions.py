@@ -26,8 +26,9 @@ from sqlalchemy import (
 
 from store.engines import driver_errors, read_options
 from store.errors import InputError, StoreUnavailableError
+from store.keyrows import DISABLED, read_account
 from store.keys import altering
-from store.keywriter import Writer, read_account
+from store.keywriter import Writer
 from store.records import DAY_US, MINUTE_US, Account
 from store.schema import accounts
 from store.webschema import attempts, identities, invites, sessions
@@ -108,6 +109,7 @@ def _read_session(row: RowMapping) -> Session:
 
 _SESSIONS: Final = select(
     accounts,
+    DISABLED,
     sessions.c.id.label("session_id"),
     sessions.c.means,
     sessions.c.address,
@@ -207,16 +209,16 @@ class SignInWriter(Writer):
         if account_id is None:
             return None
         self._connection.execute(delete(invites).where(mine))
-        locked = select(accounts).where(accounts.c.id == account_id).with_for_update()
+        locked = select(accounts, DISABLED).where(accounts.c.id == account_id).with_for_update()
         return read_account(self._connection.execute(locked).mappings().one())
 
     def identity(self, issuer: str, subject: str) -> Account | None:
         """The account that a provider's subject was linked to, locked."""
         asked = (
-            select(accounts)
+            select(accounts, DISABLED)
             .join(identities, identities.c.account_id == accounts.c.id)
             .where(identities.c.issuer == issuer, identities.c.subject == subject)
-            .with_for_update()
+            .with_for_update(of=accounts)
         )
         row = self._connection.execute(asked).mappings().first()
         return None if row is None else read_account(row)
@@ -289,7 +291,7 @@ class SignInRepository:
         """What a password is held against, for a lower-case e-mail."""
         with self._reading() as connection:
             row = (
-                connection.execute(select(accounts).where(accounts.c.email == email))
+                connection.execute(select(accounts, DISABLED).where(accounts.c.email == email))
                 .mappings()
                 .first()
             )
@@ -304,7 +306,7 @@ class SignInRepository:
     def invited(self, token: str, now_us: int) -> Account | None:
         """The account that a link is for, if it can still be used."""
         asked = (
-            select(accounts)
+            select(accounts, DISABLED)
             .join(invites, invites.c.account_id == accounts.c.id)
             .where(invites.c.token_hash == token_hash(token), invites.c.expires_us > now_us)
         )

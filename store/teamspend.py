@@ -1,4 +1,4 @@
-"""What teams spent in each month, from the sums by day.
+"""What teams spent in each month, from the totals of days (store/daytotals.py).
 
 A month is one of UTC. What days that are over add up to is remembered (store/daymemory.py).
 """
@@ -13,8 +13,9 @@ from typing import Final
 from sqlalchemy import Engine, func, select
 
 from store.daymemory import CHANGING_DAYS, DayMemory
+from store.daytotals import TEAM, lines
 from store.engines import driver_errors, read_options
-from store.ledgersums import added_calls, amount, calls, whole
+from store.ledgersums import amount, whole
 from store.records import DAY_US, SECOND_US
 from store.schema import daily
 
@@ -106,20 +107,22 @@ class TeamSpend:
         """Of the days from `first` to before `last`."""
         if first == last:
             return ()
-        asked = (
-            select(
-                daily.c.team,
-                *added_calls(daily),
-                *amount(daily.c.charge_nanousd, "charge"),
-            )
-            .where(daily.c.day >= first, daily.c.day < last)
-            .group_by(daily.c.team)
-            .order_by(daily.c.team)
-        )
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**read_options(self._engine))
+            parts = lines(connection, TEAM, range(first, last)).c
+            asked = (
+                select(
+                    parts.name,
+                    func.sum(parts.calls).label("calls"),
+                    *amount(parts.charge_nanousd, "charge"),
+                )
+                .group_by(parts.name)
+                .order_by(parts.name)
+            )
             rows = connection.execute(asked).mappings().all()
-        return tuple(Spent(row["team"] or None, calls(row), whole(row, "charge")) for row in rows)
+        return tuple(
+            Spent(row["name"] or None, int(row["calls"]), whole(row, "charge")) for row in rows
+        )
 
 
 def _together(*parts: tuple[Spent, ...]) -> tuple[Spent, ...]:

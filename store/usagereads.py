@@ -1,8 +1,9 @@
 """An account's usage as its dashboard shows it. Every query is by account, indexed and bounded.
 
-Days are whole UTC days, as numbers since 1970. What was spent is read from the sums by day, calls
-from the ledger's rows. How long calls took is of each day's last calls only (`SAMPLE` in all, no
-more than `SAMPLE_OF_DAY` each): exact numbers would need every row.
+Days are whole UTC days, as numbers since 1970. What was spent is read from the totals of days
+(store/daytotals.py) and from the sums by day, calls from the ledger's rows. How long calls took is
+of each day's last calls only (`SAMPLE` in all, no more than `SAMPLE_OF_DAY` each): exact numbers
+would need every row.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Subquery,
     and_,
     bindparam,
     case,
@@ -29,7 +31,9 @@ from sqlalchemy import (
     select,
 )
 
+from store import daytotals
 from store.daymemory import CHANGING_DAYS, DayMemory
+from store.daytotals import KINDS
 from store.engines import driver_errors, read_options
 from store.ledger import read_row
 from store.ledgersums import AMOUNTS, CALLS, added_calls, amount, calls, whole
@@ -207,18 +211,16 @@ class UsageReader:
         known: tuple[str, ...] | None = self._memory.get((of, by))
         if known is not None and not anew:
             return known
-        column = _COLUMNS[by]
-        high, low = amount(daily.c.charge_nanousd, "charge")
-        number = sum((daily.c[name] for name in CALLS), start=literal(0))
-        asked = (
-            select(column)
-            .where(*_of(of, of.days))
-            .group_by(column)
-            # in 2^32 nano-USD and then the rest: those that differ by less may change places
-            .order_by(high.desc(), low.desc(), func.sum(number).desc(), column)
-            .limit(SERIES)
-        )
         with self._connected() as connection:
+            parts = _parts(connection, of, by, of.days).c
+            high, low = amount(parts.charge_nanousd, "charge")
+            asked = (
+                select(parts.name)
+                .group_by(parts.name)
+                # in 2^32 nano-USD and then the rest: those that differ by less may change places
+                .order_by(high.desc(), low.desc(), func.sum(parts.calls).desc(), parts.name)
+                .limit(SERIES)
+            )
             dearest = tuple(str(name) for name in connection.execute(asked).scalars())
         self._memory.put((of, by), dearest, DEAREST_SECONDS)
         return dearest
@@ -236,16 +238,17 @@ class UsageReader:
             found[day] = known or {}
         if not missing:
             return found
-        column = _COLUMNS[by]
-        name = case((column.in_(shown), column), else_=None) if shown else null()
-        asked = (
-            select(daily.c.day, name.label("name"), *added_calls(daily), *_amounts())
-            .where(*_of(of, missing))
-            .group_by(daily.c.day, literal_column("name"))
-        )
         with self._connected() as connection:
+            parts = _parts(connection, of, by, missing).c
+            name = case((parts.name.in_(shown), parts.name), else_=None) if shown else null()
+            asked = select(
+                parts.day,
+                name.label("shown"),
+                func.sum(parts.calls).label("calls"),
+                *(half for each in AMOUNTS for half in amount(parts[each], each)),
+            ).group_by(parts.day, literal_column("shown"))
             for row in connection.execute(asked).mappings():
-                found[row["day"]][row["name"]] = _sums(row)
+                found[row["day"]][row["shown"]] = _added_up(row)
         for day in missing:
             if day <= today - CHANGING_DAYS:
                 self._memory.put((of.account_id, of.key_id, by, shown, day), found[day])
@@ -412,9 +415,28 @@ class UsageReader:
                 yield (*names, _sums(row))
 
 
-def _of(of: Of, days: Sequence[int]) -> list[ColumnElement[bool]]:
+def _parts(connection: Connection, of: Of, by: By, days: Sequence[int]) -> Subquery:
+    """Rows of day, name, calls and AMOUNTS, to be added up; all of an account's from totals."""
+    if by in KINDS and of.key_id is None:
+        return daytotals.lines(connection, by.value, days, [of.account_id])
+    number: ColumnElement[int] = sum((daily.c[name] for name in CALLS), start=literal(0))
     wanted = [daily.c.account_id == of.account_id, daily.c.day.in_(days)]
-    return wanted if of.key_id is None else [*wanted, daily.c.key_id == of.key_id]
+    if of.key_id is not None:
+        wanted.append(daily.c.key_id == of.key_id)
+    return (
+        select(
+            daily.c.day,
+            _COLUMNS[by].label("name"),
+            number.label("calls"),
+            *(daily.c[name] for name in AMOUNTS),
+        )
+        .where(*wanted)
+        .subquery("parts")
+    )
+
+
+def _added_up(row: Any) -> Sums:
+    return Sums(int(row["calls"]), *(whole(row, name) for name in AMOUNTS))
 
 
 def _amounts() -> list[ColumnElement[int]]:

@@ -31,7 +31,11 @@ def change_password(request: Request) -> Response:
         return _page(request, status=422, errors={"again": "That is not the same. Type it again."})
     try:
         signins(request).change_password(
-            current_account(request), text_of(request, "current"), new, visitor_of(request)
+            current_account(request),
+            text_of(request, "current"),
+            new,
+            visitor_of(request),
+            unlink=bool(text_of(request, "unlink")),
         )
     except ThrottledError as fault:
         wait = {"retry-after": str(fault.seconds)}

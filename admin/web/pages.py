@@ -30,6 +30,8 @@ NOTICES: Final[dict[str, str]] = {
     "linked": "You can sign in that way from now on.",
     "unlinked": "You can no longer sign in that way.",
     "saved": "Saved.",
+    "disabled": "The account is disabled: nobody can sign in as it, and none of its keys passes.",
+    "enabled": "The account is enabled: its keys pass again.",
     "revoked": "The key was revoked.",
 }
 """What `?done=` says. A link that somebody sends can say nothing else."""

@@ -103,6 +103,27 @@ def end_sessions(request: Request) -> Response:
     return redirect(f"{_USERS}/{account.id}", done="sessions-ended")
 
 
+def disable(request: Request) -> Response:
+    """Let nobody in as the account, and none of its keys pass."""
+    line = _line(request)
+    if line.account.id == current_account(request).id:
+        return _user(request, line, status=422, errors={"disable": _NOT_ONESELF})
+    try:
+        service(request).disable(line.account.email)
+    except NotFoundError:
+        raise
+    except InputError as fault:
+        return _user(request, line, status=422, errors={"disable": str(fault)})
+    return redirect(f"{_USERS}/{line.account.id}", done="disabled")
+
+
+def enable(request: Request) -> Response:
+    """Undo that."""
+    account = _line(request).account
+    service(request).enable(account.email)
+    return redirect(f"{_USERS}/{account.id}", done="enabled")
+
+
 def revoke_page(request: Request) -> Response:
     """What will fail, and the field for the alias."""
     return _revoke(request)
@@ -223,6 +244,7 @@ _ROLES: Final = (
     (Role.AUDITOR.value, "Auditor", "reads everybody's spend, too"),
     (Role.ADMIN.value, "Admin", "may do everything"),
 )
+_NOT_ONESELF: Final = "Nobody disables themself. Ask another admin."
 _FIELDS: Final = {
     "invalid_email": "email",
     "email_taken": "email",
@@ -273,6 +295,8 @@ PAGES: Final = (
     Page("POST", _USER, change_user, Access.ADMIN),
     Page("POST", f"{_USER}/link", make_link, Access.ADMIN),
     Page("POST", f"{_USER}/end-sessions", end_sessions, Access.ADMIN),
+    Page("POST", f"{_USER}/disable", disable, Access.ADMIN),
+    Page("POST", f"{_USER}/enable", enable, Access.ADMIN),
     Page("GET", _KEY, revoke_page, Access.ADMIN),
     Page("POST", _KEY, revoke, Access.ADMIN),
 )

@@ -16,6 +16,7 @@ from admin.settings import AdminSettings
 from admin.web.app import make_app
 from admin.web.desk import Desk, Examine
 from store.clock import wall_us
+from store.daytotals import DayTotals, Keeper
 from store.errors import InputError
 from store.logform import log_as
 from store.schema import open_state
@@ -31,12 +32,15 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def opened(settings: AdminSettings, examine: Examine) -> Iterator[Desk]:
-    """The desk on the settings' database, closed at the end."""
+    """The desk on the settings' database, with totals of days being kept; closed at the end."""
     engine = open_state(settings)
     parts = Desk(settings, engine, wall_us, examine)
+    keeper = Keeper(DayTotals(engine, wall_us))
+    keeper.start()
     try:
         yield parts
     finally:
+        keeper.stop()
         parts.keys.close()
         engine.dispose()
 

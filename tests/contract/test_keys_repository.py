@@ -14,7 +14,7 @@ from sqlalchemy import Engine, delete, event, select, update
 from sqlalchemy.exc import DBAPIError
 from statehelp import NOW_US
 
-from store import keywriter
+from store import keyrows
 from store.breaker import PROBE_SECONDS
 from store.engines import write_options
 from store.errors import InputError, StoreUnavailableError
@@ -520,5 +520,5 @@ def test_a_database_that_fails_is_unavailable_and_comes_back(
 
 def test_the_writer_knows_no_more_than_the_tables() -> None:
     """Adding a column to `keys` means deciding what the record and the audit log make of it."""
-    read = {column.name for column in keywriter.select_keys().selected_columns}
+    read = {column.name for column in keyrows.select_keys().selected_columns}
     assert {column.name for column in keys.c} - read == {"pepper_version"}

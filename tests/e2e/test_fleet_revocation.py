@@ -115,6 +115,23 @@ def test_a_revoked_key_is_refused_everywhere_at_once(fleet: Fleet, revocations: 
     assert statistics.median(lasts) < 0.25
 
 
+def test_keys_of_a_disabled_account_are_refused_everywhere_at_once(fleet: Fleet) -> None:
+    """And served again as soon, when it is enabled."""
+    email = "disabled@example.org"
+    fleet.admin.add_user(email, make_one=False)
+    key = fleet.admin.mint(email, "laptop", models="*").key
+    with called(fleet.gate, key) as answers:
+        time.sleep(0.5)
+        fleet.admin.disable(email)
+        disabled = time.monotonic()
+        time.sleep(1.5)
+        fleet.admin.enable(email)
+        enabled = time.monotonic()
+        time.sleep(1.5)
+    assert {status for sent, status in answers if disabled + 1 < sent < enabled} == {401}
+    assert {status for sent, status in answers if sent > enabled + 1} == {200}
+
+
 def test_the_command_names_the_replicas_and_the_lag_is_measured(fleet: Fleet) -> None:
     key = fleet.gate.mint()
     done = fleet.gate.run(

@@ -11,7 +11,7 @@ import pytest
 from support import CATALOG, NOW_US, key_record, request
 
 from authz import table
-from authz.decide import decide, limits, may_call
+from authz.decide import decide, is_live, limits, may_call
 from authz.endpoints import BUILT_IN
 from authz.model import Allow, Ask, Decision, Deny, Endpoint, Fault, Reason, Request
 from store.catalog import Catalog, Plan
@@ -90,6 +90,13 @@ def test_nothing_is_wrong_with_the_request_itself() -> None:
 def test_a_fault_of_the_credential_comes_before_all(key: KeyRecord | None, reason: Reason) -> None:
     asked = request(digests=Fault(reason), endpoint=None, encoded=True)
     assert denied(key, asked) == Fault(reason)
+
+
+def test_a_key_of_a_disabled_account_counts_as_revoked_whatever_else_it_is() -> None:
+    for more in ({}, {"expires_us": NOW_US - 1}):
+        key = key_record(disabled_us=NOW_US - 1, **more)
+        assert denied(key, asking({})).reason is Reason.API_KEY_REVOKED
+        assert not is_live(key, NOW_US)
 
 
 def test_an_unknown_key_is_invalid_whatever_it_asks() -> None:

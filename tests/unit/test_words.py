@@ -30,6 +30,7 @@ def say(fault: Fault | Reason, **changes: Any) -> str:
 
 EXPIRED = key_record(expires_us=AT_0914_US)
 REVOKED = key_record(revoked_us=AT_0914_US)
+DISABLED = key_record(disabled_us=AT_0914_US)
 TWO = key_record(models=["qwen3-coder", "llama-3.1-8b"])
 GRPC = request(
     path="/inference.GRPCInferenceService/ModelStreamInfer", dialect=Dialect.GRPC, endpoint=None
@@ -68,6 +69,11 @@ SAID = {
         say(Reason.API_KEY_REVOKED, key=REVOKED),
         "This key (sk-tg_…x4Qz) was revoked on 2026-11-20 09:14 UTC. Create a new one at "
         "https://gate.example/keys.",
+    ),
+    "disabled": (
+        say(Reason.API_KEY_REVOKED, key=DISABLED),
+        "The account of this key (sk-tg_…x4Qz) was disabled on 2026-11-20 09:14 UTC. Ask whoever "
+        "runs this gate.",
     ),
     "ambiguous credentials": (
         say(Reason.AMBIGUOUS_CREDENTIALS, key=None),
