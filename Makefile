@@ -30,7 +30,8 @@ run: $(RUN_STAMP) ## set up and start the whole stack; without UPSTREAM=host:por
 
 .PHONY: test
 test: $(DEV_STAMP) ## set up and run all tests; they find ports and a state of their own
-	@$(BIN)/python -m pytest -m 'not soak and not fuzz' -n 3 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m 'not soak and not fuzz' -n 3 --dist loadfile \
+		--no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: lint types arrows proto-current test fuzz ## what CI runs: lint, types, arrows, protos, tests, fuzz

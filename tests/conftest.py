@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from order import slowest_first
 from peers.demo import demo_server
 from peers.llama import Llama, llama_server
 from peers.postgres import Postgres
 from peers.postgres import running as postgres_server
 from peers.recorder import Recorder
 
+# Hundreds of processes of ours are started: each module is compiled for the first alone.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # How long one example takes says more of the machine's other work than of the code.
 settings.register_profile("tensorgate", deadline=None, print_blob=True)
 settings.load_profile("tensorgate")
+
+
+@pytest.hookimpl(trylast=True)  # behind pytest's own, by fixtures
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slowest_first(items)
 
 
 @pytest.fixture(scope="session")

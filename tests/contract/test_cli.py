@@ -1,7 +1,7 @@
 """The `tensorgate` command, as a person or a script runs it, on a state of its own.
 
-`gate` and `anna` run the installed command. `inside` runs the same command line in this process,
-for what depends on nothing outside: half a second less each.
+`gate` and `anna` run the command in a process of its own, and `anew` the installed one, from
+nothing. `inside` runs the same command line in this process, for what depends on nothing outside.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers.commands import tensorgate
 from statehelp import CATALOG, new_state
 
 from store import schema
@@ -30,6 +31,7 @@ from tensorgate import cli
 
 TENSORGATE = Path(sys.executable).parent / "tensorgate"
 ANNA = "anna@example.org"
+SECONDS = 60
 KEY = re.compile(r"sk-tg_[0-9A-Za-z]{49}")
 
 
@@ -61,16 +63,24 @@ class Gate:
         }
 
     def __call__(self, *arguments: str, stdin: str = "", **env: str) -> Ran:
+        done = tensorgate(
+            *arguments, env=self.env | env, cwd=self.folder, stdin=stdin, seconds=SECONDS
+        )
+        assert "Traceback" not in done.stderr
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def anew(self, *arguments: str, **env: str) -> Ran:
+        """The same from nothing, for what an interpreter does as it starts."""
         done = subprocess.run(
             [TENSORGATE, *arguments],
             check=False,
-            input=stdin,
+            stdin=subprocess.DEVNULL,
             env=self.env | env,
             cwd=self.folder,
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=SECONDS,
         )
         assert "Traceback" not in done.stderr
         return Ran(done.returncode, done.stdout, done.stderr)
@@ -151,7 +161,7 @@ def test_alone_it_shows_its_commands(gate: Gate) -> None:
     assert ran.status == 0
     for command in ("mint", "update", "list", "revoke", "find"):
         assert re.search(rf"^  {command} ", ran.out, re.MULTILINE), command
-    assert gate("--version").out == "tensorgate 0.1.0\n"
+    assert gate.anew("--version").out == "tensorgate 0.1.0\n"
 
 
 @pytest.mark.parametrize(
@@ -179,18 +189,18 @@ def test_a_command_line_that_cannot_be_read(
 
 def test_a_command_loads_only_what_it_needs(anna: Gate) -> None:
     """Half of the half second that a command takes is imports; these would double it."""
-    ran = anna("keys", "list", "--user", ANNA, PYTHONPROFILEIMPORTTIME="1")
+    ran = anna.anew("keys", "list", "--user", ANNA, PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rsplit("|", 1)[1].strip() for line in ran.err.splitlines() if "|" in line}
     assert "sqlalchemy" in loaded
     heavy = {"grpc", "alembic", "rich", "starlette", "uvicorn", "redis", "jinja2", "envoy"}
     assert loaded & heavy == set()
-    ran = anna("ledger", "verify", PYTHONPROFILEIMPORTTIME="1")
+    ran = anna.anew("ledger", "verify", PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rsplit("|", 1)[1].strip() for line in ran.err.splitlines() if "|" in line}
     assert loaded & heavy == {"alembic"}, "the migrations tell which triggers there have to be"
-    ran = anna("ledger", "export", "--by", "team", PYTHONPROFILEIMPORTTIME="1")
+    ran = anna.anew("ledger", "export", "--by", "team", PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rsplit("|", 1)[1].strip() for line in ran.err.splitlines() if "|" in line}
     assert loaded & heavy == set()
-    ran = anna("--help", PYTHONPROFILEIMPORTTIME="1")
+    ran = anna.anew("--help", PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rsplit("|", 1)[1].strip() for line in ran.err.splitlines() if "|" in line}
     assert loaded & (heavy | {"sqlalchemy", "pydantic_settings", "argon2", "yaml"}) == set()
 
@@ -596,11 +606,11 @@ def test_a_reader_that_went_away_is_no_stack_trace(anna: Gate) -> None:
 
 
 def test_a_terminal_without_utf8_still_gets_its_key(anna: Gate) -> None:
-    ran = anna(
+    ran = anna.anew(
         "keys", "mint", "--user", ANNA, "--alias", "a", "--models", "*",
         LANG="C", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="ascii",
     )  # fmt: skip
     assert ran.status == 0
     assert len(KEY.findall(ran.out)) == 1
-    ran = anna("keys", "list", "--user", ANNA, PYTHONIOENCODING="ascii")
+    ran = anna.anew("keys", "list", "--user", ANNA, PYTHONIOENCODING="ascii")
     assert r"sk-tg_\u2026" in ran.out

@@ -9,8 +9,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +18,7 @@ from typing import Any
 
 import pytest
 from peers.client import call
+from peers.commands import tensorgate
 from peers.recorder import Recorder
 from peers.stack import USER, Stack, StartStack
 
@@ -168,18 +167,10 @@ def test_a_copy_that_was_tampered_with_is_named(gate: Stack, tmp_path: Path) -> 
         closing(sqlite3.connect(state / "tensorgate.db")) as copy,
     ):
         source.backup(copy)
-    tensorgate = Path(sys.executable).with_name("tensorgate")
+    env = {"PATH": os.environ["PATH"], "TENSORGATE_STATE": str(state)}
 
     def looked() -> tuple[int, str]:
-        done = subprocess.run(
-            [tensorgate, "ledger", "verify"],
-            env={"PATH": os.environ["PATH"], "TENSORGATE_STATE": str(state)},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = tensorgate("ledger", "verify", env=env, cwd=tmp_path, seconds=60)
         assert done.stderr == ""
         return done.returncode, done.stdout
 

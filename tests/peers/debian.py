@@ -38,20 +38,19 @@ def _installed(package: str, names: tuple[str, ...]) -> str:
             f"The tests need {package} and found none. Install it (on Debian: "
             f"`apt-get install {package}`), or run the tests once as root there."
         )
+    install = ("install", "-y", "--no-install-recommends", package)
     with _no_services():
-        for arguments in (("update",), ("install", "-y", "--no-install-recommends", package)):
+        for arguments in (install, ("update",), install):  # the lists that there are may do
             argv = ("apt-get", "-qq", *arguments)
             env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
             done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
-            if done.returncode and _found(names) is None:
-                raise RuntimeError(
-                    f"The tests need {package}, and `{' '.join(argv)}` failed:\n"
-                    f"{(done.stdout + done.stderr)[-2000:]}"
-                )
-    found = _found(names)
-    if found is None:
-        raise RuntimeError(f"Debian's {package} was installed but is not on the PATH.")
-    return found
+            found = _found(names)
+            if found is not None:
+                return found
+    raise RuntimeError(
+        f"The tests need {package}, and after `{' '.join(argv)}` there is none:\n"
+        f"{(done.stdout + done.stderr)[-2000:]}"
+    )
 
 
 @contextmanager

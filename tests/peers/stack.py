@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from peers.commands import tensorgate
 from peers.ports import free_port, listens
 from peers.process import (
     Child,
@@ -139,15 +140,8 @@ class Stack:
 
     def run(self, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run `tensorgate ARGS` on this gate's state, as a person without a terminal does."""
-        return subprocess.run(
-            [self._tensorgate, *args],
-            env=dict(self._env),
-            cwd=self.folder,
-            input=stdin or "",
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
+        return tensorgate(
+            *args, env=self._env, cwd=self.folder, stdin=stdin or "", seconds=COMMAND_SECONDS
         )
 
     def cli(self, *args: str, stdin: str | None = None) -> Any:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from order import ROOMS, SLOWEST, TESTS, slowest_first
 from peers import venvs
 from peers.ports import free_port, listens
 from peers.process import Child, PeerError, descendants
@@ -203,3 +204,20 @@ def test_a_venv_is_made_once_and_anew_when_its_lock_changes(
     lock.write_text("tool==3")
     assert venvs.ensure_venv("tool", lock).exists()
     assert installs == ["venv", "pip"] * 4
+
+
+def test_what_takes_longest_is_begun_first_and_all_of_it_is_there() -> None:
+    assert [name for name in SLOWEST if not (TESTS / name).is_file()] == []
+    assert len(set(SLOWEST)) == len(SLOWEST)
+    assert {path.parent.name for path in TESTS.glob("*/test_*.py")} == set(ROOMS)
+
+    class Item:
+        def __init__(self, name: str) -> None:
+            self.path = TESTS / name
+
+    names = ["unit/test_a.py", SLOWEST[1], "contract/test_b.py", SLOWEST[0], "unit/test_a.py"]
+    items = [Item(name) for name in names]
+    slowest_first(items)  # type: ignore[arg-type]
+    assert [each.path.relative_to(TESTS).as_posix() for each in items] == [
+        *(SLOWEST[0], SLOWEST[1], "contract/test_b.py", "unit/test_a.py", "unit/test_a.py")
+    ]

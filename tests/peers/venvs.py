@@ -45,7 +45,8 @@ def ensure_venv(name: str, lock: Path | None = None) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             run(sys.executable, "-m", "venv", "--without-pip", str(folder))
             pip = (sys.executable, "-m", "pip", "--python", str(python), "--quiet")
-            flags = ("--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:")
+            flags = ["--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:"]
+            flags.append("--no-compile")  # of what is imported Python does it: a small part
             run(*pip, "install", *flags, "--requirement", str(lock))
             # last: a venv without its stamp is half made
             stamp.write_text(wanted)
