@@ -120,10 +120,10 @@ class Feed:
 
     def hear(self, change: Change) -> None:
         """A push tells of a change. Applied at once; SQL is asked for the rest."""
+        if len(self._told) < _TOLD_AT_MOST:  # first: a poll at the same time need not count it
+            self._told[change.seq] = change
         self._put(change)
         self._note_lag(change)
-        if len(self._told) < _TOLD_AT_MOST:
-            self._told[change.seq] = change
         self._hurry.set()
 
     def hear_beat(self) -> None:
