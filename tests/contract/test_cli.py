@@ -239,7 +239,7 @@ def test_users(gate: Gate) -> None:
         (ANNA, 0), ("bob@x", 0), ("bot@x", 0),
     ]  # fmt: skip
     assert set(listed[0]) == {
-        "id", "email", "plan", "team", "role", "service", "created_at", "live_keys",
+        "id", "email", "plan", "team", "role", "service", "disabled", "created_at", "live_keys",
     }  # fmt: skip
     assert gate("users", "list").out.splitlines()[1].split()[:5] == [
         ANNA, "free", "admin", "red", "0",
