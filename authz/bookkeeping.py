@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final
+from time import monotonic, sleep
+from typing import Final, TypeVar
 
 from sqlalchemy import Engine
 
@@ -30,6 +31,9 @@ from store.seeding import drift
 
 SQL_TIMEOUT_SECONDS: Final = 2.0
 FLUSH_SECONDS: Final = 5.0
+RECOVERY_SECONDS: Final = 30.0
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +64,19 @@ class Books:
     def drift(self, account_id: str) -> int | None:
         """By how much an account's counters are off from the ledger; see store.seeding.drift."""
         return drift(self.counters, self.ledger, account_id)
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Try for a while: at a start the database may still be coming up."""
+    deadline = monotonic() + RECOVERY_SECONDS
+    while True:
+        try:
+            return work()
+        except StoreUnavailableError as fault:
+            if monotonic() > deadline:
+                raise
+            _log.warning("not ready: what was open cannot be recovered yet: %s", fault)
+            sleep(0.5)
 
 
 def start_settler(settler: Settler, stack: ExitStack, left: str) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from time import monotonic, sleep
-from typing import Final
 
 from authz.bookkeeping import (
     SQL_TIMEOUT_SECONDS,
     Books,
+    patiently,
     start_settler,
     start_upkeep,
     warn_of_lost_plans,
@@ -28,14 +27,10 @@ from store.catalog import Catalog
 from store.clock import FollowingClock
 from store.counters.memory import MemoryCounters
 from store.engines import open_engine
-from store.errors import StoreUnavailableError
 from store.journal import JOURNAL_NAME, Journal
 from store.ledger import Ledger
 from store.pruning import journaled
-from store.records import Charge, Hold
 from store.seeding import SeededCounters, recover
-
-RECOVERY_SECONDS: Final = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +79,7 @@ def _in_process(
     ledger = Ledger(engine)
     settler = Settler(counters, journal, ledger, metrics, lambda model: model in catalog().models)
     warn_of_lost_plans(engine, catalog())
-    settler.start(_recover(counters, journal, ledger, clock()))
+    settler.start(patiently(lambda: recover(counters, journal, ledger, clock())))
     start_settler(settler, stack, "some ends are not in the ledger yet; the journal has them")
     meter = Meter(counters, settler, metrics, clock, Nowhere(counters, metrics))
     upkeep = start_upkeep(
@@ -111,18 +106,3 @@ def _in_process(
         upkeep,
         journaled=True,
     )
-
-
-def _recover(
-    counters: MemoryCounters, journal: Journal, ledger: Ledger, now_us: int
-) -> list[tuple[Hold, Charge]]:
-    """Try for a while: at a start the database may still be coming up."""
-    deadline = monotonic() + RECOVERY_SECONDS
-    while True:
-        try:
-            return recover(counters, journal, ledger, now_us)
-        except StoreUnavailableError as fault:
-            if monotonic() > deadline:
-                raise
-            _log.warning("not ready: what was open cannot be recovered yet: %s", fault)
-            sleep(0.5)

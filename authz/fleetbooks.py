@@ -21,6 +21,7 @@ from authz.bookkeeping import (
     FLUSH_SECONDS,
     SQL_TIMEOUT_SECONDS,
     Books,
+    patiently,
     start_settler,
     start_upkeep,
     warn_of_lost_plans,
@@ -38,6 +39,7 @@ from authz.settings import AuthzSettings
 from authz.settle import Settler
 from authz.sockets import Role
 from authz.strays import EverySilentHold
+from authz.takeover import take_over
 from authz.upkeep import Upkeep
 from store.catalog import Catalog
 from store.clock import FollowingClock, wall_us
@@ -89,6 +91,8 @@ def open_fleet_books(
         warn_of_lost_plans(engine, catalog())
         counters = ObservedCounters(link, metrics)
         ledger = Ledger(engine)
+        if role is not Role.CHECKS:
+            patiently(lambda: take_over(settings.state, ledger, counters.forget))
 
         def missed(hold: Hold) -> None:
             """SQL has a row of a hold that Redis did not know: it has to read SQL anew."""

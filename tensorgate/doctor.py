@@ -262,7 +262,9 @@ def _journal(path: Path) -> Finding:
     try:
         found = read_journal(path.read_bytes(), path)
     except FileNotFoundError:
-        return Finding("journal", Status.OK, "none yet: no call was admitted on this state")
+        return Finding(
+            "journal", Status.OK, "none yet: no call was counted in one process on this state"
+        )
     except OSError as fault:
         text = f"{path} cannot be read ({fault.strerror})"
         return Finding("journal", Status.FAIL, text, "run as its owner")

@@ -19,16 +19,22 @@ from typing import Any
 import fleetworker
 import pytest
 from fleetsupport import HOLD, Fleet, Served, calling, fleet, until
-from moneyhelp import KEY, draft
+from moneyhelp import KEY, charge, draft, hold
 from moneysupport import ENDING
 from msgspec.structs import replace
 from peers.process import Child
 from peers.valkey import Valkey, valkey_node
 from statehelp import new_state
 
+from authz.lease import Lease
 from authz.sockets import Role
 from authz.usage import Ending
+from store.clock import wall_us
 from store.counters.model import Taken
+from store.engines import open_engine
+from store.errors import StoreUnavailableError
+from store.journal import JOURNAL_NAME, Journal
+from store.ledger import Ledger
 from store.ledgerreader import LedgerReader
 from store.openholds import OpenHolds
 from store.records import INT64_MAX, Hold
@@ -97,9 +103,11 @@ def test_whatever_happens_to_redis_nothing_is_lost_and_nothing_is_over_budget(
 
 
 @contextmanager
-def impatient(tmp_path: Path, valkey: Valkey, **given: Any) -> Iterator[Fleet]:
+def impatient(
+    tmp_path: Path, valkey: Valkey, database_url: str | None = None, **given: Any
+) -> Iterator[Fleet]:
     """A gate whose meter sweeps after a second."""
-    url = new_state(tmp_path).sql_url
+    url = database_url or new_state(tmp_path).sql_url
     with fleet(
         tmp_path, url, valkey.url, hold_deadline_seconds=1, heartbeat_seconds=0.25, **given
     ) as made:
@@ -164,6 +172,57 @@ def test_of_a_worker_that_is_killed_every_hold_has_a_row_in_the_end(
         until(gate.is_settled, 10)
         assert all(nanousd == 1 for nanousd in gate.rows().values())
         assert gate.meter.drift(KEY.account_id) == 0
+
+
+def test_what_one_process_had_open_when_it_was_killed_is_not_lost_as_several_begin(
+    tmp_path: Path, database_url: str, valkey: Valkey
+) -> None:
+    """It counted by itself, and its last second is in its journal alone."""
+    state = tmp_path / "state"
+    state.mkdir(exist_ok=True)
+    open_, ended, booked = (hold(HOLD, at=wall_us()) for _ in range(3))
+    with Journal(state / JOURNAL_NAME) as journal:
+        for each in (open_, ended, booked):
+            journal.take(each)
+        journal.end(charge(ended, 7), charge(booked, 8))
+    engine = open_engine(database_url)
+    Ledger(engine).book([(booked, charge(booked, 8))])
+    engine.dispose()
+    with impatient(tmp_path, valkey, database_url, workers=1) as gate:
+        assert gate.rows() == {ended.id: 7, booked.id: 8}
+        wanted = {open_.id: HOLD, ended.id: 7, booked.id: 8}
+        until(lambda: gate.rows() == wanted, 15, "the sweep")
+        until(gate.is_settled, 10)
+        until(lambda: counted(gate), 10, "an answer, of a machine that may be busy")
+        assert gate.meter.drift(KEY.account_id) == 0
+        assert LedgerReader(gate.engine).verify().faults == ()
+    with Journal(state / JOURNAL_NAME) as journal:
+        assert journal.found.holds == ()
+
+
+def counted(gate: Fleet) -> bool:
+    """Whether a call is counted; it seeds its account."""
+    try:
+        return bool(taken(gate).id)
+    except StoreUnavailableError:
+        return False
+
+
+def test_a_journal_of_a_process_that_lives_is_let_be(tmp_path: Path, valkey: Valkey) -> None:
+    url = new_state(tmp_path).sql_url
+    state = tmp_path / "state"
+    state.mkdir(exist_ok=True)
+    lease = Lease(state)
+    assert lease.acquire()
+    one = hold(HOLD, at=wall_us())
+    with Journal(state / JOURNAL_NAME) as journal:
+        journal.take(one)
+        journal.end(charge(one, 7))
+    with fleet(tmp_path, url, valkey.url, workers=0) as gate:
+        assert gate.rows() == {}
+    lease.release()
+    with Journal(state / JOURNAL_NAME) as journal:
+        assert journal.found.holds == (one,)
 
 
 # -- while SQL is out

@@ -429,6 +429,7 @@ def test_everything_stands_still_and_then_goes_on() -> None:
                     assert time.monotonic() - began > 0.3
                 with KeyRepository(engine) as again:
                     took_until(lambda: _answers(again), 3)
+                    took_until(lambda: knows(made), 3)  # it tries by itself, a fifth of a second on
                     revoke(again)
                     took_until(lambda: knows(made) and made.refuses(), 1)
         engine.dispose()
