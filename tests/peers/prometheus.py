@@ -50,6 +50,12 @@ class Prometheus:
         found = self._get("alerts")["alerts"]
         return {each["labels"]["alertname"]: each["state"] for each in found}
 
+    def rules(self) -> list[dict[str, Any]]:
+        """Its groups of rules; of each rule, whether its last evaluation went well."""
+        found = self._get("rules")["groups"]
+        assert isinstance(found, list)
+        return found
+
     def _get(self, path: str, **parameters: str) -> Any:
         answer = httpx.get(f"{self._address}/api/v1/{path}", params=parameters, timeout=10)
         assert answer.is_success, answer.text
