@@ -73,7 +73,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "Refused, by reason",
             {
                 "{{reason}}": "sum by (reason) "
-                '(rate(tensorgate_checks_total{outcome="denied"}[$__rate_interval]))'
+                '(rate(tensorgate_checks_total{outcome="denied"}[$__rate_interval])) > 0'
             },
             "reqps",
             "The reason is the error's `code`, as the client sees it.",
