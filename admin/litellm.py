@@ -1,4 +1,4 @@
-"""LiteLLM's tables, read as they are: users, teams, budgets and keys. Nothing is changed there.
+"""LiteLLM's tables, read as they are: keys, and whom and what they belong to. Nothing is changed.
 
 The tables are those of its schema.prisma of 2026. Columns come and go between its versions: one
 that is not there reads as NULL, and only those in `_NEEDED` have to be there. Every value is read
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -59,6 +59,8 @@ _TABLES: Final[Mapping[str, Mapping[str, str]]] = {
         "aliases": _TEXT,
         "user_id": _ID,
         "team_id": _ID,
+        "project_id": _ID,
+        "organization_id": _ID,
         "blocked": _TEXT,
         "budget_id": _ID,
         "allowed_routes": _LIST,
@@ -73,16 +75,41 @@ _TABLES: Final[Mapping[str, Mapping[str, str]]] = {
         "user_email": _TEXT,
         "models": _LIST,
         "max_budget": _TEXT,
+        "rpm_limit": _TEXT,
+        **_LIMITS,
     },
     "LiteLLM_TeamTable": {
         "team_id": _ID,
         "team_alias": _TEXT,
+        "organization_id": _ID,
         "models": _LIST,
         "blocked": _TEXT,
         "max_budget": _TEXT,
         "rpm_limit": _TEXT,
+        **_LIMITS,
     },
-    "LiteLLM_BudgetTable": {"budget_id": _ID, **_BUDGET, **_LIMITS},
+    "LiteLLM_BudgetTable": {
+        "budget_id": _ID,
+        "allowed_models": _LIST,
+        **_BUDGET,
+        **_LIMITS,
+    },
+    "LiteLLM_OrganizationTable": {
+        "organization_id": _ID,
+        "organization_alias": _TEXT,
+        "budget_id": _ID,
+        "models": _LIST,
+    },
+    "LiteLLM_ProjectTable": {
+        "project_id": _ID,
+        "project_alias": _TEXT,
+        "budget_id": _ID,
+        "models": _LIST,
+        "blocked": _TEXT,
+        "model_rpm_limit": _TEXT,
+        "model_tpm_limit": _TEXT,
+    },
+    "LiteLLM_TeamMembership": {"user_id": _ID, "team_id": _ID, "budget_id": _ID},
 }
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
     "LiteLLM_VerificationToken": ("token", "models", "user_id", "team_id"),
@@ -90,6 +117,11 @@ _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
     "LiteLLM_TeamTable": ("team_id", "models"),
     "LiteLLM_BudgetTable": ("budget_id",),
 }
+
+_NEWER: Final = frozenset(
+    {"LiteLLM_OrganizationTable", "LiteLLM_ProjectTable", "LiteLLM_TeamMembership"}
+)
+"""Not there before some version: then nothing is in them."""
 
 Row = Mapping[str, str | None]
 
@@ -103,6 +135,7 @@ class Budget:
     reset_us: int | None
     rpm: str | None
     others: Mapping[str, str]  # limits that there are no such of here, as written
+    models: tuple[str, ...] = ()  # only of a budget of its own table
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +144,7 @@ class User:
     alias: str | None
     email: str | None
     models: tuple[str, ...]
-    max_usd: str | None
+    budget: Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +153,20 @@ class Team:
     alias: str | None
     models: tuple[str, ...]
     blocked: bool
-    max_usd: str | None
-    rpm: str | None
+    organization_id: str | None
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """An organization or a project. `others` are limits of it beside those of its budget."""
+
+    id: str
+    alias: str | None
+    models: tuple[str, ...]
+    blocked: bool
+    budget_id: str | None
+    others: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +186,8 @@ class Token:
     models: tuple[str, ...]
     user_id: str | None
     team_id: str | None
+    project_id: str | None
+    organization_id: str | None
     blocked: bool
     budget_id: str | None
     routes: tuple[str, ...]
@@ -152,12 +199,15 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """All of it, at one moment."""
+    """All of it, at one moment. `members`: (user, team) → the budget of that user in that team."""
 
     tokens: tuple[Token, ...]
     users: Mapping[str, User]
     teams: Mapping[str, Team]
     budgets: Mapping[str, Budget]
+    organizations: Mapping[str, Group]
+    projects: Mapping[str, Group]
+    members: Mapping[tuple[str, str], str]
 
 
 def read(url: str) -> Tables:
@@ -179,6 +229,13 @@ def read(url: str) -> Tables:
         {user.id: user for user in map(_user, found["LiteLLM_UserTable"])},
         {team.id: team for team in map(_team, found["LiteLLM_TeamTable"])},
         {str(row["budget_id"]): _budget(row) for row in found["LiteLLM_BudgetTable"]},
+        _groups(found["LiteLLM_OrganizationTable"], "organization"),
+        _groups(found["LiteLLM_ProjectTable"], "project"),
+        {
+            (str(row["user_id"]), str(row["team_id"])): str(row["budget_id"])
+            for row in found["LiteLLM_TeamMembership"]
+            if row["budget_id"]
+        },
     )
 
 
@@ -225,7 +282,9 @@ def _rows(connection: Connection, schema: str, table: str) -> list[Row]:
         "WHERE table_schema = :schema AND table_name = :table"
     )
     there = set(connection.execute(asked, {"schema": schema, "table": table}).scalars())
-    if missing := [name for name in _NEEDED[table] if name not in there]:
+    if table in _NEWER and not there:
+        return []
+    if missing := [name for name in _NEEDED.get(table, ()) if name not in there]:
         raise InputError(
             f"That database has no {table} with {', '.join(missing)} that can be read: it is not "
             "LiteLLM's. Look at --from; its `?schema=` names another schema than public.",
@@ -263,6 +322,8 @@ def _token(row: Row) -> Token:
         models=_names(row["models"]),
         user_id=row["user_id"] or None,
         team_id=row["team_id"] or None,
+        project_id=row["project_id"] or None,
+        organization_id=row["organization_id"] or None,
         blocked=row["blocked"] == "true",
         budget_id=row["budget_id"] or None,
         routes=_names(row["allowed_routes"]),
@@ -293,7 +354,7 @@ def _user(row: Row) -> User:
         row["user_alias"],
         row["user_email"],
         _names(row["models"]),
-        row["max_budget"],
+        _budget(row),
     )
 
 
@@ -303,20 +364,41 @@ def _team(row: Row) -> Team:
         row["team_alias"],
         _names(row["models"]),
         row["blocked"] == "true",
-        row["max_budget"],
-        row["rpm_limit"],
+        row["organization_id"] or None,
+        _budget(row),
     )
+
+
+def _groups(rows: Sequence[Row], kind: str) -> dict[str, Group]:
+    made = [
+        Group(
+            id=str(row[f"{kind}_id"]),
+            alias=row[f"{kind}_alias"],
+            models=_names(row["models"]),
+            blocked=row.get("blocked") == "true",
+            budget_id=row["budget_id"] or None,
+            others=_others(row),
+        )
+        for row in rows
+    ]
+    return {group.id: group for group in made}
 
 
 def _budget(row: Row) -> Budget:
-    others = {name: str(row[name]) for name in _LIMITS if _is_full(row[name])}
+    """The limits in a row; users and teams have no period that counts for their keys."""
     return Budget(
         max_usd=row["max_budget"],
-        duration=row["budget_duration"] or None,
-        reset_us=_moment(row["budget_reset_at"]),
+        duration=row.get("budget_duration") or None,
+        reset_us=_moment(row.get("budget_reset_at")),
         rpm=row["rpm_limit"],
-        others=others,
+        others=_others(row),
+        models=_names(row.get("allowed_models")),
     )
+
+
+def _others(row: Row) -> dict[str, str]:
+    wanted = (*_LIMITS, "model_rpm_limit", "model_tpm_limit")
+    return {name: str(row[name]) for name in wanted if name in row and _is_full(row[name])}
 
 
 def _is_full(value: str | None) -> bool:

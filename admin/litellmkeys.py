@@ -17,6 +17,7 @@ from typing import Final
 
 from admin import inputs
 from admin.litellm import Budget, Tables, Token
+from admin.litellmgroups import Above, above
 from store.errors import InputError
 from store.records import DAY_US, MAX_EXPIRY_DAYS, NANOUSD, SECOND_US, WINDOW_US
 from store.text import usd
@@ -103,9 +104,11 @@ def convert(token: Token, tables: Tables, now_us: int) -> Wanted:
         )
     if token.team_id == _SESSIONS:
         raise RefusedError("it is a session of somebody who signed in to LiteLLM, and no key")
-    team = None if token.team_id is None else tables.teams.get(token.team_id)
-    if token.team_id is not None and team is None:
-        raise RefusedError("its team is gone, and with it which models it may call")
+    groups = above(token, tables)
+    for each in groups:
+        if each.gone:
+            raise RefusedError(f"its {each.what} is gone, and with it which models it may call")
+    team = None if token.team_id is None else tables.teams[token.team_id]
     if token.routes and not _ALL_ROUTES.intersection(token.routes):
         raise RefusedError(
             "it may call some routes only, and a key of this gate may call every endpoint"
@@ -113,9 +116,10 @@ def convert(token: Token, tables: Tables, now_us: int) -> Wanted:
     said: list[Adapted] = []
     email, service = _account(token, tables, said)
     name = printable(token.name or "")
-    budget = _budget(token, tables, said)
+    budget = _budget(token, tables, groups, said)
     spent, period_us, created_us = _spent(token, tables, now_us, said)
     said += _dropped(token, tables)
+    said += _not_carried(token, tables, groups)
     return Wanted(
         digest=token.digest,
         hint=token.hint or "sk-…",
@@ -124,14 +128,14 @@ def convert(token: Token, tables: Tables, now_us: int) -> Wanted:
         team=None if team is None else _label(team.alias, team.id, said),
         alias=_alias(name, token.digest, said),
         name=name,
-        models=_models(token, tables, said),
+        models=_models(token, groups, said),
         budget_nanousd=budget,
         rpm=_rpm(token, tables, said),
         expires_us=token.expires_us,
         created_us=created_us,
         spent_nanousd=spent,
         period_us=period_us,
-        blocked=_blocked(token, blocked_team=team is not None and team.blocked),
+        blocked=_blocked(token, groups),
         adapted=tuple(said),
     )
 
@@ -157,10 +161,10 @@ def numbered(alias: str, number: int) -> str:
     return alias[: inputs.ALIAS_MAX - len(tail)].rstrip("-") + tail
 
 
-def _blocked(token: Token, *, blocked_team: bool) -> str | None:
+def _blocked(token: Token, groups: Sequence[Above]) -> str | None:
     if token.blocked:
         return "it is blocked there"
-    return "its team is blocked there" if blocked_team else None
+    return next((f"its {each.what} is blocked there" for each in groups if each.blocked), None)
 
 
 def _account(token: Token, tables: Tables, said: list[Adapted]) -> tuple[str, bool]:
@@ -207,9 +211,10 @@ def _alias(name: str, digest: bytes, said: list[Adapted]) -> str:
 # -- models
 
 
-def _models(token: Token, tables: Tables, said: list[Adapted]) -> tuple[str, ...] | None:
-    """The names that it may call: its own, as far as its team's (or else its user's) go."""
-    within = _bound(token, tables)
+def _models(token: Token, groups: Sequence[Above], said: list[Adapted]) -> tuple[str, ...] | None:
+    """The names that it may call: its own, as far as those of all that is above it go."""
+    bounded = [each for each in groups if _bounds(each.models)]
+    within = bounded[0].models if bounded else None
     named = token.models
     if _OF_TEAM in named and token.team_id is None:
         raise RefusedError("it may call its team's models, and has no team")
@@ -223,11 +228,18 @@ def _models(token: Token, tables: Tables, said: list[Adapted]) -> tuple[str, ...
         if within is not None:
             exact = _split(within)[0]
             allowed += [name for name in exact if name not in own and _covers(patterns, name)]
-        outside = [name for name in own if name not in allowed]
-        if outside:
-            said.append(Adapted("models outside of its team's or user's", _listed(outside), "none"))
+            said += _outside(own, allowed, bounded[0])
     if patterns:
         said.append(Adapted("wildcard models", _listed(patterns), _listed(allowed) or "none"))
+    for each in bounded[1:]:
+        inside = [name for name in allowed if _covers(each.models, name)]
+        said += _outside(allowed, inside, each)
+        allowed = inside
+    return _kept(allowed, said)
+
+
+def _kept(allowed: Sequence[str], said: list[Adapted]) -> tuple[str, ...]:
+    """Those that can be names of models here. Raises RefusedError where none or too many are."""
     kept = [name for name in allowed if _is_name(name)]
     if len(kept) < len(allowed):
         said.append(
@@ -242,14 +254,15 @@ def _models(token: Token, tables: Tables, said: list[Adapted]) -> tuple[str, ...
     return tuple(kept)
 
 
-def _bound(token: Token, tables: Tables) -> tuple[str, ...] | None:
-    """What its models are bounded by, None for nothing."""
-    if token.team_id is not None:
-        models = tables.teams[token.team_id].models
-    else:
-        user = None if token.user_id is None else tables.users.get(token.user_id)
-        models = () if user is None else user.models
-    return None if not models or _EVERY.intersection(models) else models
+def _outside(before: Sequence[str], after: Sequence[str], bound: Above) -> Iterator[Adapted]:
+    outside = [name for name in before if name not in after]
+    if outside:
+        yield Adapted(f"models outside of its {bound.what}'s", _listed(outside), "none")
+
+
+def _bounds(models: Sequence[str]) -> bool:
+    """Whether a list of models leaves any out."""
+    return bool(models) and not _EVERY.intersection(models)
 
 
 def _split(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -291,8 +304,10 @@ def _listed(names: Sequence[str]) -> str:
 # -- limits
 
 
-def _budget(token: Token, tables: Tables, said: list[Adapted]) -> int | None:
-    """Its own, else its budget table's, else, as a bound of each key, its user's or team's."""
+def _budget(
+    token: Token, tables: Tables, groups: Sequence[Above], said: list[Adapted]
+) -> int | None:
+    """Its own, else its budget table's, else, as a bound of each key, the least above it."""
     own = _in_force(token, tables, "max_usd")
     if own is not None and own.max_usd is not None:
         amount = _nanousd(own.max_usd, _MAX_BUDGET, "budget", said)
@@ -303,15 +318,15 @@ def _budget(token: Token, tables: Tables, said: list[Adapted]) -> int | None:
             said.append(Adapted("budget's period", there, f"{usd(amount)} in 30d"))
         return amount
     bounds = []
-    team = None if token.team_id is None else tables.teams[token.team_id]
-    user = None if token.user_id is None or team is not None else tables.users.get(token.user_id)
-    for what, owner in (("team's", team), ("user's", user)):
-        if owner is not None and owner.max_usd is not None:
-            amount = _nanousd(owner.max_usd, _MAX_BUDGET, f"{what} budget", said)
+    for each in groups:
+        if each.budget.max_usd is not None:
+            amount = _nanousd(each.budget.max_usd, _MAX_BUDGET, f"{each.what}'s budget", said)
             if amount is None:
-                raise RefusedError(f"its {what} budget is not a number")
+                raise RefusedError(f"its {each.what}'s budget is not a number")
             said.append(
-                Adapted("budget", f"{usd(amount)} for all its {what}", f"{usd(amount)} in 30d")
+                Adapted(
+                    "budget", f"{usd(amount)} for all its {each.what}'s", f"{usd(amount)} in 30d"
+                )
             )
             bounds.append(amount)
     return min(bounds, default=None)
@@ -399,6 +414,20 @@ def _dropped(token: Token, tables: Tables) -> Iterator[Adapted]:
         yield Adapted("access groups", "some", "none; name their models")
     if token.routes:
         yield Adapted("allowed routes", _listed(token.routes), "every endpoint")
+
+
+def _not_carried(token: Token, tables: Tables, groups: Sequence[Above]) -> Iterator[Adapted]:
+    """Limits that many keys share: there are none such here, and none may vanish in silence."""
+    has_budget = _in_force(token, tables, "max_usd") is not None
+    for each in groups:
+        limits = dict(each.limits)
+        if each.budget.rpm is not None:
+            limits["requests a minute"] = each.budget.rpm
+        if has_budget and each.budget.max_usd is not None:
+            limits["budget"] = f"${each.budget.max_usd}"
+        for limit, written in sorted(limits.items()):
+            shared = f"{printable(written, 64)} for all of {printable(each.name, 64)}"
+            yield Adapted(f"{each.what}'s {limit}", shared, "not carried over")
 
 
 def expiry(expires_us: int | None, now_us: int) -> tuple[int, bool]:

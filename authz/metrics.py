@@ -110,6 +110,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self.feed_healthy.set(1)  # a meter has no feed, and so misses nothing of one
         self.revocation_lag = Histogram(
             "tensorgate_revocation_lag_seconds",
             "Time from a change of a key or an account to its being obeyed here.",
@@ -143,6 +144,7 @@ class Metrics:
         """`gauge` has what `read` says: at each look, or where it is shared every second."""
         if self.shared:
             self._followed.append((gauge, read))
+            self._look(gauge, read)
         else:
             gauge.set_function(read)
 
@@ -154,10 +156,7 @@ class Metrics:
         def run() -> None:
             while not ended.wait(FOLLOW_SECONDS):
                 for gauge, read in tuple(self._followed):
-                    try:
-                        gauge.set(read())
-                    except Exception:  # noqa: BLE001  a defect in one must not freeze the others
-                        _log.exception("a metric cannot be read")
+                    self._look(gauge, read)
 
         thread = Thread(target=run, name="metrics", daemon=True)
         if self.shared:
@@ -168,6 +167,13 @@ class Metrics:
             ended.set()
             if thread.ident is not None:
                 thread.join()
+
+    @staticmethod
+    def _look(gauge: Gauge, read: Callable[[], float]) -> None:
+        try:
+            gauge.set(read())
+        except Exception:  # noqa: BLE001  a defect in one must not freeze the others
+            _log.exception("a metric cannot be read")
 
     def _money(self, registry: CollectorRegistry) -> None:
         self.settlements = Counter(

@@ -22,6 +22,21 @@ CREATE TABLE "LiteLLM_BudgetTable" (
     created_by text NOT NULL DEFAULT 'admin', updated_at timestamp(3) NOT NULL DEFAULT now(),
     updated_by text NOT NULL DEFAULT 'admin'
 );
+CREATE TABLE "LiteLLM_OrganizationTable" (
+    organization_id text PRIMARY KEY, organization_alias text NOT NULL, budget_id text NOT NULL,
+    metadata jsonb NOT NULL DEFAULT '{{}}', models text[],
+    spend double precision NOT NULL DEFAULT 0, created_by text NOT NULL DEFAULT 'admin'
+);
+CREATE TABLE "LiteLLM_ProjectTable" (
+    project_id text PRIMARY KEY, project_alias text, team_id text, budget_id text,
+    metadata jsonb NOT NULL DEFAULT '{{}}', models text[],
+    spend double precision NOT NULL DEFAULT 0, model_rpm_limit jsonb NOT NULL DEFAULT '{{}}',
+    model_tpm_limit jsonb NOT NULL DEFAULT '{{}}', blocked boolean NOT NULL DEFAULT false
+);
+CREATE TABLE "LiteLLM_TeamMembership" (
+    user_id text NOT NULL, team_id text NOT NULL, spend double precision NOT NULL DEFAULT 0,
+    budget_id text, PRIMARY KEY (user_id, team_id)
+);
 CREATE TABLE "LiteLLM_TeamTable" (
     team_id text PRIMARY KEY, team_alias text, organization_id text, admins text[],
     members text[], members_with_roles jsonb NOT NULL DEFAULT '{{}}',
@@ -106,6 +121,18 @@ class LiteLLM:
 
     def budget(self, budget_id: str, **columns: Any) -> None:
         self._add("LiteLLM_BudgetTable", {"budget_id": budget_id} | columns)
+
+    def organization(self, identity: str, alias: str, budget_id: str, **columns: Any) -> None:
+        given = {"organization_id": identity, "organization_alias": alias, "budget_id": budget_id}
+        self._add("LiteLLM_OrganizationTable", given | {"models": []} | columns)
+
+    def project(self, identity: str, alias: str | None, **columns: Any) -> None:
+        given = {"project_id": identity, "project_alias": alias, "models": []}
+        self._add("LiteLLM_ProjectTable", given | columns)
+
+    def member(self, user_id: str, team_id: str, budget_id: str) -> None:
+        given = {"user_id": user_id, "team_id": team_id, "budget_id": budget_id}
+        self._add("LiteLLM_TeamMembership", given)
 
     def _add(self, table: str, columns: Mapping[str, Any]) -> None:
         names = ", ".join(f'"{name}"' for name in columns)

@@ -73,7 +73,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "Refused, by reason",
             {
                 "{{reason}}": "sum by (reason) "
-                '(rate(tensorgate_checks_total{outcome="denied"}[$__rate_interval]))'
+                '(rate(tensorgate_checks_total{outcome="denied"}[$__rate_interval])) > 0'
             },
             "reqps",
             "The reason is the error's `code`, as the client sees it.",
@@ -183,13 +183,15 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "A worker that does not asks SQL for each call.",
         ),
         Panel(
-            "Envoy's script: failures",
+            "Envoy's scripts: failures",
             {
-                "{{__name__}}": 'sum by (__name__) (increase({__name__=~"envoy_http_lua_.*errors"}'
-                "[$__rate_interval]))"
+                "metering": "sum(increase(envoy_http_lua_inference_errors[$__rate_interval]))",
+                "room for bodies": (
+                    "sum(increase(envoy_http_lua_body_room_errors[$__rate_interval]))"
+                ),
             },
             "short",
-            "Answers whose usage was not read.",
+            "Answers whose usage was not read; long requests that were let in uncounted.",
             alarm=1,
         ),
     ),

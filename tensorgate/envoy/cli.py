@@ -138,13 +138,21 @@ def render_command(
         int, typer.Option(help="The longest that sending one request may take.")
     ] = _DEFAULTS.request_seconds,
     idle_seconds: Annotated[
-        int, typer.Option(help="The longest silence within one answer.")
+        int,
+        typer.Option(envvar=f"{PREFIX}IDLE_SECONDS", help="The longest silence within one answer."),
     ] = _DEFAULTS.idle_seconds,
     stream_seconds: Annotated[
-        int, typer.Option(help="The longest that one call may take in all.")
+        int,
+        typer.Option(
+            envvar=f"{PREFIX}STREAM_SECONDS", help="The longest that one call may take in all."
+        ),
     ] = _DEFAULTS.stream_seconds,
     heartbeat_seconds: Annotated[
-        float, typer.Option(help="How often the service hears of a call that still runs.")
+        float,
+        typer.Option(
+            envvar=f"{PREFIX}HEARTBEAT_SECONDS",
+            help="How often the service hears of a call that still runs.",
+        ),
     ] = _DEFAULTS.heartbeat_seconds,
     tracing: Annotated[
         str | None,

@@ -23,8 +23,10 @@ RECORDED = {
     rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule
 }
 ENVOYS = {
-    # as Envoy 1.40 itself names them; test_observed.py scrapes them from a real one
+    # as Envoy 1.40 itself names them; test_pod.py scrapes them from a real one
     "envoy_http_ext_authz_failure_mode_allowed",
+    "envoy_http_lua_body_room_errors",
+    "envoy_http_lua_inference_errors",
     "envoy_server_days_until_first_cert_expiring",
 }
 PROMETHEUS_OWN = {"up"}

@@ -342,6 +342,54 @@ def test_limits_that_there_are_none_of_here_are_told(moving: Moving) -> None:
     assert moving.spent(stale) == 0, "its period is over, and LiteLLM had not emptied it yet"
 
 
+def test_no_limit_of_an_organization_or_project_vanishes_in_silence(moving: Moving) -> None:
+    """It bounds each key, as a team's does, or the report names it as not carried over."""
+    litellm = moving.litellm
+    litellm.budget("acme-limits", max_budget=100.0, rpm_limit=600, tpm_limit=9000)
+    litellm.budget("beta-limits", max_budget=7.5)
+    litellm.budget("member-limits", max_budget=3.0)
+    litellm.organization("o-1", "Acme", "acme-limits", models=["small", "large"])
+    litellm.project("p-1", "Beta", budget_id="beta-limits", models=["small"])
+    litellm.project("p-2", "Gamma", blocked=True, model_rpm_limit={"small": 5})
+    litellm.team("t-1", "red", organization_id="o-1", models=["small", "other"], rpm_limit=60)
+    litellm.user("u-1", "ada@example.com")
+    litellm.member("u-1", "t-1", "member-limits")
+    litellm.key(plaintext(1), key_alias="bounded", organization_id="o-1", models=["small", "x"])
+    litellm.key(plaintext(2), key_alias="own", team_id="t-1", max_budget=2.0, budget_duration="30d")
+    litellm.key(plaintext(3), key_alias="in-project", project_id="p-1", organization_id="o-1")
+    litellm.key(plaintext(4), key_alias="stopped", project_id="p-2")
+    litellm.key(plaintext(5), key_alias="lost", project_id="p-9")
+    litellm.key(plaintext(6), key_alias="member", user_id="u-1", team_id="t-1")
+    report = moving()
+
+    told = changes(report, "bounded")
+    assert told["models outside of its organization's"] == ("x", "none")
+    assert told["budget"] == ("$100.00 for all its organization's", "$100.00 in 30d")
+    assert told["organization's requests a minute"] == ("600 for all of Acme", "not carried over")
+    assert told["organization's tpm_limit"] == ("9000 for all of Acme", "not carried over")
+
+    told = changes(report, "own")
+    assert told["organization's budget"] == ("$100 for all of Acme", "not carried over")
+    assert told["team's requests a minute"] == ("60 for all of red", "not carried over")
+    assert told["models outside of its organization's"] == ("other", "none")
+
+    named = {"bounded": 1, "own": 2, "in-project": 3, "member": 6}
+    keys = {name: moving.key(plaintext(number)) for name, number in named.items()}
+    assert keys["bounded"].models == {"small"}
+    assert keys["bounded"].budget_nanousd == 100 * NANOUSD
+    assert (keys["own"].models, keys["own"].budget_nanousd) == ({"small"}, 2 * NANOUSD)
+    assert keys["in-project"].models == {"small"}
+    assert keys["in-project"].budget_nanousd == 7_500_000_000, "the least of both"
+    assert keys["member"].budget_nanousd == 3 * NANOUSD, "of this user in this team"
+
+    why = refused(report)
+    assert why["stopped"].startswith("its project is blocked there")
+    assert why["lost"].startswith("its project is gone")
+    text = report_text(report, KeyForm())
+    assert "organization's budget" in text
+    assert "not carried over" in text
+
+
 def test_a_dry_run_says_the_same_and_writes_nothing(moving: Moving) -> None:
     moving.litellm.user("u1", "anna@x")
     moving.litellm.key(plaintext(1), key_alias="A", user_id="u1", spend=1, max_budget=2)

@@ -40,7 +40,8 @@ def ensure_node_modules(name: str) -> Path:
             for each in ("package.json", _LOCK):
                 shutil.copy(source / each, folder)
             flags = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier")
-            run(str(npm), "ci", "--prefix", str(folder), *flags)
+            # in the folder: with `--prefix` some npm take a folder in a git tree for a dependency
+            run(str(npm), "ci", *flags, cwd=folder)
             # last: a folder without its stamp is half made
             stamp.write_text(wanted)
     return folder

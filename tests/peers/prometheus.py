@@ -21,7 +21,7 @@ class Prometheus:
     """The server, by its HTTP API."""
 
     def __init__(self, address: str, child: Child) -> None:
-        self._address = address
+        self.address = address
         self.child = child
 
     def ask(self, expression: str) -> list[dict[str, Any]]:
@@ -50,8 +50,14 @@ class Prometheus:
         found = self._get("alerts")["alerts"]
         return {each["labels"]["alertname"]: each["state"] for each in found}
 
+    def rules(self) -> list[dict[str, Any]]:
+        """Its groups of rules; of each rule, whether its last evaluation went well."""
+        found = self._get("rules")["groups"]
+        assert isinstance(found, list)
+        return found
+
     def _get(self, path: str, **parameters: str) -> Any:
-        answer = httpx.get(f"{self._address}/api/v1/{path}", params=parameters, timeout=10)
+        answer = httpx.get(f"{self.address}/api/v1/{path}", params=parameters, timeout=10)
         assert answer.is_success, answer.text
         return json.loads(answer.text)["data"]
 

@@ -53,9 +53,9 @@ def ensure_venv(name: str, lock: Path | None = None) -> Path:
     return python
 
 
-def run(*argv: str, env: Mapping[str, str] | None = None) -> None:
+def run(*argv: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
     """A step of setting something up: it works, or RuntimeError says what it printed."""
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stdout + done.stderr)[-4000:]
         raise RuntimeError(f"{' '.join(argv)} ended with {done.returncode}:\n{said}")

@@ -126,6 +126,19 @@ def test_a_gauge_that_is_followed_is_there_for_the_others(
         assert registry.get_sample_value("tensorgate_ledger_lag_seconds") == 7.5
 
 
+def test_a_meter_that_has_no_feed_does_not_speak_for_workers(
+    tmp_path: Path, registry: CollectorRegistry
+) -> None:
+    def healthy() -> float | None:
+        return registry.get_sample_value("tensorgate_feed_healthy")
+
+    with other(tmp_path / "metrics", "meter"), other(tmp_path / "metrics", "authz-0") as worker:
+        worker.do("metrics.follow(metrics.feed_healthy, lambda: True)")
+        assert healthy() == 1
+        worker.do("metrics.follow(metrics.feed_healthy, lambda: False)")
+        assert healthy() == 0, "it was not looked at yet"
+
+
 def test_alone_it_is_read_at_each_look() -> None:
     metrics, seen = Metrics(), [1.0, 2.0]
     metrics.follow(metrics.ledger_lag, lambda: seen.pop(0))
