@@ -255,7 +255,7 @@ class RedisCounters(Counters):
         for at in range(0, len(ended), _ENDED_AT_ONCE):
             part = ended[at : at + _ENDED_AT_ONCE]
             marks = (_key(account_id, f"r:{request_id}") for request_id, _ in part)
-            words = (self._now(), *(ended_us for _, ended_us in part))
+            words: Words = (self._now(), *(ended_us for _, ended_us in part))
             self._link.run(ENDED, (*_own_keys(account_id), *marks), words)
 
     def drift(self, generation: Generation, seed: Seed) -> int | None:
