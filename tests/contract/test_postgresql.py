@@ -336,12 +336,36 @@ def test_two_who_book_the_same_sums_in_other_orders_never_deadlock(url: str) -> 
             list(pool.map(book, range(4)))
         found = LedgerReader(engine).verify()
         assert (found.rows, found.open_holds, found.faults) == (turns * 24 + turns * 120, 0, ())
-        deadlocks = select(schema.text("deadlocks")).select_from(schema.text("pg_stat_database"))
-        with engine.connect() as connection:
-            mine = connection.execute(
-                deadlocks.where(schema.text("datname = current_database()"))
-            ).scalar_one()
-        assert mine == 0
+        assert deadlocks(engine) == 0
+
+
+def test_two_who_copy_the_same_holds_in_other_orders_never_deadlock(url: str) -> None:
+    with opened(url) as engine:
+        mint(engine, KEY)
+        turns = 12
+        shared = [[hold() for _ in range(60)] for _ in range(turns)]
+        barrier = threading.Barrier(4)
+
+        def copy(number: int) -> None:
+            own, order = Ledger(engine), random.Random(number)
+            for turn in range(turns):
+                mine = list(shared[turn])
+                order.shuffle(mine)
+                barrier.wait(20)
+                own.copy_holds(mine)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(copy, range(4)))
+        assert len(Ledger(engine).open_holds()) == turns * 60
+        assert deadlocks(engine) == 0
+
+
+def deadlocks(engine: Engine) -> int:
+    """How many there were in this database."""
+    asked = select(schema.text("deadlocks")).select_from(schema.text("pg_stat_database"))
+    with engine.connect() as connection:
+        mine = asked.where(schema.text("datname = current_database()"))
+        return int(connection.execute(mine).scalar_one())
 
 
 def test_a_change_never_shows_after_a_later_one(url: str) -> None:
