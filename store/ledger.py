@@ -99,7 +99,9 @@ class Ledger:
             return
         with writing(self._engine) as connection:
             booked = _rows(connection, [hold.id for hold in opened])
-            new = [hold_columns(hold) for hold in opened if hold.id not in booked]
+            # By hold, as they are booked: two who wait for each other's rows do so in one order.
+            ordered = sorted(opened, key=lambda hold: hold.id)
+            new = [hold_columns(hold) for hold in ordered if hold.id not in booked]
             if new:
                 connection.execute(self._insert_new(holds), new)
 

@@ -75,8 +75,11 @@ class OpenHolds:
         return int(copies) - int(ended)
 
     def _tidy(self) -> None:
+        """Locked in one order first, as those who book do it (store/ledger.py)."""
+        ended = select(holds.c.hold_id).where(_ENDED).order_by(holds.c.hold_id)
         with writing(self._engine) as connection:
-            connection.execute(delete(holds).where(_ENDED))
+            locked = ended.with_for_update(of=holds)
+            connection.execute(delete(holds).where(holds.c.hold_id.in_(locked)))
 
 
 def holds_of(connection: Connection, account_id: str) -> tuple[Hold, ...]:

@@ -50,7 +50,7 @@ from store.counters.tls import SecureConnection, distrust
 from store.errors import StoreUnavailableError, UnansweredError
 
 CONNECT_SECONDS: Final = 0.05
-ANSWER_SECONDS: Final = 0.06
+ANSWER_SECONDS: Final = 0.07
 LOOK_SECONDS: Final = 1.0
 PROBE_SECONDS: Final = 0.1
 MOST_IDLE: Final = 64

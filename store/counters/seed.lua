@@ -1,10 +1,10 @@
 -- Serve the account from here on, with what SQL knows of it. One script, as nothing may have been
 -- settled since the account's generation was read.
 --
---   KEYS[4…] lists of minutes, then marks of requests that have ended
---   ARGV[3]  life;  ARGV[4] generation;  ARGV[5] how many lists of minutes there are
---   ARGV[6]  JSON: {windows: [[scope, "number spent", …]], holds: [[id, request id, beat, kept]],
---            minutes: [[µs, …]], ended: [µs, …]}; minutes and ended in the order of their keys
+--   KEYS[4…] lists of minutes
+--   ARGV[3]  life;  ARGV[4] generation
+--   ARGV[5]  JSON: {windows: [[scope, "number spent", …]], holds: [[id, request id, beat, kept]],
+--            minutes: [["µs", …]]}; minutes in the order of their keys, each from old to new
 --
 -- Returns 1 if the account is seeded now, or was; 0 if it is to be read again.
 
@@ -13,7 +13,7 @@ local found = redis.call('HMGET', KEYS[1], 'epoch', 'life', 'generation', 'seede
 if found[1] ~= epoch_of_connection or found[2] ~= ARGV[3] or found[3] ~= ARGV[4] then return 0 end
 if found[4] == '1' then return 1 end
 
-local known = cjson.decode(ARGV[6])
+local known = cjson.decode(ARGV[5])
 local scopes = {}
 local function windows_of(scope)
   scopes[scope] = scopes[scope] or {}
@@ -42,21 +42,20 @@ end
 redis.call('PEXPIRE', KEYS[2], HOLDS_MS)
 redis.call('PEXPIRE', KEYS[3], HOLDS_MS)
 
-local lists = tonumber(ARGV[5])
+local AT_ONCE = 1000 -- what fits on Lua's stack is 8000
 for at, times in ipairs(known.minutes) do
   local key = KEYS[3 + at]
   redis.call('DEL', key)
-  for _, time in ipairs(times) do
-    if time > now then time = now end -- of a clock that was ahead: for a minute at most
-    if time > now - MINUTE then redis.call('RPUSH', key, int(time)) end
+  local first, last = 1, #times
+  while first <= last and tonumber(times[first]) <= now - MINUTE do first = first + 1 end
+  for ahead = last, first, -1 do -- of a clock that was ahead: for a minute at most
+    if tonumber(times[ahead]) <= now then break end
+    times[ahead] = int(now)
+  end
+  for from = first, last, AT_ONCE do
+    redis.call('RPUSH', key, unpack(times, from, math.min(from + AT_ONCE - 1, last)))
   end
   redis.call('PEXPIRE', key, LIST_MS)
-end
-for at, ended in ipairs(known.ended) do
-  local left = math.min(ended, now) + MINUTE - now
-  if left > 0 then
-    redis.call('SET', KEYS[3 + lists + at], 'E ' .. int(now + left), 'PX', REMEMBERED_MS)
-  end
 end
 redis.call('HSET', KEYS[1], 'seeded', '1', 'used', int(now))
 redis.call('PEXPIRE', KEYS[1], ACCOUNT_MS)

@@ -429,6 +429,36 @@ def test_a_unix_socket_is_as_good(tmp_path_factory: pytest.TempPathFactory) -> N
         assert held(counters) == 10
 
 
+# --- seeding an account that is busy
+
+
+def test_an_account_of_many_calls_is_seeded_in_steps_that_keep_nobody_waiting(
+    node: Valkey, link: Link
+) -> None:
+    counters = RedisCounters(link)
+    calls = 5000
+    now_us = counters.generation(ACCOUNT.id).now_us
+    times = [now_us - number * SECOND_US // 100 for number in range(calls)]
+    ended = tuple((f"request-{number}", at) for number, at in enumerate(times))
+    steps = evaluations(node)
+    assert counters.seed(counters.generation(ACCOUNT.id), Seed({}, {KEY.id: times}, (), ended))
+    assert evaluations(node) - steps >= calls / 1024, "none of them marks more than that"
+    for number in (0, 1023, 1024, 4999):
+        request_id = f"request-{number}"
+        answer = counters.take(request_id, draft(1, request_id=request_id), limits())
+        assert isinstance(answer, Ended), request_id
+    wanted = (MinuteLimit(KEY.id, calls + 1),)
+    for left in (1, 0):
+        answer = counters.take(f"new-{left}", None, wanted, ACCOUNT.id)
+        assert isinstance(answer, Taken if left else Refused)
+
+
+def evaluations(node: Valkey) -> int:
+    """How many scripts were run."""
+    calls = re.findall(rb"cmdstat_eval[^:]*:calls=(\d+)", info(node, "commandstats"))
+    return sum(map(int, calls))
+
+
 # --- seeding by several
 
 

@@ -19,13 +19,16 @@ from peers.postgres import PASSWORD, Postgres, running
 from sqlalchemy import Engine, select
 from statehelp import NOW_US
 
+from authz.cache import KeyCache
+from authz.keysource import CHECK_SECONDS, DOUBT_SECONDS, BoundedReading
 from store import schema
+from store.clock import steady_clock
 from store.engines import open_engine, snapshot_options
 from store.errors import StoreUnavailableError
 from store.keys import KeyRepository
 from store.ledger import Ledger
 from store.ledgerreader import LedgerReader
-from store.records import Account, Role
+from store.records import SECOND_US, Account, Role
 
 WAIT = 0.25
 
@@ -95,6 +98,56 @@ def test_a_server_that_stands_still_costs_each_asker_its_bound_and_then_nothing(
             except StoreUnavailableError:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
+
+
+def test_who_knows_a_key_waits_for_a_moment_and_when_it_is_known_to_be_out_nobody_does(
+    breakable: Postgres,
+) -> None:
+    with breakable.database() as url, checking(url) as repository:
+        mint(repository.engine, KEY)
+        reading = BoundedReading(repository.is_out)
+        cache = KeyCache(repository, steady_clock(), stale_us=60 * SECOND_US, reading=reading)
+        digest = stored_digest(repository)
+        with ThreadPoolExecutor(8) as pool:
+
+            def seconds(asked: bytes, *, known: bool) -> float:
+                began = time.monotonic()
+                try:
+                    cache.get((asked,))
+                except StoreUnavailableError:
+                    assert not known
+                else:
+                    assert known
+                return time.monotonic() - began
+
+            assert cache.get((digest,)) is not None
+            with breakable.paused():
+                cache.suspect_all()
+                in_doubt = [pool.submit(seconds, digest, known=True) for _ in range(8)]
+                assert max(each.result() for each in in_doubt) < DOUBT_SECONDS + 0.1
+                needed = [pool.submit(seconds, b"%d" % n, known=False) for n in range(8)]
+                assert max(each.result() for each in needed) < CHECK_SECONDS + 0.1
+                deadline = time.monotonic() + 2
+                while not repository.is_out():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                late = [pool.submit(seconds, b"late-%d" % n, known=False) for n in range(50)]
+                assert max(each.result() for each in late) < DOUBT_SECONDS
+        reading.close()
+
+
+def test_a_feed_that_is_not_answered_tells_those_who_ask_for_keys(breakable: Postgres) -> None:
+    with breakable.database() as url, checking(url) as repository:
+        assert repository.by_digests([b"x"]) is None
+        with breakable.paused():
+            assert seconds_of(lambda: repository.changes_since(0)) > WAIT / 2
+            assert repository.is_out()
+            assert seconds_of(lambda: repository.by_digests([b"x"])) < WAIT / 2
+
+
+def stored_digest(repository: KeyRepository) -> bytes:
+    with repository.engine.connect() as connection:
+        return bytes(connection.execute(select(schema.keys.c.digest)).scalar_one())
 
 
 def test_connecting_takes_no_longer_than_it_may(breakable: Postgres) -> None:
@@ -283,12 +336,36 @@ def test_two_who_book_the_same_sums_in_other_orders_never_deadlock(url: str) -> 
             list(pool.map(book, range(4)))
         found = LedgerReader(engine).verify()
         assert (found.rows, found.open_holds, found.faults) == (turns * 24 + turns * 120, 0, ())
-        deadlocks = select(schema.text("deadlocks")).select_from(schema.text("pg_stat_database"))
-        with engine.connect() as connection:
-            mine = connection.execute(
-                deadlocks.where(schema.text("datname = current_database()"))
-            ).scalar_one()
-        assert mine == 0
+        assert deadlocks(engine) == 0
+
+
+def test_two_who_copy_the_same_holds_in_other_orders_never_deadlock(url: str) -> None:
+    with opened(url) as engine:
+        mint(engine, KEY)
+        turns = 12
+        shared = [[hold() for _ in range(60)] for _ in range(turns)]
+        barrier = threading.Barrier(4)
+
+        def copy(number: int) -> None:
+            own, order = Ledger(engine), random.Random(number)
+            for turn in range(turns):
+                mine = list(shared[turn])
+                order.shuffle(mine)
+                barrier.wait(20)
+                own.copy_holds(mine)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(copy, range(4)))
+        assert len(Ledger(engine).open_holds()) == turns * 60
+        assert deadlocks(engine) == 0
+
+
+def deadlocks(engine: Engine) -> int:
+    """How many there were in this database."""
+    asked = select(schema.text("deadlocks")).select_from(schema.text("pg_stat_database"))
+    with engine.connect() as connection:
+        mine = asked.where(schema.text("datname = current_database()"))
+        return int(connection.execute(mine).scalar_one())
 
 
 def test_a_change_never_shows_after_a_later_one(url: str) -> None:

@@ -1,5 +1,8 @@
 """A real PostgreSQL, from its wheel: one server for a session of tests, a database for each test.
 
+It does not outlive the tests, however these end: a process beside them ends it when they are gone.
+(The kernel does not tell a process of that which was another user's when it was started.)
+
 It listens on a unix socket and on one port of 127.0.0.1, in a folder of its own under /tmp (a
 socket's path is short). As root it runs as `nobody`, as it refuses to be root's. Nothing that it
 writes is meant to outlive it: it does not wait for its disk.
@@ -12,6 +15,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -44,6 +48,15 @@ _SETTINGS: Final = {
 }
 
 
+_GUARD: Final = """
+import os, signal, sys
+if not sys.stdin.readline():
+    os.kill(int(sys.argv[1]), signal.SIGQUIT)
+    os.kill(int(sys.argv[1]), signal.SIGCONT)
+"""
+"""When the other end of its stdin is gone without a word, the server ends, paused or not."""
+
+
 class Postgres:
     """The server. `url` names a database on its socket, `tcp_url` one on its port."""
 
@@ -61,6 +74,7 @@ class Postgres:
                 shutil.copytree(wheel, folder / "wheel", symlinks=True)
                 self._bin = folder / "wheel" / "bin"
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
         self._init()
         self.start()
@@ -95,6 +109,11 @@ class Postgres:
                 process_group=0,
                 **self._as,  # type: ignore[call-overload]
             )
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARD, str(self.pid)],
+            stdin=subprocess.PIPE,
+            process_group=0,
+        )
         deadline = time.monotonic() + SECONDS
         while True:
             try:
@@ -114,10 +133,17 @@ class Postgres:
         for pid in (self.pid, *below):
             _send(pid, how)
         self._process.wait(SECONDS)
+        self._dismiss()
         deadline = time.monotonic() + SECONDS
         while any(Path(f"/proc/{pid}").exists() for pid in below):
             assert time.monotonic() < deadline, "it left children behind"
             time.sleep(0.01)
+
+    def _dismiss(self) -> None:
+        """End the guard: there is nothing left to end, and its pid may be another's soon."""
+        if self._guard is not None:
+            self._guard.communicate(b"ended\n", SECONDS)
+            self._guard = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:

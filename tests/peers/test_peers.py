@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import shutil
+import signal
 import socket
 import sys
 import threading
@@ -165,6 +168,25 @@ def test_descendants_are_found_to_the_last(tmp_path: Path) -> None:
     assert len(below) == 1
     child.end()
     assert descendants(child.pid) == []
+
+
+def test_a_postgresql_ends_with_the_tests_however_these_end(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from peers.postgres import running\n"
+        "with running() as server: print(server.pid, server.folder, flush=True); time.sleep(60)"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = Child([sys.executable, "-c", program], log=tmp_path / "out", env=env)
+    child.wait_until(lambda: child.output.endswith("\n"), seconds=30, what="a server")
+    server, folder = child.output.split()
+    assert descendants(int(server)), "it serves"
+    os.kill(child.pid, signal.SIGKILL)
+    child.process.wait(5)
+    deadline = time.monotonic() + 15
+    while Path(f"/proc/{server}").exists():
+        assert time.monotonic() < deadline, "it outlives the tests"
+        time.sleep(0.02)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_a_probe_that_fails_is_followed_by_another_a_while_later(rig: Rig) -> No
     rig.fail(3)
     rig.now += PROBE
     assert rig.breaker.enter()
-    rig.now += 0.06  # its timeout
+    rig.now += 0.07  # its timeout
     rig.breaker.failed()
     rig.now += PROBE - 0.01
     assert not rig.breaker.enter()
