@@ -23,7 +23,7 @@ _BROWSERS: Final = tuple(
         (r"\bYaBrowser/(\d+)", "Yandex Browser"),
         (r"\b(?:Firefox|FxiOS)/(\d+)", "Firefox"),
         (r"\b(?:Headless)?Chromium/(\d+)", "Chromium"),
-        (r"\bHeadlessChrome/(\d+)", "Chrome without a window"),
+        (r"\bHeadlessChrome/(\d+)", "Headless Chrome"),
         (r"\b(?:Chrome|CriOS)/(\d+)", "Chrome"),
         (r"\bVersion/(\d+)[\d.]* (?:Mobile/\w+ )?Safari/", "Safari"),
     )

@@ -22,7 +22,7 @@ ANDROID = "Mozilla/5.0 (Linux; Android 10; K)"
         (f"{LINUX}) {WEBKIT} Chrome/140.0.0.0 Safari/537.36", "Chrome 140 on Linux"),
         (
             f"{LINUX}) {WEBKIT} HeadlessChrome/140.0.7339.185 Safari/537.36",
-            "Chrome without a window 140 on Linux",
+            "Headless Chrome 140 on Linux",
         ),
         (
             f"{LINUX}) {WEBKIT} Ubuntu Chromium/80.0.3987 Chrome/80.0.3987 Safari/537.36",
