@@ -18,16 +18,20 @@ DEFAULT_LISTEN: Final = "127.0.0.1:8081"
 _MAX_PORT: Final = 65535
 _DAY_SECONDS: Final = 86_400
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_THIS_MACHINE: Final = ("127.0.0.0/8", "::1")
 
 
 class AdminSettings(StoreSettings):
     """What `tensorgate admin` reads from the environment.
 
     `dashboard_url` is where people reach it; behind a proxy that speaks TLS it has to be set.
+    `admin_metrics_from` is who may read `/metrics`; not set, this machine, and nobody where
+    `dashboard_url` is elsewhere: a proxy on this machine would hand them out to everybody.
     """
 
     admin_listen: str = DEFAULT_LISTEN
     admin_trusted_proxies: Names = ()
+    admin_metrics_from: Names | None = None
     session_idle_seconds: Annotated[int, Field(ge=60, le=30 * _DAY_SECONDS)] = 12 * 3600
     session_seconds: Annotated[int, Field(ge=60, le=30 * _DAY_SECONDS)] = 7 * _DAY_SECONDS
     open_registration: bool = False
@@ -36,7 +40,9 @@ class AdminSettings(StoreSettings):
     oidc_client_secret_file: Path | None = None
     oidc_name: str = "single sign-on"
 
-    _split_proxies = field_validator("admin_trusted_proxies", mode="before")(split_names)
+    _split_networks = field_validator("admin_trusted_proxies", "admin_metrics_from", mode="before")(
+        split_names
+    )
 
     @field_validator("admin_listen")
     @classmethod
@@ -46,10 +52,10 @@ class AdminSettings(StoreSettings):
             raise ValueError("write it as host:port, for example 127.0.0.1:8081")
         return value
 
-    @field_validator("admin_trusted_proxies")
+    @field_validator("admin_trusted_proxies", "admin_metrics_from")
     @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for each in value:
+    def _are_networks(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for each in value or ():
             try:
                 ipaddress.ip_network(each)
             except ValueError:
@@ -84,6 +90,29 @@ class AdminSettings(StoreSettings):
         """Where the dashboard listens: host (without brackets) and port."""
         host, _, port = self.admin_listen.rpartition(":")
         return host.strip("[]"), int(port)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it listens to this machine alone."""
+        return self.address[0] in _LOOPBACK
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names by which the dashboard is served. No link is ever made of another one."""
+        named = urlsplit(self.dashboard_url or "").hostname
+        return frozenset({*_LOOPBACK, self.address[0], *([named] if named else ())})
+
+    def may_read_metrics(self, address: str) -> bool:
+        """Whether `/metrics` is there for whoever asks from an IP address."""
+        networks = self.admin_metrics_from
+        if networks is None:
+            named = urlsplit(self.dashboard_url or "").hostname
+            networks = _THIS_MACHINE if named is None or named in _LOOPBACK else ()
+        try:
+            asking = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(asking in ipaddress.ip_network(each) for each in networks)
 
     @property
     def https(self) -> bool:

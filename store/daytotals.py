@@ -30,7 +30,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from store.clock import Clock
+from store.clock import Clock, elapsed_seconds
 from store.daymemory import CHANGING_DAYS
 from store.engines import driver_errors, read_options, writing
 from store.errors import StoreError
@@ -44,7 +44,7 @@ KINDS: Final = (MODEL, TEAM)
 YOUNG_DAYS: Final = 8
 ROUND_SECONDS: Final = 600.0
 DAILY_ROUNDS: Final = 144
-PAUSE_SECONDS: Final = 0.02  # between two days, for whoever waits to write
+RESTS: Final = 3  # as many times as long as a day took is rested: pages come first
 
 _NAMES: Final = {MODEL: daily.c.model, TEAM: daily.c.team}
 
@@ -110,9 +110,10 @@ class DayTotals:
                 continue
             if self._calls(day) == known.get(day):
                 continue
+            begun = elapsed_seconds()
             self._make(day)
             made += 1
-            if pause is not None and pause.wait(PAUSE_SECONDS):
+            if pause is not None and pause.wait(RESTS * (elapsed_seconds() - begun)):
                 break
         return made
 

@@ -145,13 +145,13 @@ class Writer:
         self._connection.execute(insert(disabled).values(account_id=account.id, at_us=self.now_us))
         self._connection.execute(delete(sessions).where(sessions.c.account_id == account.id))
         self._connection.execute(delete(invites).where(invites.c.account_id == account.id))
-        self._audit("account.disable", account.id, None, None)
+        self._audit("account.disable", account.id, {"disabled": False}, {"disabled": True})
         self._announce(account_id=account.id)
 
     def enable(self, account: Account) -> None:
         """Undo `disable`, but for sessions and links, which are gone."""
         self._connection.execute(delete(disabled).where(disabled.c.account_id == account.id))
-        self._audit("account.enable", account.id, None, None)
+        self._audit("account.enable", account.id, {"disabled": True}, {"disabled": False})
         self._announce(account_id=account.id)
 
     def is_disabled(self, account: Account) -> bool:

@@ -2,13 +2,15 @@
 
 A change (whatever is no GET) has to come from a page of ours: `Sec-Fetch-Site` says so, which no
 page can forge, or `Origin`, where a browser sends no `Sec-Fetch-Site` (plain http that is not of
-this machine). A cookie alone is never enough. On loopback only loopback's names are served, so
-that no page of elsewhere reaches us under a name of its own that it points here.
+this machine). A cookie alone is never enough. Only names that we know of are served
+(`AdminSettings.hosts`), so that no page of elsewhere reaches us under a name of its own that it
+points here, and no link is made of a name that somebody sent.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from time import perf_counter
 from typing import Final
@@ -31,7 +33,6 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _EVERYWHERE: Final = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -41,6 +42,7 @@ _EVERYWHERE: Final = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+_HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]*)?")
 _YEAR: Final = "max-age=31536000"
 
 _log = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ class Guard:
         self._scheme = "https" if settings.https else "http"
         if settings.https:
             self._headers["strict-transport-security"] = _YEAR
-        self._hosts = _hosts(settings)
+        self._hosts = settings.hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -100,11 +102,7 @@ class Guard:
     def _refusal(self, request: Request) -> tuple[int, str, str] | None:
         """(status, reason, words), or None where a page may be asked."""
         host = request.headers.get("host", "")
-        if (
-            self._hosts is not None
-            and request.url.path not in OPEN
-            and _name(host) not in self._hosts
-        ):
+        if request.url.path not in OPEN and _name(host) not in self._hosts:
             return 421, "host", "The dashboard has another address. Ask whoever runs it for that."
         if b"%00" in request.scope["query_string"] or "\0" in request.scope["path"]:
             return 400, "request", "The address holds a character that no address of ours has."
@@ -123,17 +121,10 @@ class Guard:
         return request.headers.getlist("origin") == [f"{self._scheme}://{host}"]
 
 
-def _hosts(settings: AdminSettings) -> frozenset[str] | None:
-    """The names that we are called by; None where we cannot know."""
-    listening = settings.address[0]
-    local = listening in _LOOPBACK
-    named = urlsplit(settings.dashboard_url or "").hostname
-    if named is None and not local:
-        return None
-    return _LOOPBACK | {listening} | ({named} if named else set())
-
-
 def _name(host: str) -> str | None:
+    """The name in a Host header, None in what is none: a name and a port, and nothing else."""
+    if not _HOST.fullmatch(host):
+        return None
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from admin.web.desk import Access, Page, desk
+from admin.web.desk import Access, Page, address_of, desk
 from store.errors import StoreError, TensorgateError
 from store.schema import check_current
 
@@ -31,7 +32,9 @@ def readyz(request: Request) -> Response:
 
 
 def metrics(request: Request) -> Response:
-    """As Prometheus reads them."""
+    """As Prometheus reads them; there for whom the settings name."""
+    if not desk(request).settings.may_read_metrics(address_of(request)):
+        raise HTTPException(404)
     registry = desk(request).metrics.registry
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from admin.web.desk import desk
+from admin.web.programs import program
 from admin.web.texts import FILTERS
 from store.records import Account
 
@@ -48,6 +49,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(FILTERS)
+    made.filters["program"] = program
     made.globals.update(static=static, new_form=new_form)
     return made
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from admin.web import keyforms
 from admin.web.desk import Access, Page, desk
 from admin.web.pages import render
+from admin.web.programs import program
 from admin.web.usage import csv_answer
 from store.auditlog import AuditLog, Entry
 from store.control import Control
@@ -153,7 +154,7 @@ def _text(name: str, facts: dict[str, Any]) -> str:
         return usd(value)
     if isinstance(value, int) and name.endswith("_us") and 0 <= value < _LAST_US:
         return utc(value)
-    return str(value)
+    return program(str(value)) if name == "agent" else str(value)
 
 
 _LAST_US: Final = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * SECOND_US

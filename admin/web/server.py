@@ -83,6 +83,14 @@ def serve(examine: Examine) -> int:
             ws="none",
         )
         _log.info("the dashboard is at http://%s", settings.admin_listen)
+        if settings.dashboard_url is None and not settings.is_local:
+            _log.warning(
+                "the dashboard listens on %s and is served as %s only: set %sDASHBOARD_URL to the "
+                "address at which people reach it",
+                settings.admin_listen,
+                ", ".join(sorted(settings.hosts)),
+                PREFIX,
+            )
         asyncio.run(_Server(config).serve(sockets=[listener]))
     return 0
 

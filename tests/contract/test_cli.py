@@ -241,6 +241,10 @@ def test_users(gate: Gate) -> None:
     assert set(listed[0]) == {
         "id", "email", "plan", "team", "role", "service", "disabled", "created_at", "live_keys",
     }  # fmt: skip
+    assert gate.json("users", "disable", "bob@x")["disabled"] is True
+    assert "user, disabled" in gate("users", "list").out
+    assert gate("users", "enable", "bob@x").out.startswith("bob@x is enabled: ")
+    assert not any(user["disabled"] for user in gate.json("users", "list"))
     assert gate("users", "list").out.splitlines()[1].split()[:5] == [
         ANNA, "free", "admin", "red", "0",
     ]  # fmt: skip

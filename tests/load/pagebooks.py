@@ -215,7 +215,9 @@ def _refusals(
 ) -> Iterator[Row]:
     """Of each account a key each day, of the largest one a hundred of its keys."""
     first_of = {key.owner.id: key for key in reversed(owned)}
-    refusing = [first_of[each.id] for each in people if each.id in first_of] + list(owned[1:100])
+    refusing = [first_of[each.id] for each in people if each.id in first_of] + list(
+        owned[1 : min(100, size.keys // 10)]
+    )
     today = now_us // DAY_US
     for day in range(today - size.days, today + 1):
         for key in refusing:

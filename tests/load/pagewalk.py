@@ -10,7 +10,7 @@ import asyncio
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -172,36 +172,32 @@ def asked_of(engine: Engine, settings: AdminSettings, books: Books) -> list[Aske
     event.listen(engine, "before_cursor_execute", note)
     desk = Desk(settings, engine, wall_us, lambda: ())
     try:
-        found = []
-        for account in (None, books.heavy, books.auditor, books.admin):
-            for address in addresses(books, account):
-                ask = _asker(desk, account)
-                seen.clear()
-                asyncio.run(ask(address))
-                found.append(Asked(address, tuple(seen)))
-        return found
+        return asyncio.run(_walked(desk, books, seen))
     finally:
         event.remove(engine, "before_cursor_execute", note)
         desk.keys.close()
 
 
-def _asker(desk: Desk, account: Account | None) -> Callable[[str], Any]:
-    cookies = {}
-    if account is not None:
-        people = SignIns(SignInRepository(desk.engine), desk.settings, wall_us)
-        visitor = Visitor("127.0.0.1", "a test")
-        cookies["tensorgate_session"] = people.by_password(account.email, PASSWORD, visitor).token
-
-    async def ask(address: str) -> None:
-        transport = httpx2.ASGITransport(make_app(desk))
-        base = f"http://{desk.settings.admin_listen}"
+async def _walked(desk: Desk, books: Books, seen: list[tuple[str, Any]]) -> list[Asked]:
+    found = []
+    transport = httpx2.ASGITransport(make_app(desk))
+    base = f"http://{desk.settings.admin_listen}"
+    for account in (None, books.heavy, books.auditor, books.admin):
+        cookies = {} if account is None else {"tensorgate_session": _signed_in(desk, account)}
         async with httpx2.AsyncClient(
             transport=transport, base_url=base, cookies=cookies
         ) as client:
-            answer = await client.get(address)
-            assert answer.status_code in {200, 303}, (address, answer.status_code)
+            for address in addresses(books, account):
+                seen.clear()
+                answer = await client.get(address)
+                assert answer.status_code in {200, 303}, (address, answer.status_code)
+                found.append(Asked(address, tuple(seen)))
+    return found
 
-    return ask
+
+def _signed_in(desk: Desk, account: Account) -> str:
+    people = SignIns(SignInRepository(desk.engine), desk.settings, wall_us)
+    return people.by_password(account.email, PASSWORD, Visitor("127.0.0.1", "a test")).token
 
 
 def read_through(engine: Engine, asked: Sequence[Asked], *, small: bool) -> list[str]:
@@ -238,12 +234,15 @@ def _fault(connection: Connection, statement: str, parameters: Any) -> str | Non
     return next(_scans(plan[0]["Plan"]), None)
 
 
-def _scans(node: dict[str, Any]) -> Iterator[str]:
-    """Nodes of a plan that read a big table without an index, or an index from end to end."""
-    whole = node["Node Type"] == "Seq Scan" or (
-        node["Node Type"] in {"Index Scan", "Index Only Scan"} and "Index Cond" not in node
-    )
+def _scans(node: dict[str, Any], *, limited: bool = False) -> Iterator[str]:
+    """Nodes of a plan that read a big table without an index, or an index from end to end.
+
+    `limited`: only the first few rows of this node are taken.
+    """
+    kind = node["Node Type"]
+    by_index = kind in {"Index Scan", "Index Only Scan"}
+    whole = kind == "Seq Scan" or (by_index and "Index Cond" not in node and not limited)
     if whole and node.get("Relation Name") in BIG:
-        yield f"{node['Node Type']} of {node['Relation Name']}"
+        yield f"{kind} of {node['Relation Name']}"
     for below in node.get("Plans", ()):
-        yield from _scans(below)
+        yield from _scans(below, limited=kind == "Limit")

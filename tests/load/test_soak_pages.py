@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from load.audit import until
 from load.pagebooks import CATALOG, Size, fill
 from load.pagewalk import asked_of, read_through, table, timed
 from peers.dashboard import dashboard
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.soak
 
 FULL = Size(keys=10_000, rows=1_000_000)
 MOST_MS = 200.0
+TOTALS_SECONDS = 300.0  # of a first start, in the background; pages read sums by day meanwhile
 
 
 @contextmanager
@@ -45,6 +47,7 @@ def test_every_page_answers_soon(backend: str, tmp_path: Path) -> None:
         books = fill(engine, FULL, wall_us())
         more = {} if settings.database_url is None else {"database_url": settings.database_url}
         with dashboard(tmp_path, settings=settings, **more) as board:
+            until(lambda: "made the totals" in board.log, TOTALS_SECONDS, "totals of days")
             found = timed(board.url, books)
         print(f"\n{backend}: {FULL}, put in within {books.seconds:.0f} s\n{table(found)}")
         web = AdminSettings.model_validate(settings.model_dump())
