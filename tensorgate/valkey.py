@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from store.counters.address import parse
-from store.counters.link import Link
 from store.errors import ConfigError, StoreError
 from tensorgate.binaries import valkey_path
 
@@ -39,6 +38,8 @@ def argv(runtime: Path) -> tuple[str, ...]:
 
 def fault(address: str) -> str | None:
     """Why the Redis or Valkey at an address cannot be counted in; None: it can. No password."""
+    from store.counters.link import Link  # noqa: PLC0415  one worker alone never waits for redis-py
+
     try:
         with Link(parse(address)) as link:
             link.verify()

@@ -1,7 +1,8 @@
 """In which order files of tests are handed to the workers: what takes longest is begun first.
 
 A file is one worker's whole. One that takes a minute and comes last keeps one worker busy while
-the others have nothing left; and what has to be installed first is so beside other work.
+the others have nothing left; and what has to be installed first is so beside other work. The pods
+come when the image has long been built, and wait for nobody.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ TESTS: Final = Path(__file__).resolve().parent
 ROOMS: Final = ("e2e", "contract", "peers", "load", "unit")
 SLOWEST: Final = (
     *("e2e/test_image.py", "e2e/test_kserve.py", "e2e/test_dashboard_pages.py"),
-    *("contract/test_manifests.py", "e2e/test_pod.py", "e2e/test_up.py"),
-    *("contract/test_form_readers.py", "e2e/test_money_book.py", "e2e/test_workers.py"),
-    *("e2e/test_fleet_seen.py", "e2e/test_restore.py", "e2e/test_ledger.py"),
-    *("e2e/test_fleet_revocation.py", "e2e/test_gate.py", "e2e/test_catalog_turns.py"),
+    *("contract/test_manifests.py", "contract/test_form_readers.py", "e2e/test_up.py"),
+    *("e2e/test_money_book.py", "e2e/test_workers.py", "e2e/test_fleet_seen.py"),
+    *("e2e/test_restore.py", "e2e/test_ledger.py", "e2e/test_fleet_revocation.py"),
+    *("e2e/test_gate.py", "e2e/test_pod.py", "e2e/test_catalog_turns.py"),
     *("contract/test_moving.py", "contract/test_json_readers.py"),
     *("e2e/test_books_of_a_gate.py", "contract/test_ledger_cli.py", "e2e/test_money_soak.py"),
     *("e2e/test_sdks.py", "contract/test_alerts.py", "e2e/test_no_key_is_written.py"),

@@ -29,6 +29,7 @@ def ensure_go_program(name: str) -> Path:
                 "GOPROXY": "off",  # there is nothing to fetch
                 "GOTOOLCHAIN": "local",
             }
-            run(str(go), "build", "-o", str(program), str(source), env=env)
+            quick = ("-gcflags=all=-N -l", "-ldflags=-s -w")  # it is built once and asked little
+            run(str(go), "build", *quick, "-o", str(program), str(source), env=env)
             stamp.write_text(wanted)
     return program
