@@ -87,7 +87,7 @@ COMPILE = "$$uv/bin/uv" pip compile --universal --python-version 3.11 --generate
 lock: ## resolve the dependencies anew into the three locks (LOCK='--upgrade' for newer ones)
 	@$(FIND_PYTHON); uv=$$(mktemp -d); trap 'rm -rf "$$uv"' EXIT; \
 	"$$found" -m venv "$$uv"; "$$uv/bin/python" -m pip --disable-pip-version-check --quiet install uv; \
-	$(COMPILE) $(LOCK) pyproject.toml --group build -o deploy/container/requirements.lock; \
+	$(COMPILE) $(LOCK) pyproject.toml --extra tracing --group build -o deploy/container/requirements.lock; \
 	$(COMPILE) $(LOCK) pyproject.toml --extra up --group build -o requirements.lock; \
 	$(COMPILE) $(LOCK) pyproject.toml --extra up --group build --group dev -o requirements-dev.lock
 

@@ -227,7 +227,8 @@ def _database(engine: Engine, accounts: int, live: int) -> Finding:
 
 def _pepper(settings: StoreSettings, repository: KeyRepository) -> Finding:
     have = settings.digester().versions()
-    missing = sorted(repository.pepper_versions_in_use(wall_us()) - set(have))
+    used = repository.pepper_versions_in_use(wall_us())
+    missing = sorted(used - set(have))
     if missing:
         names = ", ".join(str(version) for version in missing)
         return Finding(
@@ -238,7 +239,11 @@ def _pepper(settings: StoreSettings, repository: KeyRepository) -> Finding:
         )
     if have[0] == 0:
         return Finding("pepper", Status.OK, "none: digests are plain SHA-256 of 256-bit keys")
-    return Finding("pepper", Status.OK, f"version {have[0]} for new keys; all that live keys need")
+    live = ", ".join(map(str, sorted(used, reverse=True)))
+    text = f"version {have[0]} for new keys; live keys use {live or 'none yet'}"
+    idle = [str(version) for version in have[1:] if version and version not in used]
+    text += f"; none needs {', '.join(idle)} any more" if idle else ""
+    return Finding("pepper", Status.OK, text)
 
 
 def _plans(settings: StoreSettings, repository: KeyRepository) -> Iterator[Finding]:

