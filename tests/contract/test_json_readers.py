@@ -223,7 +223,6 @@ class Case:
             if self.is_changed and self.row.shape.usage_on_request and theirs["stream"]:
                 assert found[_OPTIONS] is True, name
 
-
     @property
     def holds_all(self) -> bool:
         """Whether a bound inside an object is null here, which a reader cannot tell from none.
