@@ -45,7 +45,8 @@ def _lines(path: str) -> Iterator[str]:
 def _commands(path: str) -> Iterator[str]:
     """The words behind `tensorgate`, up to what is the shell's."""
     for line in _lines(path):
-        found = PROGRAM.search(line.replace("-n tensorgate ", ""))  # kubectl's, of a namespace
+        said = line.replace("-n tensorgate ", "")  # kubectl's, of a namespace
+        found = None if said.startswith("ACL ") else PROGRAM.search(said)  # a user of Redis's
         if found:
             words = re.split(r"\s(?:#|\||>|<|&&|…|→)|;", found[1])[0]
             if words.split()[0] not in VERBS:
