@@ -12,6 +12,7 @@ lost before these were swept.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from random import Random
 from typing import ClassVar
@@ -28,6 +29,7 @@ from store.counters.address import parse
 from store.counters.link import Link
 from store.counters.model import Ended, NotSeeded, Taken
 from store.counters.redis import RedisCounters
+from store.errors import StoreUnavailableError
 from store.records import SECOND_US, Basis, Charge, Hold
 from store.seeding import SeededCounters
 
@@ -57,6 +59,7 @@ class RedisMachine(MoneyMachine):
 
     def stop(self) -> None:
         """Nothing of it stays open."""
+        self.gate.close()
 
     # --- a worker's side
 
@@ -67,7 +70,7 @@ class RedisMachine(MoneyMachine):
         """The first who asks seeds the account from SQL; then the counters know what that knows."""
         if not self.lost:
             return
-        self.gate.peek(limits_of(PACED_KEY), ACCOUNT.id)
+        self.ask_until_seeded()
         self.lost = False
         model, now = self.model, self.clock()
         for hold_id, row in self.ledger.rows(list(model.rows)).items():
@@ -75,6 +78,20 @@ class RedisMachine(MoneyMachine):
         model.closed = set()
         model.checks = dict.fromkeys(model.holds, 1)
         model.seen = dict.fromkeys(model.holds, now)
+
+    def ask_until_seeded(self) -> None:
+        """Who is told that an account is out asks again; meanwhile it is seeded."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                self.gate.peek(limits_of(PACED_KEY), ACCOUNT.id)
+            except StoreUnavailableError:
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            else:
+                self.gate.close()  # another may be under way, which would find what happens next
+                self.begin_again()
+                return
 
     def admitted(self, hold: Hold) -> None:
         self.unflushed.append(hold)
@@ -164,6 +181,7 @@ class RedisMachine(MoneyMachine):
         for hold, nanousd in self.booked:  # whoever ends one of these again finds its row
             self.waiting.append((hold, charge(hold, nanousd, at=self.clock())))
         self.booked.clear()
+        self.gate.close()
         self.begin_again()
 
     def lose(self, *, restart: bool) -> None:
