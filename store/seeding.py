@@ -42,6 +42,7 @@ SEEDING_THREADS: Final = 8
 POLL_SECONDS: Final = 0.01
 MAX_FOUND: Final = 10_000
 MAX_SERVED: Final = 100_000
+LOST_WITHIN_SECONDS: Final = 1800.0  # after an hour of rest it is Redis that gives an account up
 _STRIPES: Final = 64
 
 
@@ -134,7 +135,7 @@ class SeededCounters:
     monotonic clock). It may raise, after so many seconds at most; who comes later for the same
     account has waited since before. With `claims`, one worker reads an account while the others
     wait for it. All that is done in a thread beside, once for all calls. They wait for an account
-    until `FIRST_WAIT_SECONDS` after that began; for one that was served here before, and is lost,
+    until `FIRST_WAIT_SECONDS` after that began; for one that was served here of late, and is lost,
     `LOST_WAIT_SECONDS`: a refusal for an outage is fast, and what comes later finds it done.
     """
 
@@ -151,7 +152,7 @@ class SeededCounters:
         self._claims = claims
         self._wait_seconds = WAIT_SECONDS if barrier is None else FIRST_WAIT_SECONDS
         self._found: OrderedDict[str, float] = OrderedDict()  # lives of accounts, and since when
-        self._served: OrderedDict[str, None] = OrderedDict()  # accounts, of counters that can lose
+        self._served: OrderedDict[str, float] = OrderedDict()  # accounts, and when last
         self._locks = tuple(Lock() for _ in range(_STRIPES))
         self._flights = Flights[str, None]("seed", SEEDING_THREADS)
 
@@ -191,17 +192,18 @@ class SeededCounters:
 
     def _serves(self, account_id: str | None) -> None:
         """The account was there just now."""
-        if self._barrier is None or account_id is None or account_id in self._served:
+        if self._barrier is None or account_id is None:
             return
-        self._served[account_id] = None
+        self._served[account_id] = monotonic()
         if len(self._served) > MAX_SERVED:
             with suppress(KeyError):
                 self._served.popitem(last=False)
 
     def _until(self, account_id: str) -> float:
         """Until when a call waits for an account, by the monotonic clock."""
-        lost = account_id in self._served
-        return monotonic() + (LOST_WAIT_SECONDS if lost else self._wait_seconds)
+        now = monotonic()
+        lost = now - self._served.get(account_id, -LOST_WITHIN_SECONDS) < LOST_WITHIN_SECONDS
+        return now + (LOST_WAIT_SECONDS if lost else self._wait_seconds)
 
     def seed(self, account_id: str, until: float | None = None) -> None:
         """Have the account seeded if it is not; another's way to do that may have come between.

@@ -29,6 +29,7 @@ from moneyhelp import (
 from peers.valkey import Cluster, Trio, Valkey, info, valkey_node, valkey_trio, wait_for
 from statehelp import FakeClock
 
+from store import seeding
 from store.breaker import FAILURES
 from store.counters.address import parse
 from store.counters.link import Link
@@ -532,6 +533,22 @@ def test_an_account_that_was_served_and_is_lost_is_waited_for_only_for_a_moment(
     worker = SeededCounters(counters, Ledger(engine), barrier, counters)
     worker.peek(limits(), ACCOUNT.id)
     assert len(began) == 2, "it was seeded beside, once, though nobody waited"
+    worker.close()
+    engine.dispose()
+
+
+def test_an_account_that_rested_for_an_hour_may_take_its_time_again(
+    link: Link, node: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has given it up: that is no outage."""
+    engine = fast_engine(tmp_path)
+    mint(engine, KEY)
+    counters = RedisCounters(link)
+    worker = SeededCounters(counters, Ledger(engine), lambda *_: time.sleep(0.1), counters)
+    worker.peek(limits(), ACCOUNT.id)
+    node.ask("FLUSHALL")
+    monkeypatch.setattr(seeding, "monotonic", lambda: time.monotonic() + 3600)
+    worker.peek(limits(), ACCOUNT.id)
     worker.close()
     engine.dispose()
 

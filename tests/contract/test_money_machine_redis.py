@@ -12,9 +12,10 @@ lost before these were swept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 from counterhelp import PATIENT
@@ -26,10 +27,33 @@ from test_money_machine import FREE_KEY, PACED_KEY, MoneyMachine, limits_of, run
 
 from store.counters.address import parse
 from store.counters.link import Link
-from store.counters.model import Ended, NotSeeded, Taken
+from store.counters.model import Ended, NotSeeded, Refused, Standings, Taken
 from store.counters.redis import RedisCounters
+from store.errors import StoreUnavailableError
 from store.records import SECOND_US, Basis, Charge, Hold
 from store.seeding import SeededCounters
+
+Answer = TypeVar("Answer")
+
+
+class Patient(SeededCounters):
+    """Who is told that an account is out asks again; meanwhile it is seeded."""
+
+    def take(self, *asked: Any) -> Taken | Refused | Ended:
+        return patiently(lambda: super(Patient, self).take(*asked))
+
+    def peek(self, *asked: Any) -> tuple[int, Standings]:
+        return patiently(lambda: super(Patient, self).peek(*asked))
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return ask()
+        except StoreUnavailableError:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
 
 
 class RedisMachine(MoneyMachine):
@@ -51,12 +75,11 @@ class RedisMachine(MoneyMachine):
     def begin_again(self) -> None:
         """As another worker, or the same one."""
         self.counters = RedisCounters(self.link, self.clock)  # type: ignore[assignment]
-        self.gate = SeededCounters(
-            self.counters, self.ledger, lambda *_: self.flush(), self.counters
-        )
+        self.gate = Patient(self.counters, self.ledger, lambda *_: self.flush(), self.counters)
 
     def stop(self) -> None:
         """Nothing of it stays open."""
+        self.gate.close()
 
     # --- a worker's side
 
@@ -68,6 +91,8 @@ class RedisMachine(MoneyMachine):
         if not self.lost:
             return
         self.gate.peek(limits_of(PACED_KEY), ACCOUNT.id)
+        self.gate.close()  # another seed may be under way, which would find what happens next
+        self.begin_again()
         self.lost = False
         model, now = self.model, self.clock()
         for hold_id, row in self.ledger.rows(list(model.rows)).items():
@@ -164,6 +189,7 @@ class RedisMachine(MoneyMachine):
         for hold, nanousd in self.booked:  # whoever ends one of these again finds its row
             self.waiting.append((hold, charge(hold, nanousd, at=self.clock())))
         self.booked.clear()
+        self.gate.close()
         self.begin_again()
 
     def lose(self, *, restart: bool) -> None:
