@@ -154,7 +154,7 @@ def _text(name: str, facts: dict[str, Any]) -> str:
         return usd(value)
     if isinstance(value, int) and name.endswith("_us") and 0 <= value < _LAST_US:
         return utc(value)
-    return program(str(value)) if name == "agent" else str(value)
+    return program(str(value)) if value and name == "agent" else str(value)
 
 
 _LAST_US: Final = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * SECOND_US
