@@ -20,6 +20,7 @@ from peers.orders import ON_REQUEST, End
 
 ANSWER_SECONDS: Final = 30
 REPEAT_SECONDS: Final = 0.05
+PAUSE_SECONDS: Final = (0.4, 3.2)  # after a call that an outage took: each twice the one before
 _PASSING: Final = frozenset({"rate_limit_exceeded", "budget_held", "authorization_unavailable"})
 """Refusals that say: not now."""
 
@@ -159,11 +160,19 @@ class Clients:
         outcome.seconds = outcome.at - began
         outcome.condense()
         self._seen(outcome)
-        if outcome.status is None and call.leave_after is None:
-            time.sleep(0.4)  # nobody gains by spending all calls on an outage
-        elif outcome.reason == "authorization_unavailable":
-            time.sleep(0.4)
+        unanswered = outcome.status is None and call.leave_after is None
+        if unanswered or outcome.reason == "authorization_unavailable":
+            self._wait_out()
+        else:
+            self._threads.pause = PAUSE_SECONDS[0]
         return outcome
+
+    def _wait_out(self) -> None:
+        """An outage lasts as long as a process takes to start: spend few calls on it, not all."""
+        shortest, longest = PAUSE_SECONDS
+        pause: float = getattr(self._threads, "pause", shortest)
+        self._threads.pause = min(2 * pause, longest)
+        time.sleep(pause)
 
     def _connected(self) -> HTTPConnection | None:
         deadline = time.monotonic() + self._patience

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from peers.debian import program
-from peers.venvs import ROOT, VENVS, exclusive
+from peers.venvs import ROOT, VENVS, exclusive, run
 
 BASE: Final = re.findall(r"(?m)^FROM (\S+)", (ROOT / "deploy/container/Containerfile").read_text())[
     0
@@ -44,10 +44,19 @@ class Image:
         with exclusive("image"):
             wanted = _inputs()
             if not done.exists() or done.read_text() != wanted:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self._clear()
                 self._folder.mkdir()
                 self._build()
                 done.write_text(wanted)
+
+    def _clear(self) -> None:
+        """Take away what an earlier time left. A run that was killed has left it mounted."""
+        mounted = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in reversed(mounted):  # the innermost was mounted last
+            if self._folder in place.parents:
+                run("umount", str(place))
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
 
     def _build(self) -> None:
         base = self("from", "scratch").strip()
