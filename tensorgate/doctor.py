@@ -39,6 +39,7 @@ from store.journal import JOURNAL_NAME
 from store.journal import read as read_journal
 from store.keys import KeyRepository
 from store.records import MINUTE_US, SECOND_US
+from store.replicas import Replicas
 from store.settings import PREFIX, StoreSettings, load
 from store.text import usd
 from tensorgate import ports, valkey, vitals
@@ -290,6 +291,11 @@ def _running(
     counters = list(_redis(settings, runtime, workers))
     yield from counters
     authz = _authz(runtime, state)
+    if authz.status is Status.FAIL and beside is None and not about:
+        elsewhere = _elsewhere(settings)
+        if elsewhere is not None:
+            yield elsewhere
+            return
     yield authz
     if authz.status is not Status.FAIL:
         yield from _processes(runtime, state, workers)
@@ -321,6 +327,26 @@ def _authz(runtime: Path, state: StateFolder) -> Finding:
             )
         case _:
             return Finding("authz", Status.FAIL, f"not running (nobody at {health})", START)
+
+
+def _elsewhere(settings: AuthzSettings) -> Finding | None:
+    """Who checks calls on the same database, where nobody does here: a dashboard's pod, say."""
+    if settings.database_url is None:
+        return None
+    try:
+        engine = engines.open_engine(settings.sql_url)
+        try:
+            found = [each for each in Replicas(engine).live() if each.kind == "authz"]
+        finally:
+            engine.dispose()
+    except (ConfigError, StoreError):  # told already
+        return None
+    if not found:
+        return None
+    names = ", ".join(each.name for each in found)
+    return Finding(
+        "authz", Status.OK, f"none here; {len(found)} elsewhere use this database: {names}"
+    )
 
 
 def _processes(runtime: Path, state: StateFolder, workers: int) -> Iterator[Finding]:

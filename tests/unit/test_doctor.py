@@ -18,9 +18,11 @@ from authz.control import Responder, serving
 from authz.sockets import healths
 from store import schema
 from store.control import SOCKET_NAME
+from store.engines import open_engine
 from store.errors import InputError
 from store.journal import Journal
 from store.records import DAY_US, MINUTE_US
+from store.replicas import Replica, Replicas
 from store.settings import StoreSettings, load
 from tensorgate import doctor
 from tensorgate.finding import Finding, Status
@@ -74,6 +76,25 @@ def test_what_does_not_run_fails_and_says_how_to_start_it(
         r"^fail  authz +not running .* → start the gate: `make run`", printed, re.MULTILINE
     )
     assert "5e5e" not in printed
+
+
+def test_where_nobody_checks_here_those_elsewhere_are_named(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dashboard of a cluster has a pod of its own, and the gates' sockets are in theirs."""
+    url = load(StoreSettings).sql_url
+    monkeypatch.setenv("TENSORGATE_DATABASE_URL", url)
+    assert found()["authz"].status is Status.FAIL
+    engine = open_engine(url)
+    Replicas(engine).beat(Replica("r1", "gate-5c9-x2", "authz", "1"))
+    Replicas(engine).beat(Replica("r2", "gate-5c9-x2/meter", "meter", "1"))
+    engine.dispose()
+    parts = found()
+    assert str(parts["authz"]).split(maxsplit=2)[2:] == [
+        "none here; 1 elsewhere use this database: gate-5c9-x2"
+    ]
+    assert parts["authz"].status is Status.OK
+    assert parts.keys().isdisjoint({"gate", "upstream", "metrics"})
 
 
 def test_a_state_that_is_open_to_others_fails(state: Path) -> None:
