@@ -36,8 +36,8 @@ class Reading(Protocol):
     """How a record is read: for all who want it at once, and for how long one waits for it.
 
     `name` stands for the record and for what was known to have changed before it was asked for: a
-    reading that began before a change is not for those who come after it. `needed` says that
-    nothing else can answer the call. Raises StoreUnavailableError, also where it takes too long;
+    reading that began before a change is not for those who come after it. `needed` says that it
+    is worth waiting for. Raises StoreUnavailableError, also where it takes too long;
     it goes on then.
     """
 
@@ -107,7 +107,7 @@ class KeyCache:
             entry = self._find(digests[0])
             name = (digests, self._version, self._gap_us)
             result = None if entry is None else self._judge(entry, now)
-            needed = entry is None or not self._counts_stale(entry, now)
+            needed = entry is None or self._is_needed(entry, now)
         if entry is not None and result is not None:
             self._observe(result)
             return entry.record
@@ -146,8 +146,14 @@ class KeyCache:
             return result
         return "stale" if self._may_be_stale(entry, now) else None
 
-    def _counts_stale(self, entry: _Entry, now: int) -> bool:
-        return entry.record is not None and self._may_be_stale(entry, now)
+    def _is_needed(self, entry: _Entry, now: int) -> bool:
+        """Whether a reading is to be waited for: nothing else counts, and no outage is the cause.
+
+        Where the feed is silent, and a known record has lapsed by that, SQL is out or just back.
+        """
+        if entry.record is None:
+            return True
+        return now - self._beat_us <= HEALTHY_US and not self._may_be_stale(entry, now)
 
     def _may_be_stale(self, entry: _Entry, now: int) -> bool:
         """Whether a record still counts where SQL does not answer."""

@@ -435,7 +435,13 @@ def test_a_record_in_doubt_counts_meanwhile_and_what_was_read_counts_then(
     rig.clock.advance(seconds=STALE_SECONDS + 1)
     with pytest.raises(StoreUnavailableError):
         rig.get()
-    assert reading.needed == [False, True], "for so long nothing counts without"
+    assert reading.needed == [False, False], "a feed so long silent is an outage: told at once"
+    rig.cache.suspect_all()
+    rig.clock.advance(us=1)
+    rig.cache.beat()
+    with pytest.raises(StoreUnavailableError):
+        rig.get()
+    assert reading.needed == [False, False, True], "a gap in a feed that lives is none"
 
 
 @pytest.mark.parametrize("after", ["a change", "a gap"])
