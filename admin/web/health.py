@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -10,6 +12,8 @@ from starlette.responses import PlainTextResponse, Response
 from admin.web.desk import Access, Page, address_of, desk
 from store.errors import StoreError, TensorgateError
 from store.schema import check_current
+
+_PASSED_ON: Final = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
 
 
 def healthz(request: Request) -> Response:
@@ -32,8 +36,12 @@ def readyz(request: Request) -> Response:
 
 
 def metrics(request: Request) -> Response:
-    """As Prometheus reads them; there for whom the settings name."""
-    if not desk(request).settings.may_read_metrics(address_of(request)):
+    """As Prometheus reads them; there for whom the settings name, who asks for it directly.
+
+    An ingress is in a network of the cluster's as Prometheus is: what it passes on is public.
+    """
+    passed_on = not _PASSED_ON.isdisjoint(request.headers)
+    if passed_on or not desk(request).settings.may_read_metrics(address_of(request)):
         raise HTTPException(404)
     registry = desk(request).metrics.registry
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -131,6 +131,16 @@ def test_metrics_are_there_for_whom_they_are_meant(
     assert ("tensorgate_admin" in answer.text) == (status == 200)
 
 
+@pytest.mark.parametrize("name", ["x-forwarded-for", "forwarded", "via", "x-real-ip"])
+def test_what_a_proxy_passes_on_gets_no_metrics(
+    desks: list[Desk], state: StoreSettings, name: str
+) -> None:
+    """An ingress is in a network of the cluster's too, and passes on what anybody asks for."""
+    made = opened(desks, state, **PUBLISHED, admin_metrics_from="10.0.0.0/8")
+    assert ask(made, "/metrics", peer="10.1.2.3").status_code == 200
+    assert ask(made, "/metrics", peer="10.1.2.3", **{name: "10.1.2.4"}).status_code == 404
+
+
 def test_networks_that_are_none_are_said_so() -> None:
     with pytest.raises(ValueError, match="networks with commas"):
         AdminSettings(admin_metrics_from="everybody")  # type: ignore[arg-type]

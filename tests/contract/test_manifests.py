@@ -19,6 +19,7 @@ from peers import kubernetes
 from peers.kubernetes import OVERLAYS, Manifest
 from peers.venvs import ROOT
 
+from admin.settings import AdminSettings
 from authz.settings import AuthzSettings
 from store.settings import PREFIX
 from tensorgate.binaries import envoy_path
@@ -271,8 +272,8 @@ def test_the_stores_are_redis_and_sql(texts: dict[str, str]) -> None:
 
 
 def test_settings_are_ones_that_we_read(resources: list[Manifest]) -> None:
-    known = {f"{PREFIX}{name.upper()}" for name in AuthzSettings.model_fields}
-    known |= {f"{PREFIX}ADMIN_LISTEN"}
+    fields = AuthzSettings.model_fields.keys() | AdminSettings.model_fields.keys()
+    known = {f"{PREFIX}{name.upper()}" for name in fields}
     named = set(
         chain.from_iterable(
             each["data"]
