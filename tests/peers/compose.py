@@ -37,7 +37,7 @@ from tensorgate.binaries import envoy_path
 FILE: Final = ROOT / "compose.yaml"
 SECONDS: Final = 60.0
 NOT_HERE: Final = "grafana"
-_ANY: Final = "0.0.0.0"
+_ANY: Final = re.compile(r"(?<![\d.])0\.0\.0\.0(?![\d./])")  # and not 10.0.0.0/8
 _numbers = count(1)
 
 Service = dict[str, Any]
@@ -226,7 +226,7 @@ class Compose:
         """A word of the file with this machine's addresses and paths."""
         # what `config` writes is Envoy's
         own = "envoy" if name == "config" else name
-        text = text.replace(_ANY, self.addresses[own])
+        text = _ANY.sub(self.addresses[own], text)
         text = self._named(text)
         for source, inside in sorted(mounts(self.services[name]), key=lambda each: -len(each[1])):
             if re.search(rf"(^|=){re.escape(inside)}(/|$)", text):
