@@ -34,9 +34,9 @@ from store.clock import Clock, elapsed_seconds
 from store.daymemory import CHANGING_DAYS
 from store.engines import driver_errors, read_options, writing
 from store.errors import StoreError
-from store.ledgersums import AMOUNTS, CALLS, added_calls, amount, calls, whole
+from store.ledgersums import CALLS, added_calls, amount, calls, whole
 from store.records import DAY_US, INT64_MAX
-from store.schema import daily, day_totals, totalled
+from store.schema import AMOUNTS, daily, day_totals, totalled
 
 MODEL: Final = "model"
 TEAM: Final = "team"

@@ -24,10 +24,10 @@ from sqlalchemy import (
 from store.engines import driver_errors, read_options
 from store.errors import StoreUnavailableError
 from store.ledger import hold_columns
-from store.ledgersums import AMOUNTS, GROUP
+from store.ledgersums import GROUP
 from store.openholds import read_hold
 from store.records import DAY_US, INT64_MAX, Basis, Hold, Price, Seen
-from store.schema import holds, ledger
+from store.schema import AMOUNTS, holds, ledger
 
 _AT_ONCE: Final = 500  # ids in one statement
 _LAST_US: Final = 2_900_000 * DAY_US  # in the year 9909; Python's dates end soon after

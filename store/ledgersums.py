@@ -28,20 +28,13 @@ from sqlalchemy import (
 
 from store.engines import driver_errors, open_engine, snapshot_options
 from store.records import DAY_US, INT64_MAX, SECOND_US, Basis
-from store.schema import daily, ledger, pruned, pruned_spent, spent, upgrade
+from store.schema import AMOUNTS, daily, ledger, pruned, pruned_spent, spent, upgrade
 from store.text import usd
 
 ADDED_AT_ONCE: Final = 50_000
 MAX_GAPS: Final = 5
 GROUP: Final = ("day", "account_id", "key_id", "user", "team", "alias", "model")
 CALLS: Final = tuple(f"calls_{basis.value}" for basis in Basis)
-AMOUNTS: Final = (
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "charge_nanousd",
-)
 SUMS: Final = (*CALLS, *AMOUNTS)
 
 _HALF: Final = 32

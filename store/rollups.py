@@ -15,7 +15,6 @@ from store.errors import StoreUnavailableError
 from store.ledgerreader import Wanted
 from store.ledgershape import check_readable
 from store.ledgersums import (
-    AMOUNTS,
     CALLS,
     GROUP,
     SUMS,
@@ -29,7 +28,7 @@ from store.ledgersums import (
     unequal_days,
 )
 from store.records import DAY_US, NANOUSD
-from store.schema import daily, pruned
+from store.schema import AMOUNTS, daily, pruned
 
 _COLUMNS: Final = {"account": "account_id", "key": "key_id", "month": "day"}
 _MONTH_CHARS: Final = len("2026-11")

@@ -7,6 +7,7 @@ it. Times are integer microseconds, money integer nano-USD (see store/records.py
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -226,6 +227,18 @@ pruned_spent = _sums_by_window("pruned_spent")
 # `pruned` is what of it was in pruned rows. Worst case: as many rows as calls, where
 # clients may name any model; INT64_MAX tokens or nano-USD are "or more".
 
+AMOUNTS: Final = (
+    *("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"),
+    "charge_nanousd",
+)
+"""What of rows is added up, beside how many they are."""
+
+
+def _amounts() -> Iterator[Column[int]]:
+    """What calls used and cost, added up: each INT64_MAX at most."""
+    for name in AMOUNTS:
+        yield Column(name, BigInteger, nullable=False)
+
 
 def _sums_by_day(name: str) -> Table:
     return Table(
@@ -242,11 +255,7 @@ def _sums_by_day(name: str) -> Table:
         Column("calls_estimated", BigInteger, nullable=False),
         Column("calls_held", BigInteger, nullable=False),
         Column("calls_released", BigInteger, nullable=False),
-        Column("input_tokens", BigInteger, nullable=False),
-        Column("cached_input_tokens", BigInteger, nullable=False),
-        Column("cache_write_tokens", BigInteger, nullable=False),
-        Column("output_tokens", BigInteger, nullable=False),
-        Column("charge_nanousd", BigInteger, nullable=False),
+        *_amounts(),
         sqlite_with_rowid=False,
     )
 
@@ -267,11 +276,7 @@ day_totals = Table(
     Column("account_id", String(32), primary_key=True),
     Column("name", Text, primary_key=True),
     Column("calls", BigInteger, nullable=False),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("cached_input_tokens", BigInteger, nullable=False),
-    Column("cache_write_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("charge_nanousd", BigInteger, nullable=False),
+    *_amounts(),
     sqlite_with_rowid=False,
 )
 totalled = Table(

@@ -36,9 +36,9 @@ from store.daymemory import CHANGING_DAYS, DayMemory
 from store.daytotals import KINDS
 from store.engines import driver_errors, read_options
 from store.ledger import read_row
-from store.ledgersums import AMOUNTS, CALLS, added_calls, amount, calls, whole
+from store.ledgersums import CALLS, added_calls, amount, calls, whole
 from store.records import DAY_US, Basis, LedgerRow, Seen, window_at, window_ends_us
-from store.schema import daily, ledger, refused, spent
+from store.schema import AMOUNTS, daily, ledger, refused, spent
 
 SERIES: Final = 6
 DEAREST_SECONDS: Final = 60.0

@@ -24,8 +24,9 @@ from store.catalog import Catalog
 from store.clock import wall_us
 from store.control import Control
 from store.journal import Journal
-from store.ledgersums import AMOUNTS, CALLS
+from store.ledgersums import CALLS
 from store.records import DAY_US, Basis, Charge, Hold, Price, Seen
+from store.schema import AMOUNTS
 
 SUMS = """calls, calls_metered, calls_estimated, calls_held, calls_released, input_tokens,
 cached_input_tokens, cache_write_tokens, output_tokens, charge_nanousd, charge_usd"""

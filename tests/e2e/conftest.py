@@ -33,10 +33,14 @@ def stack(_shared_recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def recorder(_shared_recorder: Recorder) -> Recorder:
-    """The recorder behind `stack`, with nothing recorded and nothing scripted."""
+def recorder(_shared_recorder: Recorder) -> Iterator[Recorder]:
+    """The recorder behind `stack`, with nothing recorded and nothing scripted.
+
+    Nor is anything afterwards: a later module's fixture may call before it asks for this one.
+    """
     _shared_recorder.forget()
-    return _shared_recorder
+    yield _shared_recorder
+    _shared_recorder.forget()
 
 
 @pytest.fixture(scope="module")
