@@ -66,6 +66,8 @@ class RedisMachine(MoneyMachine):
     def start(self) -> None:
         for node in self.nodes:
             node.ask("FLUSHALL")
+            if self.may_restart:  # which must not bring back what the machine before this one took
+                node.ask("SAVE")
         self.unflushed: list[Hold] = []
         self.orphans: list[Hold] = []  # only Redis knows them: their worker died
         self.lost = True
