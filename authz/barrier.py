@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Condition, Event, Thread
+from threading import Event, Thread
 from time import monotonic, sleep
 from typing import Final, Protocol
 
 from authz.holdwriter import HoldWriter
+from store.background import Background
 from store.errors import StoreError, StoreUnavailableError
 from store.replicas import Replica
 
@@ -60,30 +61,17 @@ class Hint(Protocol):
     def flush_asked(self) -> int: ...
 
 
-class Barrier:
+class Barrier(Background):
     """Passed before an account is seeded. Thread-safe."""
 
     def __init__(self, writer: HoldWriter, fleet: Fleet, hint: Hint, replica_id: str) -> None:
+        super().__init__("barrier")
         self._writer = writer
         self._fleet = fleet
         self._hint = hint
         self._replica_id = replica_id
-        self._changed = Condition()
-        self._wanted = self._stopping = False
+        self._wanted = False
         self._began = 0.0  # by the monotonic clock: the last round that came to its end
-        self._thread = Thread(target=self._run, name="barrier", daemon=True)
-
-    def start(self) -> None:
-        """Begin to make rounds when they are wanted."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def __call__(self, since: float, seconds: float) -> None:
         """Return once all that was taken before a moment of the monotonic clock is in SQL.
@@ -116,12 +104,12 @@ class Barrier:
             except Exception:  # noqa: BLE001  a defect of ours; without this thread nobody seeds
                 _log.exception("accounts cannot be seeded")
                 made = False
+            if not made:
+                self._rest(LOOK_SECONDS)
+                continue
             with self._changed:
-                if made:
-                    self._began = began
-                    self._changed.notify_all()
-                else:
-                    self._changed.wait_for(lambda: self._stopping, LOOK_SECONDS)
+                self._began = began
+                self._changed.notify_all()
 
     def _round(self) -> bool:
         """False where somebody did not say in time what it took."""

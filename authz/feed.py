@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Event, Lock, Thread
+from threading import Lock
 from time import monotonic
 from typing import Final, Protocol
 
 from authz.cache import HEALTHY_US, KeyCache
+from store.background import Background
 from store.clock import wall_us
 from store.errors import StoreError
 from store.keys import everything_changed
@@ -39,7 +40,7 @@ class ChangeSource(Protocol):
     def last_change(self) -> int: ...
 
 
-class Feed:
+class Feed(Background):
     """Follows the changes and applies them to a cache, in a thread of its own. Thread-safe.
 
     `applied` is told the number of the newest change that the cache is up to date with, whenever
@@ -56,6 +57,7 @@ class Feed:
         lag: Callable[[float], None] = lambda _: None,
         recount: Callable[[str], None] = lambda _: None,
     ) -> None:
+        super().__init__("feed")
         self._source = source
         self._cache = cache
         self._applied = applied
@@ -66,22 +68,12 @@ class Feed:
         self._told: dict[int, Change] = {}  # applied by a push, and not yet seen in SQL
         self._pushed = False
         self._lock = Lock()  # of `_seq`: whoever changed something may have it polled at once
-        self._hurry = Event()
-        self._stopped = False
-        self._thread = Thread(target=self._run, name="feed", daemon=True)
         self._failing = False
 
     def start(self) -> None:
         """Read the feed's position, then follow it. Raises StoreError."""
         self.poll()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; nothing is applied after this returns."""
-        self._stopped = True
-        self._hurry.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        super().start()
 
     def poll(self) -> None:
         """Apply what changed since the last poll, then beat. Raises StoreError."""
@@ -124,13 +116,13 @@ class Feed:
             self._told[change.seq] = change
         self._put(change)
         self._note_lag(change)
-        self._hurry.set()
+        self._wake()
 
     def hear_beat(self) -> None:
         """The push is alive, and told all that was told before. SQL has to have answered lately."""
         if not self._pushed:
             self._pushed = True
-            self._hurry.set()  # what was told of before the push was there
+            self._wake()  # what was told of before the push was there
         if monotonic() - self._polled <= HEALTHY_US / SECOND_US:
             self._cache.beat()
 
@@ -139,18 +131,14 @@ class Feed:
         if lost:
             self._pushed = False
         self._cache.suspect_all()
-        self._hurry.set()
+        self._wake()
 
     def _note_lag(self, change: Change) -> None:
         """By two clocks of machines: below 0 is 0."""
         self._lag(max(0, wall_us() - change.at_us) / SECOND_US)
 
     def _run(self) -> None:
-        while True:
-            self._hurry.wait(SLOW_POLL_SECONDS if self._pushed else POLL_SECONDS)
-            self._hurry.clear()
-            if self._stopped:
-                return
+        while not self._rest(SLOW_POLL_SECONDS if self._pushed else POLL_SECONDS):
             try:
                 self.poll()
             except StoreError as fault:

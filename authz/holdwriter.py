@@ -15,13 +15,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from itertools import islice
-from threading import Condition, Thread
-from time import monotonic, sleep
+from time import monotonic
 from typing import Final
 
+from authz.groupwriter import GroupWriter
 from authz.metrics import Metrics
 from authz.observe import SQL, observed
-from store.errors import StoreError, StoreUnavailableError
+from store.errors import StoreUnavailableError
 from store.records import Hold
 
 GROUP_SECONDS: Final = 0.05
@@ -33,39 +33,21 @@ MAX_WAITING: Final = 100_000
 _log = logging.getLogger(__name__)
 
 
-class HoldWriter:
+class HoldWriter(GroupWriter[Hold]):
     """Thread-safe. Whoever takes calls `begin` before and `finish` after, whatever came of it.
 
-    `write` puts holds into SQL, all or none, and may be called again with the same.
+    `copy` puts holds into SQL, all or none, and may be called again with the same.
     """
 
-    def __init__(self, write: Callable[[Sequence[Hold]], None], metrics: Metrics) -> None:
-        self._write = write
+    def __init__(self, copy: Callable[[Sequence[Hold]], None], metrics: Metrics) -> None:
+        super().__init__("holds", "holds", RETRY_SECONDS)
+        self._copy = copy
         self._metrics = metrics
-        self._changed = Condition()
         self._waiting: dict[str, tuple[int, Hold]] = {}  # by hold id, the oldest first
         self._kept = 0  # how many were ever kept: the number of the last
         self._taking: dict[str, int] = {}  # takes under way, and the round that they began in
         self._round = 0
         self._hurried = 0  # how many wait for all that is kept to be written
-        self._failures = 0
-        self._stopping = False
-        self._give_up_at = 0.0  # by the monotonic clock, once stopping
-        self._thread = Thread(target=self._run, name="holds", daemon=True)
-
-    def start(self) -> None:
-        """Begin to write."""
-        self._thread.start()
-
-    def stop(self, seconds: float) -> bool:
-        """Write what waits, for at most so long, and end. True if nothing was left."""
-        with self._changed:
-            self._stopping = True
-            self._give_up_at = monotonic() + seconds
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(seconds + 1)
-        return not self._waiting
 
     @property
     def waiting(self) -> int:
@@ -125,16 +107,6 @@ class HoldWriter:
     def _first_waiting(self) -> int:
         return next((number for number, _ in self._waiting.values()), self._kept + 1)
 
-    def _run(self) -> None:
-        """Nothing ends this thread but `stop`: without it no hold would be safe."""
-        over = False
-        while not over:
-            try:
-                over = self._turn()
-            except Exception:  # noqa: BLE001  a defect of ours; what waits is tried again
-                _log.exception("writing holds failed, and goes on")
-                sleep(RETRY_SECONDS[-1])
-
     def _turn(self) -> bool:
         """Write the next group once there is one. True if there is no more to be done."""
         with self._changed:
@@ -143,8 +115,8 @@ class HoldWriter:
                 return True
             self._changed.wait_for(self._is_due, GROUP_SECONDS)
             group = [hold for _, hold in islice(self._waiting.values(), GROUP_HOLDS)]
-        if not self._put(group):
-            return self._pause()
+        if not self._write(group):
+            return self._pause(self._back_off())
         with self._changed:
             for hold in group:
                 self._waiting.pop(hold.id, None)
@@ -154,36 +126,12 @@ class HoldWriter:
     def _is_due(self) -> bool:
         return self._stopping or bool(self._hurried) or len(self._waiting) >= GROUP_HOLDS
 
-    def _put(self, group: list[Hold]) -> bool:
-        """False if it is to be tried again."""
-        try:
-            with observed(self._metrics, SQL, "copy_holds"):
-                self._write(group)
-        except StoreError as fault:
-            if not self._failures:
-                _log.warning("holds cannot be written down, %d wait: %s", len(group), fault)
-            self._failures += 1
-            return False
-        except Exception:  # noqa: BLE001  see below
-            # A defect of ours in one hold must not keep all that come behind it from SQL.
-            if len(group) > 1:
-                return all(self._put([hold]) for hold in group)
-            _log.exception("hold %s cannot be written down", group[0].id)
-            return True
-        if self._failures:
-            _log.info("holds can be written down again")
-        self._failures = 0
-        return True
+    def _put(self, group: Sequence[Hold]) -> None:
+        with observed(self._metrics, SQL, "copy_holds"):
+            self._copy(group)
 
-    def _pause(self) -> bool:
-        """Wait before the next try. True if it was asked to stop and the time for that is up."""
-        seconds = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1]
-        with self._changed:
-            if not self._stopping:
-                self._changed.wait_for(lambda: self._stopping, seconds)
-                return False
-        left = self._give_up_at - monotonic()
-        if left <= 0:
-            return True
-        sleep(min(seconds, left))
-        return False
+    def _drop(self, one: Hold) -> None:
+        _log.exception("hold %s cannot be written down", one.id)
+
+    def _is_left(self) -> bool:
+        return bool(self._waiting)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 import random
-from threading import Event, Thread
 from time import monotonic
 from typing import Final, Protocol
 
+from store.background import Background
 from store.errors import StoreError
 from store.push import BEAT, Channel, Message
 from store.records import Change
@@ -37,13 +37,15 @@ class Hearer(Protocol):
     def miss(self, *, lost: bool) -> None: ...
 
 
-class Listener:
+class Listener(Background):
     """Keeps a channel open in a thread of its own, and hands on what comes. Begins again for ever.
 
-    Whatever its end is (no answer, silence, a defect), the hearer is told that the push is lost.
+    Whatever its end is (no answer, silence, a defect), the hearer is told that the push is lost:
+    until the channel is open it goes without.
     """
 
     def __init__(self, channel: Channel, hearer: Hearer, *, name: str) -> None:
+        super().__init__("listen")
         self._channel = channel
         self._hearer = hearer
         self._name = name
@@ -52,22 +54,10 @@ class Listener:
         self._speak = 0.0
         self._alive = False  # heard from since it was opened
         self._warned = False
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, name="listen", daemon=True)
-
-    def start(self) -> None:
-        """Begin. Does not wait until the channel is open: until then the hearer goes without."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread and close the channel."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def _run(self) -> None:
         pause = LEAST_PAUSE_SECONDS
-        while not self._stopped.is_set():
+        while not self._stopping:
             try:
                 self._listen()
             except StoreError as fault:
@@ -78,7 +68,7 @@ class Listener:
             if self._alive:
                 self._hearer.miss(lost=True)
                 pause = LEAST_PAUSE_SECONDS
-            self._stopped.wait(pause * random.uniform(0.5, 1))  # noqa: S311  no secret hangs on it
+            self._rest(pause * random.uniform(0.5, 1))  # noqa: S311  no secret hangs on it
             pause = min(2 * pause, MOST_PAUSE_SECONDS)
 
     def _listen(self) -> None:
@@ -86,7 +76,7 @@ class Listener:
         self._alive, self._number = False, None
         self._channel.open()
         self._heard = self._speak = monotonic()
-        while not self._stopped.is_set():
+        while not self._stopping:
             now = monotonic()
             if now - self._heard > SILENT_SECONDS:
                 self._warn("nothing was heard for too long")

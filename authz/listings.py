@@ -14,13 +14,13 @@ import socket
 from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from threading import Event, Thread
 from time import monotonic
 from typing import Final
 
 import msgspec
 
 from authz.body import is_model_name
+from store.background import Background
 
 REFRESH_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 1.0
@@ -82,31 +82,24 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class Listings:
+class Listings(Background):
     """The servers' models, refreshed in a thread of its own. Calling it never waits.
 
-    `upstream_of` says to which server the calls of a model go.
+    `upstream_of` says to which server the calls of a model go. Once stopped, the thread may still
+    wait for a server.
     """
 
     def __init__(
         self, envoy: Path, upstreams: Sequence[str], upstream_of: Callable[[str], str]
     ) -> None:
+        super().__init__("listings")
         self._envoy = envoy
         self._upstream_of = upstream_of
         self._names: dict[str, tuple[str, ...]] = dict.fromkeys(upstreams, ())
         self._missing = set(upstreams)
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, name="listings", daemon=True)
 
     def __call__(self) -> list[str]:
         return [name for names in tuple(self._names.values()) for name in names]
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask the thread to end; it may still be waiting for a server."""
-        self._stopped.set()
 
     def refresh(self) -> None:
         """Ask every server once; one that does not answer keeps its last good listing."""
@@ -149,7 +142,7 @@ class Listings:
 
     def _run(self) -> None:
         wait, due = 0.0, monotonic()
-        while not self._stopped.wait(wait):
+        while not self._rest(wait):
             missing, now = sorted(self._missing), monotonic()
             try:
                 if now >= due:

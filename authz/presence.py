@@ -14,9 +14,10 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import Final
 
+from store.background import Background
 from store.errors import StoreError
 from store.replicas import BEAT_SECONDS, Replica, Replicas
 
@@ -36,8 +37,8 @@ def new_id() -> str:
     return secrets.token_hex(_ID_BYTES)
 
 
-class Presence:
-    """Says that a process lives until it is stopped. Thread-safe.
+class Presence(Background):
+    """Says that a process lives until it is stopped: nobody need wait for it then. Thread-safe.
 
     `catalog` gives the mark of the catalog in force.
     """
@@ -45,14 +46,12 @@ class Presence:
     def __init__(
         self, replicas: Replicas, replica: Replica, catalog: Callable[[], str | None]
     ) -> None:
+        super().__init__("presence")
         self._replicas = replicas
         self._replica = replica
         self._catalog = catalog
         self._lock = Lock()
-        self._news = Event()
-        self._stopped = False
         self._failing = False
-        self._thread = Thread(target=self._run, name="presence", daemon=True)
 
     @property
     def replica_id(self) -> str:
@@ -63,29 +62,18 @@ class Presence:
         """The cache is up to date with this change."""
         with self._lock:
             self._replica = replace(self._replica, applied_seq=seq)
-        self._news.set()
+        self._wake()
 
     def start(self) -> None:
         """Write the row, then keep it. A database that is out is waited for by the thread."""
         self._write(first=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread and take the row away: nobody need wait for this process."""
-        self._stopped = True
-        self._news.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        with suppress(StoreError):  # it is old soon
-            self._replicas.leave(self._replica.id)
+        super().start()
 
     def _run(self) -> None:
-        while True:
-            self._news.wait(BEAT_SECONDS)
-            self._news.clear()
-            if self._stopped:
-                return
+        while not self._rest(BEAT_SECONDS):
             self._write()
+        with suppress(StoreError):  # it is old soon
+            self._replicas.leave(self._replica.id)
 
     def _write(self, *, first: bool = False) -> None:
         try:

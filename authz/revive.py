@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Condition, Thread
 from typing import Final
 
+from store.background import Background
 from store.errors import StoreError
 
 MAX_WAITING: Final = 10_000
@@ -22,27 +22,13 @@ RETRY_SECONDS: Final = 0.25
 _log = logging.getLogger(__name__)
 
 
-class Reviver:
+class Reviver(Background):
     """Thread-safe. `seed` sees to it that an account is in Redis; it may raise StoreError."""
 
     def __init__(self, seed: Callable[[str], None]) -> None:
+        super().__init__("revive")
         self._seed = seed
-        self._changed = Condition()
         self._waiting: dict[str, None] = {}  # account ids, the oldest first
-        self._stopping = False
-        self._thread = Thread(target=self._run, name="revive", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def heard(self, account_id: str) -> None:
         """A hold of the account that Redis does not know gave a sign of life."""
@@ -64,7 +50,6 @@ class Reviver:
             except StoreError as fault:
                 _log.debug("account %s cannot be seeded yet: %s", account_id, fault)
                 self.heard(account_id)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._stopping, RETRY_SECONDS)
+                self._rest(RETRY_SECONDS)
             except Exception:  # noqa: BLE001  a defect of ours: the others are seeded all the same
                 _log.exception("account %s cannot be seeded", account_id)

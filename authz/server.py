@@ -331,7 +331,7 @@ def _checker(
         (DEFAULT_UPSTREAM, *in_force.catalog().upstreams),
         lambda model: in_force.catalog().upstream_of(model),
     )
-    stack.callback(listings.stop)
+    stack.callback(listings.stop, 0)
     listings.start()
     return Checker(
         reader=Reader(settings.key_form(), settings.digester(), in_force.table()),

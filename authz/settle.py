@@ -21,11 +21,11 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from threading import Condition, Thread
-from time import monotonic, sleep
+from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 from authz.bound import MAX_NANOUSD
+from authz.groupwriter import GroupWriter
 from authz.metrics import Metrics
 from authz.observe import SQL, observed
 from store.errors import StoreError
@@ -79,7 +79,7 @@ class _Booked(NamedTuple):
     ours: bool
 
 
-class Settler:
+class Settler(GroupWriter[End]):
     """Ends holds, in a thread of its own. `end` never waits for SQL.
 
     `settle_all` settles many in one go, where counters can, and answers for each.
@@ -98,6 +98,7 @@ class Settler:
         settle_all: SettleAll | None = None,
         missed: Callable[[Hold], None] = lambda _hold: None,
     ) -> None:
+        super().__init__("settle", "ends of holds", RETRY_SECONDS)
         self._counters = counters
         self._settle_all = settle_all
         self._missed = missed
@@ -110,11 +111,6 @@ class Settler:
         self._waiting_ids: set[str] = set()
         self._booked: deque[_Booked] = deque()  # and not settled yet
         self._counters_out = False
-        self._changed = Condition()
-        self._stopping = False
-        self._give_up_at = 0.0  # by the monotonic clock, once stopping
-        self._failures = 0
-        self._thread = Thread(target=self._run, name="settle", daemon=True)
         metrics.follow(metrics.ledger_lag, self.lag_seconds)
 
     def start(self, ends: Sequence[End] = ()) -> None:
@@ -122,7 +118,7 @@ class Settler:
         now = monotonic()
         self._waiting.extend((hold, charge, now) for hold, charge in ends)
         self._waiting_ids.update(hold.id for hold, _ in ends)
-        self._thread.start()
+        super().start()
 
     def is_ending(self, hold_id: str) -> bool:
         """Whether an end of this hold waits for the ledger, or for the counters."""
@@ -188,15 +184,6 @@ class Settler:
         except Exception:  # noqa: BLE001  a defect of ours: likewise, or they would wait for ever
             _log.exception("%d ends cannot be written down", len(ends))
 
-    def stop(self, seconds: float) -> bool:
-        """Book what waits, for at most so long, and end. True if nothing was left."""
-        with self._changed:
-            self._stopping = True
-            self._give_up_at = monotonic() + seconds
-            self._changed.notify()
-        self._thread.join(seconds)
-        return not self._waiting and not self._booked
-
     @property
     def waiting(self) -> int:
         """How many ends are not in the ledger yet."""
@@ -209,16 +196,6 @@ class Settler:
         except IndexError:
             return 0.0
 
-    def _run(self) -> None:
-        """Nothing ends this thread but `stop`: without it no hold would ever end again."""
-        over = False
-        while not over:
-            try:
-                over = self._turn()
-            except Exception:  # noqa: BLE001  a defect of ours; what waits is tried again
-                _log.exception("settling failed, and goes on")
-                sleep(RETRY_SECONDS[-1])
-
     def _turn(self) -> bool:
         """Book the next group once there is one. True if there is no more to be done."""
         with self._changed:
@@ -229,8 +206,8 @@ class Settler:
             if self._waiting:
                 self._changed.wait_for(self._is_full, GROUP_SECONDS)
             group = [(hold, charge) for hold, charge, _ in islice(self._waiting, GROUP_ROWS)]
-        if group and not self._book(group):
-            return self._pause(RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1])
+        if group and not self._write(group):
+            return self._pause(self._back_off())
         settled = self._settle()
         with self._changed:
             for _ in group:
@@ -240,35 +217,26 @@ class Settler:
     def _is_full(self) -> bool:
         return self._stopping or len(self._waiting) >= GROUP_ROWS
 
-    def _book(self, ends: list[End]) -> bool:
-        """Book a group. False if it is to be tried again."""
-        try:
-            with observed(self._metrics, SQL, "book"):
-                others = self._books.book(ends)
-        except StoreError as fault:
-            if not self._failures:
-                _log.warning("the ledger cannot be written, %d ends wait: %s", len(ends), fault)
-            self._failures += 1
-            return False
-        except Exception:  # noqa: BLE001  see below
-            # A defect of ours in one end must not keep all that come behind it from the ledger.
-            if len(ends) > 1:
-                return all(self._book([end]) for end in ends)
-            _log.exception("the end of hold %s cannot be booked", ends[0][0].id)
-            self._metrics.settlements_dropped.inc()
-            self._forget(ends[0][0])
-            return True
-        if self._failures:
-            _log.info("the ledger can be written again")
-        self._failures = 0
-        for hold, charge in ends:
+    def _put(self, group: Sequence[End]) -> None:
+        """Book them."""
+        with observed(self._metrics, SQL, "book"):
+            others = self._books.book(group)
+        for hold, charge in group:
             row = others.get(hold.id)
             if row is None:
                 self._booked.append(_Booked(hold, charge, charge.nanousd, ours=True))
             else:
                 ours = row.settled_us == charge.settled_us
                 self._booked.append(_Booked(hold, charge, row.charge_nanousd, ours))
-        return True
+
+    def _drop(self, one: End) -> None:
+        hold, _ = one
+        _log.exception("the end of hold %s cannot be booked", hold.id)
+        self._metrics.settlements_dropped.inc()
+        self._forget(hold)
+
+    def _is_left(self) -> bool:
+        return bool(self._waiting or self._booked)
 
     def _forget(self, hold: Hold) -> None:
         with self._changed:
@@ -358,19 +326,6 @@ class Settler:
             _log.warning("the journal did not take that %d holds are done: %s", len(settled), fault)
         except Exception:  # noqa: BLE001  they are booked; a start that finds them finds their rows
             _log.exception("%d holds cannot be marked as done", len(settled))
-
-    def _pause(self, seconds: float) -> bool:
-        """Wait before the next try. True if it was asked to stop and the time for that is up."""
-        with self._changed:
-            if not self._stopping:
-                # not `wait`: every end that comes would have the database asked again
-                self._changed.wait_for(lambda: self._stopping, seconds)
-                return False
-        left = self._give_up_at - monotonic()
-        if left <= 0:
-            return True
-        sleep(min(seconds, left))
-        return False
 
     def _count(self, ends: list[End]) -> None:
         """Added up first, as each touch of a metric costs as much as a row."""

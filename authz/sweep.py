@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import Final, Protocol
 
 from authz.pricing import lost
 from authz.settle import Settler
+from store.background import Background
 from store.clock import Clock, elapsed_seconds
 from store.records import SECOND_US, Hold
 
@@ -28,7 +29,7 @@ class SilentHolds(Protocol):
     def overdue(self, deadline_us: int) -> list[Hold]: ...
 
 
-class Pulse:
+class Pulse(Background):
     """Notices that this process did not run: stopped, starved, or asleep with its machine.
 
     What was sent meanwhile lies in the sockets, unread. A thread that does nothing else beats, so
@@ -36,22 +37,16 @@ class Pulse:
     """
 
     def __init__(self, gap: Callable[[], None], *, deadline_seconds: float) -> None:
+        super().__init__("pulse")
         self._gap = gap
         self._allowed = PULSE_SECONDS + min(LATE_SECONDS, deadline_seconds / 4)
         self._lock = Lock()
         self._last = elapsed_seconds()
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, name="pulse", daemon=True)
 
     def start(self) -> None:
+        """Begin; a gap before that is none."""
         self._last = elapsed_seconds()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        super().start()
 
     def check(self) -> None:
         """A beat. Whoever comes first after a gap tells of it."""
@@ -63,7 +58,7 @@ class Pulse:
                 _log.warning("this process did not run for %.1f s", silent)
 
     def _run(self) -> None:
-        while not self._stopped.wait(PULSE_SECONDS):
+        while not self._rest(PULSE_SECONDS):
             self.check()
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import Final
 
 from authz.denial import Answer
 from authz.words import Occasion
+from store.background import Background
 from store.clock import Clock
 from store.errors import StoreError
 from store.refusedcalls import RefusedOf, Times
@@ -26,26 +27,16 @@ _log = logging.getLogger(__name__)
 Counted = dict[RefusedOf, Times]
 
 
-class Tally:
-    """Counts in memory, and hands it on in a thread of its own. Thread-safe."""
+class Tally(Background):
+    """Counts in memory, and hands it on in a thread of its own, at its end too. Thread-safe."""
 
     def __init__(self, add: Callable[[Mapping[RefusedOf, Times]], None], clock: Clock) -> None:
+        super().__init__("tally")
         self._add = add
         self._clock = clock
         self._lock = Lock()
         self._counted: Counted = {}
         self._failed = False
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, name="tally", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; what was counted is handed on first, if that can be done."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def note(self, occasion: Occasion, _answer: Answer) -> None:
         """Count a refusal, on its path. Without a key it is nobody's."""
@@ -86,7 +77,7 @@ class Tally:
     def _run(self) -> None:
         over = False
         while not over:
-            over = self._stopped.wait(EVERY_SECONDS)
+            over = self._rest(EVERY_SECONDS)
             try:
                 self.flush()
             except Exception:  # noqa: BLE001  a defect of ours: what comes next is counted again

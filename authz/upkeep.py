@@ -17,11 +17,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from threading import Event, Thread
 from time import monotonic
 from typing import Final, Protocol
 
 from authz.metrics import Metrics
+from store.background import Background
 from store.errors import StoreError
 from store.records import Hold
 
@@ -40,7 +40,7 @@ class KeptHolds(Protocol):
     def accounts(self) -> list[str]: ...
 
 
-class Upkeep:
+class Upkeep(Background):
     """The duties, in one thread. `drift` compares an account, None where that cannot be told.
 
     `copy_holds` puts holds into SQL; where SQL has them anyway, `count` is how many there are.
@@ -59,6 +59,7 @@ class Upkeep:
         retain: Callable[[], object] = lambda: None,
         count: Callable[[], int] = lambda: 0,
     ) -> None:
+        super().__init__("upkeep")
         self._counters = counters
         self._copy_holds = copy_holds
         self._count = count
@@ -76,17 +77,6 @@ class Upkeep:
         self._retain_duty = _Duty("prune the ledger", retain)
         self._sweep_duty = _Duty("sweep", lambda: metrics.holds_swept.inc(sweep()))
         self._compare_duty = _Duty("compare counters and ledger", self.compare)
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, name="upkeep", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread; nothing is done after this returns."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     @property
     def drift_nanousd(self) -> int:
@@ -95,7 +85,7 @@ class Upkeep:
 
     def _run(self) -> None:
         swept = compared = monotonic()
-        while not self._stopped.wait(min(TICK_SECONDS, self._sweep_seconds)):
+        while not self._rest(min(TICK_SECONDS, self._sweep_seconds)):
             now = monotonic()
             self._follow_duty()
             self._copy_duty()

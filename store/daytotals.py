@@ -13,8 +13,7 @@ in DAILY_ROUNDS.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
-from threading import Event, Thread
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -30,6 +29,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from store.background import Background
 from store.clock import Clock, elapsed_seconds
 from store.daymemory import CHANGING_DAYS
 from store.engines import driver_errors, read_options, writing
@@ -97,8 +97,13 @@ class DayTotals:
         self._engine = engine
         self._clock = clock
 
-    def round(self, *, every_day: bool, pause: Event | None = None) -> int:
-        """Make what is missing or is not as it was; of how many days that was."""
+    def round(
+        self, *, every_day: bool, rest: Callable[[float], bool] = lambda _seconds: False
+    ) -> int:
+        """Make what is missing or is not as it was; of how many days that was.
+
+        `rest` waits for so many seconds, and says whether to end.
+        """
         last = self._clock() // DAY_US - CHANGING_DAYS
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**read_options(self._engine))
@@ -113,7 +118,7 @@ class DayTotals:
             begun = elapsed_seconds()
             self._make(day)
             made += 1
-            if pause is not None and pause.wait(RESTS * (elapsed_seconds() - begun)):
+            if rest(RESTS * (elapsed_seconds() - begun)):
                 break
         return made
 
@@ -159,31 +164,26 @@ def _total(kind: str, day: int, row: Any) -> dict[str, Any]:
     return {**names, "calls": calls(row), **amounts}
 
 
-class Keeper:
-    """A thread that keeps totals, until it is stopped. A fault is logged; the next round is due."""
+class Keeper(Background):
+    """Keeps totals until it is stopped, and then ends within one day's making.
+
+    A fault is logged; the next round is due.
+    """
 
     def __init__(self, totals: DayTotals, seconds: float = ROUND_SECONDS) -> None:
+        super().__init__("day-totals")
         self._totals = totals
         self._seconds = seconds
-        self._stop = Event()
-        self._thread = Thread(target=self._run, name="day-totals", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """It ends within one day's making."""
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         rounds = 0
-        while not self._stop.is_set():
+        over = False
+        while not over:
             try:
-                made = self._totals.round(every_day=rounds % DAILY_ROUNDS == 0, pause=self._stop)
+                made = self._totals.round(every_day=rounds % DAILY_ROUNDS == 0, rest=self._rest)
                 rounds += 1
                 if made:
                     _log.info("made the totals of %d days", made)
             except StoreError as fault:
                 _log.warning("totals of days are late: %s", fault)
-            self._stop.wait(self._seconds)
+            over = self._rest(self._seconds)

@@ -104,7 +104,7 @@ def test_upkeep_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(300):
         if len(done) > 2:
             break
-        made._stopped.wait(0.01)
+        made._rest(0.01)
     made.stop()
     assert len(done) > 2
 

@@ -258,7 +258,7 @@ def test_so_does_one_that_comes_after_it_was_booked(rig: Rig) -> None:
 
 
 def test_nothing_is_lost_while_sql_is_out(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settle, "RETRY_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(rig.settler, "_retry_seconds", (0.01, 0.02))
     rig.stores.out.set()
     holds = rig.holds(300)
     for hold in holds:
@@ -275,7 +275,7 @@ def test_nothing_is_lost_while_sql_is_out(rig: Rig, monkeypatch: pytest.MonkeyPa
 
 
 def test_it_backs_off_however_many_ends_come(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settle, "RETRY_SECONDS", (0.05, 0.3))
+    monkeypatch.setattr(rig.settler, "_retry_seconds", (0.05, 0.3))
     rig.stores.out.set()
     started = time.monotonic()
     for hold in rig.holds(60):
