@@ -55,6 +55,8 @@ KEY = KeyRecord(
     revoked_us=None,
 )
 OTHER_KEY = replace(KEY, id="key_build", alias="build", created_us=NOW_US - 3 * DAY_US)
+STRANGER = replace(ACCOUNT, id="acc_bob", email="bob@example.org", team=None)
+STRANGERS = replace(KEY, id="key_bob", account_id=STRANGER.id, user=STRANGER.email, team=None)
 PRICE = Price(input=3_000, cached_input=300, cache_write=3_750, output=15_000)
 
 _numbers = count(1)
@@ -87,6 +89,13 @@ def mint(
             writer.add_account(account, None)
         for record in records:
             writer.add_key(record, secrets.token_bytes(32), 0)
+
+
+def with_a_stranger(engine: Engine) -> Engine:
+    """A database with the account's two keys, and one of somebody else's."""
+    mint(engine, KEY, OTHER_KEY)
+    mint(engine, STRANGERS, account=STRANGER)
+    return engine
 
 
 def draft(nanousd: int = 100, *, key: KeyRecord = KEY, **given: object) -> Hold:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -367,29 +366,6 @@ with KeyRepository(engine) as repository:
         print(fault.code)
 engine.dispose()
 """
-
-
-def test_two_admins_who_demote_each_other_leave_one(
-    settings: StoreSettings, service: AdminService
-) -> None:
-    for email in ("first@example.org", "second@example.org"):
-        service.add_user(email, role=Role.ADMIN, make_one=False)
-    with repository_on(settings) as repository, ThreadPoolExecutor(1) as pool:
-        with repository.changing("test", service.now_us()) as writer:
-            first = writer.lock_account("first@example.org")
-            assert first is not None
-            assert writer.admins() == 2
-            writer.set_role(first, Role.USER)
-            # while that is not committed yet
-            other = pool.submit(
-                refused, "last_admin", service.set_role, "second@example.org", Role.USER
-            )
-            with suppress(TimeoutError):
-                other.result(0.3)
-        other.result(10)
-    assert [each.email for each, _ in service.list_users() if each.role is Role.ADMIN] == [
-        "second@example.org"
-    ]
 
 
 def test_processes_race_for_the_last_place(settings: StoreSettings, tmp_path: Path) -> None:

@@ -8,7 +8,17 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from moneyhelp import ACCOUNT, KEY, OTHER_KEY, charge, hold, mint
+from moneyhelp import (
+    ACCOUNT,
+    KEY,
+    OTHER_KEY,
+    STRANGER,
+    STRANGERS,
+    charge,
+    hold,
+    mint,
+    with_a_stranger,
+)
 from sqlalchemy import Engine, event
 from statehelp import NOW_US
 
@@ -26,16 +36,11 @@ OpenEngine = Callable[[], Engine]
 
 TODAY = NOW_US // DAY_US
 WEEK = Of(ACCOUNT.id, TODAY - 6, TODAY)
-STRANGER = replace(ACCOUNT, id="acc_bob", email="bob@example.org", team=None)
-STRANGERS = replace(KEY, id="key_bob", account_id=STRANGER.id, user=STRANGER.email, team=None)
 
 
 @pytest.fixture
 def engine(another_engine: OpenEngine) -> Engine:
-    made = another_engine()
-    mint(made, KEY, OTHER_KEY)
-    mint(made, STRANGERS, account=STRANGER)
-    return made
+    return with_a_stranger(another_engine())
 
 
 def book(

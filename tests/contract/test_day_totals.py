@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from moneyhelp import ACCOUNT, KEY, OTHER_KEY, charge, hold, mint
+from moneyhelp import ACCOUNT, KEY, OTHER_KEY, STRANGERS, charge, hold, with_a_stranger
 from sqlalchemy import Engine, delete, func, select
 from statehelp import NOW_US, FakeClock
 
@@ -25,15 +25,11 @@ OpenEngine = Callable[[], Engine]
 
 TODAY = NOW_US // DAY_US
 MONTHS = Of(ACCOUNT.id, TODAY - 60, TODAY)
-STRANGER = replace(ACCOUNT, id="acc_bob", email="bob@example.org", team=None)
-STRANGERS = replace(KEY, id="key_bob", account_id=STRANGER.id, user=STRANGER.email, team=None)
 
 
 @pytest.fixture
 def engine(another_engine: OpenEngine) -> Engine:
-    made = another_engine()
-    mint(made, KEY, OTHER_KEY)
-    mint(made, STRANGERS, account=STRANGER)
+    made = with_a_stranger(another_engine())
     for age in range(40):
         for key, nanousd in ((KEY, 70), (OTHER_KEY, 5), (STRANGERS, 9)):
             book(made, nanousd + age, age, key=key, model=f"model-{age % 9}")

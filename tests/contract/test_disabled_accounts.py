@@ -158,8 +158,9 @@ def test_one_admin_always_stays(service: AdminService) -> None:
     service.enable("first@example.org")
 
 
-def test_two_admins_who_disable_each_other_leave_one(
-    settings: StoreSettings, service: AdminService
+@pytest.mark.parametrize("how", ["disable", "demote"])
+def test_two_admins_who_undo_each_other_leave_one(
+    settings: StoreSettings, service: AdminService, how: str
 ) -> None:
     for email in ("first@example.org", "second@example.org"):
         service.add_user(email, role=Role.ADMIN, make_one=False)
@@ -168,12 +169,18 @@ def test_two_admins_who_disable_each_other_leave_one(
             first = writer.lock_account("first@example.org")
             assert first is not None
             assert writer.admins() == 2
-            writer.disable(first)
-            other = pool.submit(service.disable, "second@example.org")
-            with suppress(TimeoutError):
+            if how == "disable":
+                writer.disable(first)
+                other = pool.submit(service.disable, "second@example.org")
+            else:
+                writer.set_role(first, Role.USER)
+                other = pool.submit(service.set_role, "second@example.org", Role.USER)
+            with suppress(TimeoutError):  # that is not committed yet
                 other.result(0.3)
         with pytest.raises(InputError, match="only admin"):
             other.result(10)
+        with repository.changing("test", service.now_us()) as writer:
+            assert writer.admins() == 1
 
 
 # -- a new password
