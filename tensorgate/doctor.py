@@ -13,36 +13,25 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
-
-from sqlalchemy import Engine, func, select
 
 from authz.endpoints import table_of
 from authz.health import serving as is_serving
 from authz.settings import AuthzSettings
 from authz.sockets import HEALTH, LOG, Place, Role, healths
-from store import engines, schema
 from store.catalog import Catalog
 from store.clock import wall_us
 from store.control import Control
-from store.errors import (
-    ConfigError,
-    InputError,
-    JournalDamagedError,
-    StoreError,
-    TensorgateError,
-)
+from store.errors import ConfigError, InputError, JournalDamagedError, StoreError
 from store.journal import JOURNAL_NAME
 from store.journal import read as read_journal
-from store.keys import KeyRepository
-from store.records import MINUTE_US, SECOND_US
-from store.replicas import Replicas
+from store.records import SECOND_US
 from store.settings import PREFIX, StoreSettings, load
 from store.text import usd
-from tensorgate import ports, valkey, vitals
+from tensorgate import ports, stored, valkey, vitals
 from tensorgate.beside import Beside, findings, look
 from tensorgate.binaries import envoy_path
 from tensorgate.finding import Finding, Status
@@ -85,11 +74,14 @@ def examine() -> Iterator[Finding]:
     state = StateFolder(settings.state.absolute())
     yield _state(state)
     yield _catalog(settings)
+    gates: Sequence[str] = ()
     if settings.database_url is not None or state.path.exists():
-        yield from _stored(settings)
+        kept = stored.look(settings)
+        yield from kept.findings
+        gates = kept.gates
     if state.path.exists():
         yield _journal(state.path / JOURNAL_NAME)
-    yield from _running(state, authz, beside)
+    yield from _running(state, authz, beside, gates)
 
 
 def _python() -> Finding:
@@ -188,81 +180,6 @@ def _catalog(settings: StoreSettings) -> Finding:
     return Finding("catalog", Status.OK, text)
 
 
-def _stored(settings: StoreSettings) -> Iterator[Finding]:
-    """Database, its revision and times, and the peppers that its keys need."""
-    try:
-        engine = engines.open_engine(settings.sql_url)
-    except ConfigError as fault:
-        yield Finding("database", Status.FAIL, "; ".join(fault.faults), f"set {PREFIX}DATABASE_URL")
-        return
-    try:
-        schema.check_current(engine)
-        repository = KeyRepository(engine)
-        people = repository.accounts(wall_us())
-        yield _database(engine, len(people), sum(live for _, live in people))
-        yield _pepper(settings, repository)
-        yield from _plans(settings, repository)
-    except ConfigError as fault:
-        yield Finding("pepper", Status.FAIL, "; ".join(fault.faults), f"set {PREFIX}PEPPER_FILE")
-    except TensorgateError as fault:
-        text, _, advice = str(fault).partition(". ")
-        advice = advice[:1].lower() + advice[1:].rstrip(".")
-        yield Finding("database", Status.FAIL, text, advice)
-    finally:
-        engine.dispose()
-
-
-def _database(engine: Engine, accounts: int, live: int) -> Finding:
-    with engines.driver_errors(), engine.connect() as connection:
-        newest = connection.execute(select(func.max(schema.audit.c.at_us))).scalar() or 0
-    text = f"{engine.dialect.name} at revision {schema.HEAD}: {accounts} accounts, {live} live keys"
-    if newest > wall_us() + MINUTE_US:
-        return Finding(
-            "database",
-            Status.FAIL,
-            f"{text}; its newest entry is {(newest - wall_us()) // SECOND_US} s in the future",
-            "set the clock (NTP): expiry and budgets go by it",
-        )
-    return Finding("database", Status.OK, text)
-
-
-def _pepper(settings: StoreSettings, repository: KeyRepository) -> Finding:
-    have = settings.digester().versions()
-    used = repository.pepper_versions_in_use(wall_us())
-    missing = sorted(used - set(have))
-    if missing:
-        names = ", ".join(str(version) for version in missing)
-        return Finding(
-            "pepper",
-            Status.FAIL,
-            f"live keys need version {names}, and {PREFIX}PEPPER_FILE does not hold it",
-            "put it back, or mint those keys anew",
-        )
-    if have[0] == 0:
-        return Finding("pepper", Status.OK, "none: digests are plain SHA-256 of 256-bit keys")
-    live = ", ".join(map(str, sorted(used, reverse=True)))
-    text = f"version {have[0]} for new keys; live keys use {live or 'none yet'}"
-    idle = [str(version) for version in have[1:] if version and version not in used]
-    text += f"; none needs {', '.join(idle)} any more" if idle else ""
-    return Finding("pepper", Status.OK, text)
-
-
-def _plans(settings: StoreSettings, repository: KeyRepository) -> Iterator[Finding]:
-    """Plans that accounts are on and the catalog does not name; nothing where there is none."""
-    try:
-        lost = Catalog.read(settings.catalog).lost(repository.plans())
-    except ConfigError:
-        return  # it was told
-    if lost:
-        names = ", ".join(f"{name} ({number} accounts)" for name, number in sorted(lost.items()))
-        yield Finding(
-            "plans",
-            Status.WARN,
-            f"not in the catalog, so held to the default plan's account budget or to $0: {names}",
-            "name them there, or choose others: `tensorgate users set-plan EMAIL PLAN`",
-        )
-
-
 def _journal(path: Path) -> Finding:
     """What calls were admitted and not yet booked, as a crash would leave it."""
     try:
@@ -282,20 +199,22 @@ def _journal(path: Path) -> Finding:
 
 
 def _running(
-    state: StateFolder, settings: AuthzSettings, beside: Beside | None
+    state: StateFolder, settings: AuthzSettings, beside: Beside | None, gates: Sequence[str]
 ) -> Iterator[Finding]:
-    """The processes, as the last `up` described them, else as the settings do."""
+    """The processes, as the last `up` described them, else as the settings do.
+
+    With `gates` elsewhere none need be here: in a dashboard's pod, say.
+    """
     about = state.running() if state.is_locked() else {}
     runtime = Path(state.read("runtime") or settings.runtime)
     workers = about.get("workers") or settings.workers
     counters = list(_redis(settings, runtime, workers))
     yield from counters
     authz = _authz(runtime, state)
-    if authz.status is Status.FAIL and beside is None and not about:
-        elsewhere = _elsewhere(settings)
-        if elsewhere is not None:
-            yield elsewhere
-            return
+    if gates and authz.status is Status.FAIL and beside is None and not about:
+        text = f"none here; {len(gates)} elsewhere use this database: {', '.join(gates)}"
+        yield Finding("authz", Status.OK, text)
+        return
     yield authz
     if authz.status is not Status.FAIL:
         yield from _processes(runtime, state, workers)
@@ -327,26 +246,6 @@ def _authz(runtime: Path, state: StateFolder) -> Finding:
             )
         case _:
             return Finding("authz", Status.FAIL, f"not running (nobody at {health})", START)
-
-
-def _elsewhere(settings: AuthzSettings) -> Finding | None:
-    """Who checks calls on the same database, where nobody does here: a dashboard's pod, say."""
-    if settings.database_url is None:
-        return None
-    try:
-        engine = engines.open_engine(settings.sql_url)
-        try:
-            found = [each for each in Replicas(engine).live() if each.kind == "authz"]
-        finally:
-            engine.dispose()
-    except (ConfigError, StoreError):  # told already
-        return None
-    if not found:
-        return None
-    names = ", ".join(each.name for each in found)
-    return Finding(
-        "authz", Status.OK, f"none here; {len(found)} elsewhere use this database: {names}"
-    )
 
 
 def _processes(runtime: Path, state: StateFolder, workers: int) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from store.journal import Journal
 from store.records import DAY_US, MINUTE_US
 from store.replicas import Replica, Replicas
 from store.settings import StoreSettings, load
-from tensorgate import doctor
+from tensorgate import doctor, stored
 from tensorgate.finding import Finding, Status
 from tensorgate.ports import free_port
 from tensorgate.statefolder import StateFolder
@@ -261,7 +261,7 @@ def test_plans_that_the_catalog_has_lost_are_told(state: Path, tmp_path: Path) -
 
 def test_a_clock_that_was_set_back_is_seen(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = doctor.wall_us()
-    monkeypatch.setattr(doctor, "wall_us", lambda: now - 2 * MINUTE_US)
+    monkeypatch.setattr(stored, "wall_us", lambda: now - 2 * MINUTE_US)
     assert "s in the future" in found()["database"].text
     monkeypatch.setattr(doctor, "wall_us", lambda: 10_000 * DAY_US)
     assert found()["clock"].status is Status.FAIL
