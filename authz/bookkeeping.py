@@ -103,10 +103,11 @@ def start_upkeep(
     clock: FollowingClock,
     unpruned: Callable[[], Collection[str]],
     count: Callable[[], int] | None,
+    guard: Callable[[], object] = lambda: None,
 ) -> Upkeep:
     """Sweep, compare, prune and, where `count` does not say that SQL has them anyway, copy holds.
 
-    `unpruned` names holds whose rows are still needed.
+    `unpruned` names holds whose rows are still needed, `guard` is as Upkeep's.
     """
     deadline = settings.hold_deadline_seconds
     pulse = Pulse(meter.gap, deadline_seconds=deadline)
@@ -132,6 +133,7 @@ def start_upkeep(
         follow=follow,
         retain=Retention(settings.ledger_retention_days, begin, wall_us),  # the day is people's
         count=count or (lambda: 0),
+        guard=guard,
         deadline_seconds=deadline,
     )
     pulse.start()

@@ -56,6 +56,9 @@ from store.seeding import SeededCounters
 START_SECONDS: Final = 30.0
 """For how long a start waits for Redis to come up as well."""
 
+LATE_SECONDS: Final = 1.0
+"""An end that waits for the ledger for so long shows that it cannot be written."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -133,13 +136,21 @@ def open_fleet_books(
                 engine,
                 counters=counters,
                 ledger=ledger,
-                silent=EverySilentHold(counters, copies, clock, meter.gap, seeker.is_sought),
+                silent=EverySilentHold(
+                    counters,
+                    copies,
+                    clock,
+                    meter.gap,
+                    has_ended=seeker.is_sought,
+                    may_end=lambda: _may_end(settings, meter, settler),
+                ),
                 settler=settler,
                 meter=meter,
                 metrics=metrics,
                 clock=clock,
                 unpruned=tuple,
                 count=copies.count,
+                guard=counters.keeps,
             )
 
         def release(hold: Hold) -> None:
@@ -178,6 +189,12 @@ def _taking(writer: HoldWriter, mark: FlushMark, recover: Callable[[], None]) ->
         mark.stop()
         if not writer.stop(FLUSH_SECONDS):
             _log.warning("%d holds are in Redis only", writer.waiting)
+
+
+def _may_end(settings: AuthzSettings, meter: Meter, settler: Settler) -> bool:
+    """Whether this meter would end what is silent, and soon: it keeps others from doing so."""
+    heard = meter.unbroken_seconds() >= settings.hold_deadline_seconds
+    return heard and settler.lag_seconds() < LATE_SECONDS
 
 
 def _timeouts(settings: AuthzSettings) -> Timeouts:

@@ -33,6 +33,7 @@ _OPERATIONS: Final = (
     "hold",
     "overdue",
     "seed",
+    "policy",
 )
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,9 +92,18 @@ class ObservedCounters(RedisCounters):
         """As RedisCounters.hold."""
         return self._timed("hold", super().hold, account_id, hold_id)
 
-    def overdue(self, deadline_us: int) -> list[Hold]:
+    def overdue(self, deadline_us: int, claim_us: int = 0) -> list[Hold]:
         """As RedisCounters.overdue."""
-        return self._timed("overdue", super().overdue, deadline_us)
+        return self._timed("overdue", super().overdue, deadline_us, claim_us)
+
+    def keeps(self) -> None:
+        """Raises StoreError where a server would drop what it holds; somebody may change that."""
+        self._timed("policy", self._look_at_policy)
+
+    def _look_at_policy(self) -> None:
+        dropping = self._link.dropping()
+        if dropping is not None:
+            raise StoreError(f"Redis would drop what it is to count. {dropping}.")
 
     def seed(self, generation: Generation, seed: Seed) -> bool:
         """As RedisCounters.seed."""

@@ -6,8 +6,12 @@ in Redis again. So one that stays without for a deadline gave no sign of life in
 A node's clock that is set forward makes every hold look old, and so does another node with another
 clock: that is a gap, as if we had not heard of them.
 
-Worst case: such a hold ends two deadlines, and the time between two sweeps, after its last sign of
-life.
+Of several meters one looks at a part of Redis's index at a time, and leaves that to others while it
+could not end what it finds.
+
+Worst cases. A hold that SQL alone has ends two deadlines, and the time between two sweeps, after
+its last sign of life. One of Redis's ends a deadline and that time after it; where a meter died
+just as it had looked, `CLAIMED_PART` of a deadline later.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from store.clock import Clock, elapsed_seconds
 from store.records import SECOND_US, Hold
 
 JUMP_SECONDS: Final = 2.0
+CLAIMED_PART: Final = 0.2
+"""For what part of a deadline others leave it to who looked: less than passes between two looks
+(authz/upkeep.py), so that a meter alone looks each time."""
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +36,7 @@ class CountedHolds(Protocol):
 
     def hold(self, account_id: str, hold_id: str) -> Hold | None: ...
 
-    def overdue(self, deadline_us: int) -> list[Hold]: ...
+    def overdue(self, deadline_us: int, claim_us: int = 0) -> list[Hold]: ...
 
     def clocks(self) -> list[int]: ...
 
@@ -45,6 +52,7 @@ class EverySilentHold:
 
     `gap` is told that what looks silent may not be (see authz/sweep.py). `has_ended` knows holds of
     whose end we heard, and which are only not found yet (authz/seek.py): these are not silent.
+    `may_end` says whether what is found would be ended here, and soon.
     """
 
     def __init__(
@@ -53,21 +61,26 @@ class EverySilentHold:
         copies: CopiedHolds,
         clock: Clock,
         gap: Callable[[], None],
+        *,
         has_ended: Callable[[Hold], bool],
+        may_end: Callable[[], bool],
     ) -> None:
         self._counters = counters
         self._copies = copies
         self._clock = clock
         self._gap = gap
         self._has_ended = has_ended
+        self._may_end = may_end
         self._ahead: list[float] = []  # by how many seconds each clock was ahead of ours
         self._since: dict[str, float] = {}  # strays, and when they were first seen as such
 
     def overdue(self, deadline_us: int) -> list[Hold]:
         """Those without a sign of life for so long. Raises StoreUnavailableError."""
-        silent = self._counters.overdue(deadline_us)
-        self._look_at_clocks()
+        # SQL first: while that is out nothing is ended here, and so nothing is claimed
         old = self._copies.admitted_before(self._clock() - deadline_us)
+        claim_us = int(deadline_us * CLAIMED_PART) if self._may_end() else 0
+        silent = self._counters.overdue(deadline_us, claim_us)
+        self._look_at_clocks()
         strays = [hold for hold in old if self._counters.hold(hold.account_id, hold.id) is None]
         now = elapsed_seconds()
         self._since = {hold.id: self._since.get(hold.id, now) for hold in strays}

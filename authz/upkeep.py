@@ -6,6 +6,7 @@ every 0.4 s         the counters' clock follows the system's where that stays ah
 4 times a deadline  holds without a sign of life are swept
 every 0.4 s, once   rows that are older than the ledger keeps them leave it, a few at a time, where
 a day               `TENSORGATE_LEDGER_RETENTION_DAYS` says so
+every minute        Redis is asked whether it would drop what it holds: it may have been told to
 every 5 s           some accounts' counters are compared with the ledger: `tensorgate_drift`
 
 A duty that fails is tried again at its next turn, and the others have theirs: what the store says
@@ -27,6 +28,7 @@ from store.records import Hold
 
 TICK_SECONDS: Final = 0.4
 COMPARE_SECONDS: Final = 5.0
+GUARD_SECONDS: Final = 60.0
 COMPARED: Final = 20  # accounts at a time
 
 _log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Upkeep(Background):
     """The duties, in one thread. `drift` compares an account, None where that cannot be told.
 
     `copy_holds` puts holds into SQL; where SQL has them anyway, `count` is how many there are.
+    `guard` raises StoreError where counters are not safe where they are.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Upkeep(Background):
         deadline_seconds: float,
         retain: Callable[[], object] = lambda: None,
         count: Callable[[], int] = lambda: 0,
+        guard: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__("upkeep")
         self._counters = counters
@@ -76,6 +80,7 @@ class Upkeep(Background):
         self._copy_duty = _Duty("copy open holds", self.copy)
         self._retain_duty = _Duty("prune the ledger", retain)
         self._sweep_duty = _Duty("sweep", lambda: metrics.holds_swept.inc(sweep()))
+        self._guard_duty = _Duty("be sure of the counters", guard)
         self._compare_duty = _Duty("compare counters and ledger", self.compare)
 
     @property
@@ -84,7 +89,7 @@ class Upkeep(Background):
         return sum(self._drifts.copy().values())
 
     def _run(self) -> None:
-        swept = compared = monotonic()
+        swept = compared = guarded = monotonic()
         while not self._rest(min(TICK_SECONDS, self._sweep_seconds)):
             now = monotonic()
             self._follow_duty()
@@ -96,6 +101,9 @@ class Upkeep(Background):
             if now - compared >= COMPARE_SECONDS:
                 compared = now
                 self._compare_duty()
+            if now - guarded >= GUARD_SECONDS:
+                guarded = now
+                self._guard_duty()
 
     def copy(self) -> None:
         """Copy the open holds that were new the last time. Raises StoreError."""

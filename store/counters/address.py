@@ -144,9 +144,16 @@ def _host(text: str, default: int) -> tuple[str, int]:
     elif ":" in text:
         host, _, port = text.partition(":")
     number = _number(port, "a port") if port else default
-    if not host or not 0 < number <= _MAX_PORT:
+    if not 0 < number <= _MAX_PORT or not _can_be_looked_up(host):
         raise _fault("a host or its port is missing or none")
     return host, number
+
+
+def _can_be_looked_up(host: str) -> bool:
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _number(text: str, what: str) -> int:

@@ -45,7 +45,13 @@ class _Map(Protocol):
 
     def node(self, slot: int) -> Node | None: ...
 
-    def nodes(self) -> list[Node]: ...
+    def nodes(self) -> list[Node]:
+        """Those that are asked for what lies in a slot."""
+        ...
+
+    def known(self) -> list[Node]:
+        """These, and any that was asked for something else."""
+        ...
 
     def look(self) -> None:
         """Find out what has changed. Never raises."""
@@ -72,12 +78,12 @@ class Link:
 
     def close(self) -> None:
         """Let go of all connections."""
-        for node in self._map.nodes():
+        for node in self._map.known():
             node.close()
 
     def hang_up(self) -> None:
         """Let go of all connections that nobody uses just now; there may be others soon."""
-        for node in self._map.nodes():
+        for node in self._map.known():
             node.hang_up()
 
     def place(self, key: bytes) -> Place:
@@ -145,7 +151,11 @@ class Link:
             else:
                 return
 
-    def _verify(self) -> None:
+    def dropping(self) -> str | None:
+        """Which server would drop what it holds, and what to do there; None: none would.
+
+        Raises StoreUnavailableError.
+        """
         self._where(0)
         nodes = self._map.nodes()
         if not nodes:
@@ -155,10 +165,13 @@ class Link:
             _, _, rest = said.partition(b"maxmemory_policy:")
             policy = rest.partition(b"\r\n")[0].decode()
             if policy != _POLICY:
-                raise ConfigError(
-                    "Redis would drop what it is to count.",
-                    (f"{node} has maxmemory-policy {policy}: set it to {_POLICY} there",),
-                )
+                return f"{node} has maxmemory-policy {policy}: set it to {_POLICY} there"
+        return None
+
+    def _verify(self) -> None:
+        dropping = self.dropping()
+        if dropping is not None:
+            raise ConfigError("Redis would drop what it is to count.", (dropping,))
 
     def _at(self, slot: int, ask: Callable[[Node, bool], Reply]) -> Reply:
         node, asking = self._where(slot), False
@@ -233,6 +246,8 @@ class _One:
     def nodes(self) -> list[Node]:
         return [self._node]
 
+    known = nodes
+
     def look(self) -> None:
         """There is nothing to find out: its breaker probes it."""
 
@@ -260,6 +275,8 @@ class _Sentinels:
 
     def nodes(self) -> list[Node]:
         return [] if self._node is None else [self._node]
+
+    known = nodes
 
     def look(self) -> None:
         before = self._node
@@ -304,9 +321,12 @@ class _Slots:
     def nodes(self) -> list[Node]:
         return sorted(set(self._slots.values()), key=str)
 
+    def known(self) -> list[Node]:
+        with self._lock:
+            return list(self._known.values())
+
     def look(self) -> None:
-        known = list(self._known.items())  # at once: a call that is redirected adds to it
-        well = [place for place, node in known if not node.breaker.is_open]
+        well = [node.place for node in self.known() if not node.breaker.is_open]
         for place in (*well, *self._address.hosts):
             try:
                 said = _once(

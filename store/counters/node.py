@@ -31,6 +31,7 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
+    InvalidResponse,
     MovedError,
     NoPermissionError,
     NoScriptError,
@@ -115,8 +116,12 @@ class _Line:
 
     def __init__(self, connection: Wire) -> None:
         self.connection = connection
-        self.run_id = _field(self._info(b"server"), b"run_id")
-        self.look()
+        try:
+            self.run_id = _field(self._info(b"server"), b"run_id")
+            self.look()
+        except BaseException:
+            connection.disconnect()
+            raise
 
     def look(self) -> None:
         """Read the epoch. Raises RedisError where the node is no master."""
@@ -128,8 +133,13 @@ class _Line:
         self.looked = monotonic()
 
     def _info(self, section: bytes) -> bytes:
-        self.connection.send_command(b"INFO", section)
-        said: bytes = self.connection.read_response()
+        try:
+            self.connection.send_command(b"INFO", section)
+            said: Reply = self.connection.read_response()
+        except UnicodeError as fault:  # redis-py connects as it sends, and lets this one through
+            raise BrokenError(f"no host can have this name: {fault}") from fault
+        if not isinstance(said, bytes):
+            raise InvalidResponse("INFO is answered by no text")
         return said
 
 
@@ -220,6 +230,9 @@ class Node:
             self.breaker.succeeded()
             kind, why = why_not(fault)
             raise kind(f"Redis at {self} refuses what it is asked: {why}") from fault
+        except RedisError as fault:  # what came is no answer of Redis's
+            self.breaker.failed()
+            raise UnansweredError(f"{self} did not answer as Redis does: {fault}") from fault
         self.breaker.succeeded()
         return reply
 
@@ -259,7 +272,7 @@ class Node:
                 self.hang_up()  # the others were closed with it, most likely
         try:
             fresh = _Line(self._connect())
-        except (BrokenError, LateError, ResponseError) as fault:
+        except RedisError as fault:
             if line is not None:
                 raise
             raise _UnreachedError(str(fault)) from fault

@@ -9,7 +9,8 @@ tags of their own. An account is put in before it is seeded, each time under ano
 leaves only after the sweeper has given it up in its own slot, and only if nobody put it in since.
 So whatever runs at once, a seeded account is in the index; one that is there need not be seeded. A
 node of a cluster that loses its part of the index alone is the exception: until these accounts are
-seeded again, their silent holds are found in SQL's table only.
+seeded again, their silent holds are found in SQL's table only. `tg:sweep:{0…63}:look` says that
+somebody looks at this part, or did a moment ago.
 
 Worst cases. Memory (`tests/load/redis_cost.py` measures it): 530 bytes for each open hold, 90 for
 each request that ended in the last 60 s, 10 for each request of a minute; 230 for each account that
@@ -23,6 +24,7 @@ of the last minute (10 ms for one that makes 300 calls a second).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from secrets import token_hex
 from typing import Final
 from zlib import crc32
@@ -38,11 +40,9 @@ from store.counters.model import (
     Limit,
     MinuteLimit,
     MoneyLimit,
-    MoneyStanding,
     NotSeeded,
     Refused,
     Seed,
-    Standing,
     Standings,
     Taken,
     check_draft,
@@ -62,8 +62,9 @@ from store.counters.scripts import (
     TAKE,
     Script,
 )
+from store.counters.scriptwords import as_kept, by_age, hold_in, standings_in, words_of
 from store.errors import StoreUnavailableError
-from store.holdformat import pack_hold, unpack_hold
+from store.holdformat import pack_hold
 from store.records import SECOND_US, Hold, Window
 
 SHARDS: Final = 64
@@ -107,7 +108,7 @@ class RedisCounters(Counters):
             asked = (draft.id, draft.nanousd, pack_hold(draft))
         marks = (_key(account_id, f"r:{request_id}"), _key(account_id, f"x:{asked[0]}"))
         keys = (*_own_keys(account_id), *marks, *_minute_keys(account_id, limits))
-        told = _told(limits)
+        told = words_of(limits)
         now = self._now()
         reply: bytes = self._link.run(
             TAKE,
@@ -118,21 +119,21 @@ class RedisCounters(Counters):
         said, _, kept = reply.partition(b"\n")
         words = said.split(b" ")
         if words[0] == _TOOK:
-            hold = _hold(kept, draft) if kept else None
-            return Taken(int(words[1]), hold, _standings(limits, words[2:]))
+            hold = hold_in(kept, draft) if kept else None
+            return Taken(int(words[1]), hold, standings_in(limits, words[2:]))
         if words[0] == _REFUSED:
             at, retry_us, held = map(int, words[2:5])
-            standings = _standings(limits, words[5:])
+            standings = standings_in(limits, words[5:])
             return Refused(int(words[1]), limits[at], retry_us, standings, bool(held))
         return Ended(int(words[1])) if words[0] == _END else NotSeeded(account_id)
 
     def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings] | NotSeeded:
         keys = (*_own_keys(account_id), *_minute_keys(account_id, limits))
-        reply: bytes = self._link.run(PEEK, keys, (self._now(), *_told(limits)))
+        reply: bytes = self._link.run(PEEK, keys, (self._now(), *words_of(limits)))
         words = reply.split(b" ")
         if words[0] != _TOOK:
             return NotSeeded(account_id)
-        return int(words[1]), _standings(limits, words[2:])
+        return int(words[1]), standings_in(limits, words[2:])
 
     def give_back(self, hold: Hold, mark: str = "") -> bool:
         """As Counters.give_back. Asked again with the same `mark`, it is done once."""
@@ -163,7 +164,7 @@ class RedisCounters(Counters):
 
     def hold(self, account_id: str, hold_id: str) -> Hold | None:
         found = self._link.run(HOLDS, _own_keys(account_id), (self._now(), "one", hold_id))
-        return _hold(found[0], None) if found and found[0] is not None else None
+        return hold_in(found[0], None) if found and found[0] is not None else None
 
     def open_holds(self) -> list[Hold]:
         found: list[Hold] = []
@@ -171,29 +172,51 @@ class RedisCounters(Counters):
             (_own_keys(account_id), (self._now(), "all")) for account_id in self.accounts()
         ]
         for kept in self._answers(HOLDS, calls):
-            found += [_hold(each, None) for each in kept]
-        return sorted(found, key=_age)
+            found += [hold_in(each, None) for each in kept]
+        return sorted(found, key=by_age)
 
-    def overdue(self, deadline_us: int) -> list[Hold]:
+    def overdue(self, deadline_us: int, claim_us: int = 0) -> list[Hold]:
         """As Counters.overdue: the holds of accounts that are seeded here and now.
 
         Gives up accounts that are idle, too. Raises StoreUnavailableError if any node does not
         answer, as silence proves nothing then.
+
+        With `claim_us`, of several who look each part of the index is left to the one who came
+        first, for so long: whoever claims ends what is found, or what fell silent waits as much
+        longer. Where this raises, nothing is claimed.
         """
         found: list[Hold] = []
-        for shard in range(SHARDS):
-            index = _shard(shard)
-            flat: list[bytes] = self._link.command(index, b"HGETALL", index)
-            named = list(zip(flat[::2], flat[1::2], strict=True))
-            calls: list[tuple[Words, Words]] = [
-                (_own_keys(account.decode()), (self._now(), "overdue", deadline_us))
-                for account, _ in named
-            ]
-            for (account, name), kept in zip(named, self._answers(HOLDS, calls), strict=True):
-                found += [_hold(each, None) for each in kept[1:] if each is not None]
-                if kept[0] == _GIVEN_UP:
-                    self._link.run(LEAVE, (index,), ("", account, name))
-        return sorted(found, key=_age)
+        claimed: list[bytes] = []
+        try:
+            for shard in range(SHARDS):
+                index = _shard(shard)
+                if claim_us:
+                    claim = index + b":look"
+                    words = (b"SET", claim, b"1", b"NX", b"PX", max(1, claim_us // 1000))
+                    if self._link.command(claim, *words) is None:
+                        continue
+                    claimed.append(claim)
+                found += self._overdue_in(index, deadline_us)
+        except BaseException:
+            with suppress(StoreUnavailableError):  # they lapse by themselves
+                for claim in claimed:
+                    self._link.command(claim, b"DEL", claim)
+            raise
+        return sorted(found, key=by_age)
+
+    def _overdue_in(self, index: bytes, deadline_us: int) -> list[Hold]:
+        found: list[Hold] = []
+        flat: list[bytes] = self._link.command(index, b"HGETALL", index)
+        named = list(zip(flat[::2], flat[1::2], strict=True))
+        calls: list[tuple[Words, Words]] = [
+            (_own_keys(account.decode()), (self._now(), "overdue", deadline_us))
+            for account, _ in named
+        ]
+        for (account, name), kept in zip(named, self._answers(HOLDS, calls), strict=True):
+            found += [hold_in(each, None) for each in kept[1:] if each is not None]
+            if kept[0] == _GIVEN_UP:
+                self._link.run(LEAVE, (index,), ("", account, name))
+        return found
 
     def clocks(self) -> list[int]:
         """What time it is, in µs, on the node of each part of the sweep index."""
@@ -240,7 +263,7 @@ class RedisCounters(Counters):
                     for window, spent in seed.spent.items()
                     if spent
                 ],
-                "holds": [(hold.id, hold.request_id, _kept(hold)) for hold in seed.holds],
+                "holds": [(hold.id, hold.request_id, as_kept(hold)) for hold in seed.holds],
                 "minutes": [list(map(str, sorted(times))) for times in minutes.values()],
             }
         )
@@ -279,7 +302,7 @@ class RedisCounters(Counters):
     def _release(self, hold: Hold, how: str, mark: str) -> Hold | None:
         keys = (*_own_keys(hold.account_id), _key(hold.account_id, mark))
         kept: bytes = self._link.run(RELEASE, keys, (self._now(), hold.id, how))
-        return _hold(kept, None) if kept else None
+        return hold_in(kept, None) if kept else None
 
     def _settling(self, hold: Hold, charge_nanousd: int) -> tuple[Words, Words]:
         mark = _key(hold.account_id, f"r:{hold.request_id}")
@@ -337,57 +360,6 @@ def _minute_keys(account_id: str, limits: Iterable[Limit]) -> list[bytes]:
 
 def _shard(number: int) -> bytes:
     return b"tg:sweep:{%d}" % number
-
-
-def _told(limits: Iterable[Limit]) -> list[str | int]:
-    """Limits as limits.lua reads them."""
-    told: list[str | int] = []
-    for limit in limits:
-        if isinstance(limit, MinuteLimit):
-            told += ("m", limit.max_requests, "", "")
-        elif limit.budget_nanousd is None:
-            told += ("c", limit.scope, limit.created_us, "")
-        else:
-            kind = "s" if limit.ceiling == "start" else "h"
-            told += (kind, limit.scope, limit.created_us, limit.budget_nanousd)
-    return told
-
-
-def _standings(limits: Iterable[Limit], words: Sequence[bytes]) -> Standings:
-    said = iter(map(int, words))
-    standings: list[Standing | MoneyStanding] = []
-    for limit in limits:
-        if isinstance(limit, MinuteLimit):
-            standings.append(Standing(limit, next(said), next(said)))
-        else:
-            standings.append(MoneyStanding(limit, next(said), next(said), next(said), next(said)))
-    return tuple(standings)
-
-
-def _kept(hold: Hold) -> str:
-    """A hold as take.lua keeps it, given to one Check."""
-    windows = [f"{window.number}:{window.scope}" for window in hold.windows]
-    draft = msgspec.structs.replace(hold, windows=(), admitted_us=0)
-    figures = f"1 {hold.admitted_us} {hold.nanousd} {' '.join(windows)}"
-    return f"{figures}\n{pack_hold(draft).decode()}"
-
-
-def _hold(kept: bytes, draft: Hold | None) -> Hold:
-    """What take.lua keeps of a hold; without its draft there, that is the one given."""
-    figures, _, packed = kept.partition(b"\n")
-    _, admitted, _, *named = figures.decode().split(" ")
-    windows = []
-    for each in named:
-        number, _, scope = each.partition(":")
-        windows.append(Window(scope, int(number)))
-    found = unpack_hold(packed) if packed else draft
-    if found is None:
-        raise StoreUnavailableError("Redis has a hold that cannot be read.")
-    return found.admitted(int(admitted), tuple(windows))
-
-
-def _age(hold: Hold) -> tuple[int, str]:
-    return hold.admitted_us, hold.id
 
 
 def _flag(reply: int | StoreUnavailableError) -> bool | StoreUnavailableError:

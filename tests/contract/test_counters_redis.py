@@ -233,6 +233,35 @@ def test_what_was_put_in_again_meanwhile_does_not_leave(counters: RedisCounters)
     assert counters.accounts() == [ACCOUNT.id]
 
 
+def test_of_several_who_look_for_silent_holds_one_looks_at_each_part(
+    counters: RedisCounters, node: Valkey
+) -> None:
+    silent = take(counters, draft(1))
+    assert counters.overdue(0, 300_000) == [silent]
+    assert counters.overdue(0, 300_000) == [], "left to the first for a while"
+    assert counters.overdue(0) == [silent], "who claims nothing is kept from nothing"
+    ttls = [int(node.ask("PTTL", name)) for name in claims(node)]
+    assert len(ttls) == SHARDS
+    assert all(0 < ttl <= 300 for ttl in ttls), "whatever becomes of the first"
+    wait_for(lambda: counters.overdue(0, 300_000) == [silent], "another's turn", seconds=5)
+
+
+def test_who_cannot_look_at_all_parts_claims_none(counters: RedisCounters, node: Valkey) -> None:
+    silent = take(counters, draft(1))
+    last = f"tg:sweep:{{{SHARDS - 1}}}"
+    node.ask("SET", last, "no hash")
+    with pytest.raises(StoreUnavailableError, match="wrong kind"):
+        counters.overdue(0, MINUTE_US)
+    assert claims(node) == []
+    node.ask("DEL", last)
+    assert counters.overdue(0, MINUTE_US) == [silent]
+
+
+def claims(node: Valkey) -> list[bytes]:
+    found: list[bytes] = node.ask("KEYS", "tg:sweep:*:look")
+    return found
+
+
 def test_the_index_names_accounts_of_every_shard(counters: RedisCounters) -> None:
     names = [f"acc_{number}" for number in range(300)]
     for name in names:

@@ -26,6 +26,7 @@ from peers.process import Child
 from peers.valkey import Valkey, valkey_node
 from statehelp import new_state
 
+from authz import upkeep
 from authz.lease import Lease
 from authz.sockets import Role
 from authz.usage import Ending
@@ -143,6 +144,18 @@ def test_of_silent_holds_two_meters_make_one_row_each_also_of_those_that_redis_f
         until(gate.is_settled, 5)
         assert gate.meter.drift(KEY.account_id) == 0
         assert LedgerReader(gate.engine).verify().faults == ()
+
+
+def test_a_redis_that_is_told_to_drop_what_it_holds_is_told_of(
+    tmp_path: Path,
+    valkey: Valkey,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(upkeep, "GUARD_SECONDS", 0.1)
+    with impatient(tmp_path, valkey, workers=0):
+        valkey.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lfu")
+        until(lambda: "has maxmemory-policy allkeys-lfu: set it to noeviction" in caplog.text)
 
 
 def beat_of(hold: Hold) -> Ending:

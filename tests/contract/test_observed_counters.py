@@ -14,7 +14,7 @@ from authz.observedcounters import ObservedCounters
 from store.counters.address import parse
 from store.counters.link import Link
 from store.counters.model import NotSeeded, Seed, Taken
-from store.errors import StoreUnavailableError
+from store.errors import StoreError, StoreUnavailableError
 
 
 def test_every_step_is_timed_and_failures_are_counted(tmp_path: Path) -> None:
@@ -44,6 +44,12 @@ def test_every_step_is_timed_and_failures_are_counted(tmp_path: Path) -> None:
             assert value("store_operation_duration_seconds_count", op) == 1, op
         assert value("store_operation_duration_seconds_count", "take") == 2
         assert value("store_errors_total", "take") == 0
+        counters.keeps()
+        node.ask("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+        with pytest.raises(StoreError, match=f"{node.port} has .* volatile-lru: set it to noevict"):
+            counters.keeps()
+        assert value("store_operation_duration_seconds_count", "policy") == 2
+        assert value("store_errors_total", "policy") == 1
         node.end()
         with pytest.raises(StoreUnavailableError):
             counters.take(asked.request_id, asked, limits())

@@ -74,6 +74,8 @@ def test_each_form(url: str, address: Address) -> None:
             "redis://[::1",
             "redis://[::1]x",
             "redis://a/\u0661",
+            "redis://a..b",
+            f"redis+cluster://a,{'b' * 64}.c",
         ),
     ],
 )

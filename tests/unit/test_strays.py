@@ -9,14 +9,18 @@ from support import ManualClock
 from authz import strays
 from authz.strays import EverySilentHold
 from store.counters.memory import MemoryCounters
+from store.errors import StoreUnavailableError
 from store.records import MINUTE_US, SECOND_US, Hold
 
 
 class Copies:
     def __init__(self) -> None:
         self.holds: list[Hold] = []
+        self.out = False
 
     def admitted_before(self, before_us: int) -> list[Hold]:
+        if self.out:
+            raise StoreUnavailableError("out")
         return [each for each in self.holds if each.admitted_us < before_us]
 
 
@@ -26,6 +30,11 @@ class Redis(MemoryCounters):
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock)
         self.ahead = [0, 5 * SECOND_US]
+        self.claimed: list[int] = []
+
+    def overdue(self, deadline_us: int, claim_us: int = 0) -> list[Hold]:
+        self.claimed.append(claim_us)
+        return super().overdue(deadline_us)
 
     def clocks(self) -> list[int]:
         return [self._clock() + each for each in self.ahead]
@@ -39,8 +48,14 @@ class Rig:
         self.copies = Copies()
         self.gaps = 0
         self.ended = set[str]()
+        self.may_end = True
         self.silent = EverySilentHold(
-            self.counters, self.copies, self.clock, self.gap, lambda hold: hold.id in self.ended
+            self.counters,
+            self.copies,
+            self.clock,
+            self.gap,
+            has_ended=lambda hold: hold.id in self.ended,
+            may_end=lambda: self.may_end,
         )
         monkeypatch.setattr(strays, "elapsed_seconds", lambda: self.clock() / 1e6)
 
@@ -120,3 +135,15 @@ def test_one_that_ended_and_is_only_not_found_yet_is_not_silent(rig: Rig) -> Non
         assert rig.overdue() == []
     rig.ended.clear()
     assert set(rig.overdue()) == {counted.id, stray.id}
+
+
+def test_who_could_not_end_what_it_finds_leaves_it_to_others(rig: Rig) -> None:
+    rig.overdue()
+    assert rig.counters.claimed == [MINUTE_US // 5], "until others may look, and less than a sweep"
+    rig.may_end = False
+    rig.overdue()
+    assert rig.counters.claimed[1:] == [0]
+    rig.may_end, rig.copies.out = True, True
+    with pytest.raises(StoreUnavailableError):
+        rig.overdue()
+    assert len(rig.counters.claimed) == 2, "nothing was claimed in vain"

@@ -14,7 +14,7 @@ from moneyhelp import hold as made_hold
 from authz import upkeep
 from authz.metrics import Metrics
 from authz.upkeep import Upkeep
-from store.errors import StoreUnavailableError
+from store.errors import StoreError, StoreUnavailableError
 from store.records import Hold
 
 
@@ -30,6 +30,8 @@ class World:
     unreadable: dict[str, Exception] = field(default_factory=dict)
     followed: int = 0
     swept: int = 0
+    guarded: int = 0
+    evicting: bool = False
     out: bool = False
     bug: str = ""
 
@@ -52,6 +54,12 @@ class World:
         assert self.followed or self.bug == "follow", "the clock is looked at first"
         self.swept += 1
         return 0
+
+    def guard(self) -> None:
+        self.guarded += 1
+        self._fail("guard", sql=False)
+        if self.evicting:
+            raise StoreError("it drops what it holds")
 
     def drift(self, account_id: str) -> int | None:
         self._fail("compare")
@@ -87,6 +95,7 @@ def duties(world: World, metrics: Metrics) -> Iterator[Upkeep]:
         metrics,
         follow=world.follow,
         deadline_seconds=0.08,
+        guard=world.guard,
     )
     yield made
     made.stop()
@@ -96,6 +105,7 @@ def duties(world: World, metrics: Metrics) -> Iterator[Upkeep]:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(upkeep, "COMPARE_SECONDS", 0.02)
+    monkeypatch.setattr(upkeep, "GUARD_SECONDS", 0.02)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -290,3 +300,24 @@ def test_nor_does_a_defect_in_one_of_them(
 
 def test_stopping_what_never_started(duties: Upkeep) -> None:
     duties.stop()
+
+
+@pytest.mark.usefixtures("fast")
+def test_counters_that_would_drop_what_they_hold_are_told_of_once_until_they_do_not(
+    world: World, duties: Upkeep, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody may change what was looked at as it began."""
+    duties.start()
+    until(lambda: world.guarded > 2)
+    assert caplog.records == []
+    world.evicting = True
+    seen = world.guarded
+    until(lambda: world.guarded > seen + 3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "upkeep cannot be sure of the counters: it drops what it holds"
+    ]
+    world.evicting = False
+    seen = world.guarded
+    until(lambda: world.guarded > seen + 2)
+    world.evicting = True
+    until(lambda: len(caplog.records) == 2)
