@@ -16,6 +16,7 @@ import simdjson
 from authz.content import MAX_INNER_MEMBERS, FaultError, names_of, read_input
 from authz.model import Ask, Edit, Fault, Reason, Slot
 from authz.names import AmbiguousNamesError, Names
+from authz.normal import growth
 from authz.shape import Content, Shape
 from authz.tensors import rows
 
@@ -87,6 +88,7 @@ def read_ask(has: Has, raw: bytes, shape: Shape) -> Ask | Fault:
             repeats=repeats,
             text_only=content.text_only and stored is None,
             again_bytes=content.again_bytes,
+            growth=growth(raw) if content.text_only else 0,
             slot=None if bounds else slot,
             usage_edit=_usage_edit(has, raw) if shape.usage_on_request else None,
             stored=stored,

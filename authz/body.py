@@ -235,8 +235,16 @@ def _is_mended(text: str) -> bool:
 
 
 def is_model_name(name: str) -> bool:
-    """Whether a model's name reads the same everywhere: in a header, in a log, in any server."""
-    return 0 < len(name) <= MAX_MODEL_CHARS and name.isprintable() and name == name.strip()
+    """Whether a model's name reads the same everywhere: in a header, in a log, in any server.
+
+    To LiteLLM `a,b` is two models, and it has both of them answer.
+    """
+    return (
+        0 < len(name) <= MAX_MODEL_CHARS
+        and name.isprintable()
+        and name == name.strip()
+        and "," not in name
+    )
 
 
 def _mend(raw: bytes) -> bytes | Fault:

@@ -1,7 +1,8 @@
 """The most that a request can cost. Pure; integers only; every number errs upwards.
 
-input   ≤ the body's bytes times tokens_per_byte + overhead_tokens, or the context of every prompt
-          where input does not stand in the body; never more than that context
+input   ≤ the body's bytes, as many as a tokenizer makes of them, times tokens_per_byte +
+          overhead_tokens, or the context of every prompt where input does not stand in the body;
+          never more than that context
 output  ≤ prompts times repeats times the bound of one answer; its context where it has none
 input + output ≤ context, for each answer; but some servers go on behind their context: there the
           bound alone counts, and is put in where neither client nor catalog has one
@@ -17,6 +18,7 @@ from typing import Final
 import msgspec
 
 from authz.model import Ask, Edit
+from authz.normal import FACTOR
 from store.catalog import Model
 from store.records import NANOUSD
 
@@ -87,9 +89,10 @@ def _text_tokens(ask: Ask, model: Model, body_bytes: int) -> int:
     What stands once and is read with each of many documents counts as often, and so does the
     template around the two.
     """
+    size = body_bytes + ask.growth
     if ask.again_bytes is None:
-        return tokens(body_bytes, model.tokens_per_byte) + model.overhead_tokens
-    size = body_bytes + ask.again_bytes * (ask.prompts - 1)
+        return tokens(size, model.tokens_per_byte) + model.overhead_tokens
+    size += ask.again_bytes * (FACTOR if ask.growth else 1) * (ask.prompts - 1)
     return tokens(size, model.tokens_per_byte) + model.overhead_tokens * ask.prompts
 
 

@@ -109,7 +109,8 @@ class Ask(msgspec.Struct, frozen=True):
     makes the server report usage, and is there only where the client did not ask for it.
     `stored`, `unbounded` and `bound_name` (of the client's largest bound) name a member.
     `again_bytes` is text that the server reads once more for each prompt but the first, with a
-    template around it. `context` is what the client sets the context to by the member
+    template around it. `growth` is how many bytes more than the body's the text may have for a
+    tokenizer. `context` is what the client sets the context to by the member
     `context_name`, 0 where it does not. `endless`: only a bound ends the answer, no context does.
     `hides_output`: some of what is generated is not to be streamed, or not at once.
     """
@@ -126,6 +127,7 @@ class Ask(msgspec.Struct, frozen=True):
     also: int = 0
     bound_edit: Edit | None = None
     again_bytes: int | None = None
+    growth: int = 0
     context: int = 0
     context_name: str | None = None
     endless: bool = False

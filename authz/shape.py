@@ -18,7 +18,10 @@ REFUSED: Final = (
     *("merged_adapters", "adapter_source"),  # LoRAX
     "lora_id",  # SGLang's own name of an adapter that it has loaded
     *("models", "fallbacks", "draft_model"),  # routers in front of servers; MLX
-    *("model_list", "user_config", "custom_llm_provider", "api_base"),  # LiteLLM
+    *("model_list", "user_config", "custom_llm_provider", "api_base", "base_url"),  # LiteLLM
+    *("deployment_id", "litellm_credential_name", "router_settings_override"),
+    *("context_window_fallbacks", "context_window_fallback_dict", "content_policy_fallbacks"),
+    "upscaling_model_path",  # SGLang's images
 )
 """Members that name another model or adapter in a way that no allowlist could judge."""
 
@@ -28,6 +31,8 @@ CONTROLS: Final = (
     *("data_parallel_rank", "routed_dp_rank", "disagg_prefill_dp_rank", "decode_tp_size"),
     *("bootstrap_host", "bootstrap_port", "bootstrap_room", "bootstrap_pair_key"),
     *("http_worker_ipc", "encoder_urls", "kv_router_hint", "routing_key"),  # SGLang
+    *("kv_hints", "mm_hashes", "perf_dump_path", "diffusers_kwargs"),
+    *("extra_body", "extra_headers", "extra_query"),  # LiteLLM puts them over the body; vLLM-Omni
     *("ec_transfer_params", "vllm_xargs"),  # vLLM: its connectors and plugins
     *("disaggregated_params", "nvext", "migration_request"),  # TensorRT-LLM, Dynamo, LMDeploy
     *("custom_logit_processor", "logits_processors"),

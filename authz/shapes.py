@@ -58,14 +58,14 @@ RERANK: Final = Shape(
     "documents",
     beside=("texts",),
     kind=Content.DOCUMENTS,
-    query=("query", "instruction"),
+    query=("query", "instruction", "instruct"),  # vLLM's; SGLang's
     generates=False,
 )
 SCORE: Final = Shape(
     "text_2",
     beside=("data_2", "items", "documents"),
     kind=Content.DOCUMENTS,
-    query=("text_1", "data_1", "query", "queries", "instruction"),
+    query=("text_1", "data_1", "query", "queries", "instruction", "instruct"),
     generates=False,
 )
 IMAGES: Final = Shape("prompt", kind=Content.PROMPTS, repeats=("n",))

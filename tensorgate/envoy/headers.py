@@ -10,27 +10,43 @@ from authz.credential import CREDENTIAL_HEADERS
 # the body says, go on though the client has left, or leave the usage out of their answers.
 STEERING_PREFIXES: Final = (
     "x-ai-eg-",  # Envoy AI Gateway: the model
+    "x-aibrix-",
     "x-amzn-sagemaker-",  # vLLM, DJL, MMS: the model, the adapter, the session
+    "x-bf-",  # Bifrost: whose credential, what is sent on
     "x-data-parallel-",  # vLLM, SGLang, llm-d: the worker
-    "x-dynamo-",  # NVIDIA Dynamo's worker
+    "x-dp-",  # Dynamo: the worker
+    "x-dynamo-",
+    "x-encoder-",  # llm-d: addresses of peers
     "x-gateway-",  # Kubernetes' inference gateway: the model, the server
+    "x-kv-cache-",  # llm-d: the address of a peer
     "x-litellm-",
+    "x-llm-d-",  # llm-d: addresses of peers, and whatever else it will be steered by
+    "x-override-",  # SGLang: members of the body: its peer, its priority, its worker
     "x-portkey-",
-    "x-prefiller-",  # llm-d: the address of a peer
+    "x-prefill",  # llm-d: the address of a peer; Dynamo: the worker
     "x-smg-",  # SGLang's router: the worker
+    "x-vsr-",  # vLLM's semantic router: the model
 )
 STEERING: Final = (
     "mm-model-id",  # ModelMesh: the model
     "mm-model-id-bin",
     "mm-vmodel-id",
     "mm-vmodel-id-bin",
-    "routing-strategy",  # AIBrix
+    "config-profile",  # AIBrix
+    "external-filter",
+    "model",
+    "routing-strategy",
     "target-pod",
+    "target-pod-ip",
     "seldon-internal-model",  # Seldon: the model
     "seldon-model",
     "serve-multiplexed-model-id",  # Ray Serve; with underscores Envoy refuses it
+    "x-body-compressed",  # SGLang: the body is to be read as another
+    "x-enable-local-updates",  # Dynamo
     "x-goog-fieldmask",  # Gemini: the members of the answer
     "x-conversation-id",  # llama.cpp: a stream that outlives its client
+    "x-label-selector",  # KubeAI: which models there are
+    "x-selected-model",  # vLLM's semantic router
     "x-session-id",  # vLLM: the worker
     "x-worker-instance-id",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from decimal import Decimal
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from moneyhelp import hold as made_hold
 from moneysupport import ALLOWED, ask_of, body, entry, model
 
+from authz.body import Body, read_json
 from authz.bound import FREE, MARGIN_SECONDS, Bound, bound, tokens
 from authz.model import Ask, Edit, Shape, Slot
 from authz.pricing import charge
@@ -30,6 +33,10 @@ def bound_of(ask: Ask, row: Model, size: int = 100, *, seconds: int = SECONDS) -
     return bound(ask, row, size, has_output=True, seconds=seconds)
 
 
+def said(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
 def hold_of(most: Bound, row: Model) -> Hold:
     return made_hold(
         most.nanousd,
@@ -47,6 +54,24 @@ def test_input_is_the_bodys_bytes_and_what_templates_add() -> None:
     most = bound_of(Ask(output=10), model(overhead_tokens=1024), 500)
     assert (most.input_tokens, most.output_tokens) == (1524, 10)
     assert most.nanousd == 1524 * 3000 + 10 * 15000
+
+
+def test_what_a_tokenizer_takes_apart_counts_as_long_as_it_gets() -> None:
+    row = model(overhead_tokens=0, context_tokens=1_000_000)
+    note = "\N{MUSICAL SYMBOL EIGHTH NOTE}"  # three characters in NFC, as Qwen's tokenizer reads it
+    for notes in (1, 5_000):
+        members = {"model": "llama", "max_tokens": 1, "messages": [said(note * notes)]}
+        raw = json.dumps(members, ensure_ascii=False).encode()
+        read = read_json(raw, CHAT)
+        assert isinstance(read, Body)
+        assert read.ask is not None
+        ask = read.ask
+        assert ask.text_only
+        longer = len(unicodedata.normalize("NFC", raw.decode()).encode())
+        assert longer == len(raw) + 8 * notes
+        assert longer <= bound_of(ask, row, len(raw)).input_tokens <= 3 * len(raw)
+    again = Ask(output=None, prompts=3, again_bytes=40, growth=8)
+    assert bound_of(again, row, 100).input_tokens == 100 + 8 + 2 * 3 * 40
 
 
 def test_fewer_tokens_a_byte_trade_certainty_for_room() -> None:

@@ -465,6 +465,7 @@ def test_a_model_is_shown_by_either_name() -> None:
         (shapes.RERANK, {"query": "q", "documents": {"content": []}}, 1, 14, False),
         (shapes.RERANK, {"query": {"content": []}, "documents": ["a", "b"]}, 2, 14, False),
         (shapes.RERANK, {"query": "q", "instruction": "do", "documents": ["a", "b"]}, 2, 3, True),
+        (shapes.RERANK, {"query": "q", "instruct": "do", "documents": ["a", "b"]}, 2, 3, True),
         (shapes.SCORE, {"text_1": "four", "text_2": ["a", "b"]}, 2, 4, True),
         (shapes.SCORE, {"text_1": ["four"], "text_2": ["a", "b"]}, 2, 4, True),
         (shapes.SCORE, {"text_1": ["a", "b"], "text_2": ["c", "d"]}, 2, 0, True),
@@ -613,7 +614,7 @@ def test_two_adapters_are_none() -> None:
     assert fault.reason is Reason.PARAMETER_NOT_ALLOWED
 
 
-@pytest.mark.parametrize("written", [r"\ud800", r"a\udc00b", "a,18446744073709551616,b"])
+@pytest.mark.parametrize("written", [r"\ud800", r"a\udc00b", "a 18446744073709551616 b"])
 def test_an_adapter_whose_name_readers_dispute(written: str) -> None:
     raw = f'{{"model":"m","lora_path":"{written}","x":"\\ud800"}}'.encode()
     fault = read_json(raw, shapes.CHAT)
@@ -665,6 +666,7 @@ def test_what_is_given_to_a_template_may_be_another_one(shape: Shape, name: str)
 STEERING = """routed_dp_rank disagg_prefill_dp_rank decode_tp_size bootstrap_pair_key
 http_worker_ipc encoder_urls kv_router_hint routing_key session_id ec_transfer_params
 nvext vllm_xargs
+kv_hints mm_hashes perf_dump_path diffusers_kwargs extra_body extra_headers extra_query
 disaggregated_params migration_request"""
 
 
@@ -686,10 +688,22 @@ def test_what_steers_one_kind_of_server() -> None:
         assert found.controls == ("generationConfig.routingConfig",)
 
 
-@pytest.mark.parametrize("name", ["lora_id", "model_list", "user_config", "api_base"])
+OTHERS = """lora_id model_list user_config api_base base_url deployment_id litellm_credential_name
+router_settings_override context_window_fallbacks context_window_fallback_dict
+content_policy_fallbacks upscaling_model_path"""
+
+
+@pytest.mark.parametrize("name", OTHERS.split())
 def test_what_names_another_model_or_server_is_refused(name: str) -> None:
-    fault = fault_of(shapes.GENERATE, **{name: "x"})
-    assert (fault.reason, fault.param) == (Reason.PARAMETER_NOT_ALLOWED, name)
+    for shape in (shapes.GENERATE, shapes.CHAT, shapes.IMAGES):
+        fault = fault_of(shape, None, model="m", **{name: "x"})
+        assert (fault.reason, fault.param) == (Reason.PARAMETER_NOT_ALLOWED, name)
+
+
+@pytest.mark.parametrize("name", ["cheap,dear", "cheap, dear", ",", "cheap,"])
+def test_several_models_are_no_model(name: str) -> None:
+    fault = fault_of(shapes.CHAT, None, model=name, messages=[])
+    assert (fault.reason, fault.param) == (Reason.MODEL_REQUIRED, "model")
 
 
 @pytest.mark.parametrize(
@@ -784,7 +798,7 @@ def test_columns_of_instances_are_bounded() -> None:
 
 
 def test_what_servers_do_not_look_into_is_not_looked_into() -> None:
-    body = body_of(shapes.CHAT, None, model="m", extra_body={"lora_path": "a", "priority": 1})
+    body = body_of(shapes.CHAT, None, model="m", metadata={"lora_path": "a", "priority": 1})
     assert (body.adapter, body.controls) == (None, ())
     body = body_of(shapes.CHAT, None, model="m", chat_template_kwargs={"enable_thinking": False})
     assert body.controls == ()
