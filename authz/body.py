@@ -23,6 +23,7 @@ import simdjson
 
 from authz.ask import Has, read_ask, read_members
 from authz.content import MAX_INNER_MEMBERS, FaultError, names_of
+from authz.longnumbers import one_too_many
 from authz.model import Ask, Fault, Reason
 from authz.names import Names
 from authz.shape import Content, Shape
@@ -100,6 +101,10 @@ def read_json(raw: bytes, shape: Shape | None = None, named: str | None = None) 
     Without a shape only its model and whether it is to be streamed. `named` is the model where
     something else than the body names it; then the body may name the same or none.
     """
+    slow = one_too_many(raw)
+    if slow is not None:
+        detail = "it holds too many numbers of more than 18 digits with an exponent; round them"
+        return _fault(detail, slow)
     parsed = _parse(raw)
     if isinstance(parsed, Fault):
         return parsed

@@ -7,8 +7,9 @@ reader can take it for another one: one whole, uncompressed frame and nothing be
 fields alone, each in its own wire type, which a server of a later version cannot read as
 something else; a singular field once; no number longer than it must be.
 
-Cost: one step for each field, at most `MAX_FIELDS` of them, and one for each text of a tensor, at
-most as many; what else lies in the tensors is passed over by its length and never copied.
+Cost: one step for each field, at most `MAX_FIELDS` of them, one for each dimension of a tensor, at
+most `MAX_SIZES`, and one for each text of a raw tensor, at most `_MAX_TEXTS`; what else lies in
+the tensors is passed over by its length and never copied.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from authz.tensors import MAX_DIMENSIONS, NUMBERS, rows_of
 FRAME_BYTES: Final = 5
 _RAW_LENGTH: Final = 4
 MAX_FIELDS: Final = 4096  # hundreds of tensors, each with all that a tensor may have
+MAX_SIZES: Final = 4096  # of all tensors; a thousand of them have four each
+_MAX_TEXTS: Final = 2 * MAX_FIELDS  # of all raw tensors; of one, at most `MAX_FIELDS`
 MAX_NAMED_CHARS: Final = 256  # of a tensor's or a parameter's name
 
 
@@ -206,6 +209,8 @@ class _Walk:
         _check_frame(raw)
         self._raw = raw
         self._left = MAX_FIELDS
+        self._sizes_left = MAX_SIZES
+        self._texts_left = _MAX_TEXTS
 
     def fields(self, message: _Message, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         """(tag, first byte of the value, byte behind it) of each field between two bytes."""
@@ -246,7 +251,7 @@ class _Walk:
             elif tag == message.parameters:
                 parameters.append(self.key(at, stop))
             elif tag in _SHAPE:
-                _add_sizes(tensor.sizes, raw, at, stop)
+                self._add_sizes(tensor.sizes, at, stop)
             elif tag == _DATATYPE:
                 tensor.datatype = raw[at:stop].decode(errors="replace")
             else:
@@ -257,9 +262,11 @@ class _Walk:
         """The inputs in a tensor. Its values stand in it, or raw, `behind` all tensors."""
         values = 0
         if tensor.datatype not in NUMBERS:
-            values = sum(tag == _TEXT for tag, _, _ in self.fields(_VALUES, *tensor.contents))
+            start, end = tensor.contents
+            if start < end:
+                values = sum(tag == _TEXT for tag, _, _ in self.fields(_VALUES, start, end))
             if behind is not None:
-                values = max(values, _raw_texts(self._raw, *behind))
+                values = max(values, self._raw_texts(*behind))
         return rows_of(tensor.datatype, tensor.sizes, values)
 
     def key(self, start: int, end: int) -> str:
@@ -270,24 +277,31 @@ class _Walk:
                 name = _text(self._raw, at, stop)
         return name
 
+    def _add_sizes(self, sizes: list[int], at: int, end: int) -> None:
+        """The dimensions of a shape, of which there may be one or many between two bytes."""
+        raw = self._raw
+        while at < end:
+            self._sizes_left -= 1
+            if self._sizes_left < 0:
+                detail = f"its tensors have more than {MAX_SIZES} dimensions; send fewer at once"
+                raise _malformed(detail, at)
+            size, at = (raw[at], at + 1) if raw[at] < _MORE else _varint(raw, at, end)
+            if size >> 63 or len(sizes) == MAX_DIMENSIONS:
+                detail = f"the shape of a tensor must be at most {MAX_DIMENSIONS} whole numbers"
+                raise _FaultError(Fault(Reason.INVALID_PARAMETER, detail, param="inputs"))
+            sizes.append(size)
 
-def _add_sizes(sizes: list[int], raw: bytes, at: int, end: int) -> None:
-    """The dimensions of a shape, of which there may be one or many between two bytes."""
-    while at < end:
-        size, at = _varint(raw, at, end)
-        if size >> 63 or len(sizes) == MAX_DIMENSIONS:
-            detail = f"the shape of a tensor must be at most {MAX_DIMENSIONS} whole numbers"
-            raise _FaultError(Fault(Reason.INVALID_PARAMETER, detail, param="inputs"))
-        sizes.append(size)
+    def _raw_texts(self, at: int, end: int) -> int:
+        """How many texts there are, each with its length in four bytes.
 
-
-def _raw_texts(raw: bytes, at: int, end: int) -> int:
-    """How many texts there are, each with its length in four bytes; of very many, how many most."""
-    found = 0
-    while at < end and found < MAX_FIELDS:
-        at += _RAW_LENGTH + int.from_bytes(raw[at : at + _RAW_LENGTH], "little")
-        found += 1
-    return found + max(0, end - at) // _RAW_LENGTH
+        Of very many, and behind very many in other tensors, how many there are at most.
+        """
+        raw, found, most = self._raw, 0, min(MAX_FIELDS, self._texts_left)
+        while at < end and found < most:
+            at += _RAW_LENGTH + int.from_bytes(raw[at : at + _RAW_LENGTH], "little")
+            found += 1
+        self._texts_left -= found
+        return found + max(0, end - at) // _RAW_LENGTH
 
 
 def _check_frame(raw: bytes) -> None:

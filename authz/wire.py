@@ -37,6 +37,7 @@ TO_REMOVE: Final = (
     "x-rewrite-url",
 )
 _REMOVAL: Final = pack.removal(TO_REMOVE)
+_STEM_END: Final = re.compile(r"[\[.\0]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def _asked(query: str) -> Iterator[tuple[str, str]]:
     """The names in a query, as the most lenient of servers takes them, with their values."""
     for part in query.replace(";", "&").split("&"):
         name, _, value = part.partition("=")
-        yield re.split(r"[\[.\0]", unquote_plus(name).strip(), maxsplit=1)[0].lower(), value
+        name = unquote_plus(name).strip()
+        yield (_STEM_END.split(name, maxsplit=1)[0] if name else name).lower(), value
 
 
 def _other_model(asked: Iterable[tuple[str, str]], model: str) -> Fault | None:

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from authz.infer import MAX_FIELDS, MAX_NAMED_CHARS, Infer, read_infer, read_model_name
+from authz.infer import MAX_FIELDS, MAX_NAMED_CHARS, MAX_SIZES, Infer, read_infer, read_model_name
 from authz.model import Fault, Reason
 
 
@@ -281,3 +281,24 @@ def test_the_number_of_fields_is_bounded(part: bytes) -> None:
     assert time.process_time() - started < 0.2
     assert isinstance(fault, Fault)
     assert fault.detail == f"it has more than {MAX_FIELDS} fields"
+
+
+@pytest.mark.parametrize("size", [b"\x02", b"\xff" * 8 + b"\x7f"])
+def test_the_number_of_dimensions_is_bounded(size: bytes) -> None:
+    tensor_of_64 = field(5, field(3, size * 64))
+    many = framed(MODEL + tensor_of_64 * (MAX_SIZES // 64))
+    assert isinstance(read_infer(many), Infer)
+    fault = read_infer(framed(many[5:] + tensor_of_64))
+    assert isinstance(fault, Fault)
+    assert fault.reason is Reason.MALFORMED_BODY
+    assert fault.offset == len(many) + len(tensor_of_64) - 64 * len(size)
+    assert str(MAX_SIZES) in (fault.detail or "")
+
+
+def test_behind_very_many_texts_as_many_are_counted_as_there_can_be() -> None:
+    """Two raw tensors take up what is counted one by one; of the third all bytes count."""
+    long, last = texts(*[0] * MAX_FIELDS), texts(4 * MAX_FIELDS)
+    message = MODEL + field(5, b"") * 3 + field(7, long) * 2 + field(7, last)
+    reading = read_infer(framed(message))
+    assert isinstance(reading, Infer)
+    assert reading.rows == MAX_FIELDS + 1
