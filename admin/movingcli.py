@@ -69,8 +69,8 @@ def _move(settings: StoreSettings, tables: object, *, dry_run: bool, seen: bool)
     from store.imports import Imports  # noqa: PLC0415  likewise
     from store.keys import KeyRepository  # noqa: PLC0415  likewise
     from store.push import open_publisher  # noqa: PLC0415  likewise
-    from store.schema import open_state  # noqa: PLC0415  likewise
     from store.settings import DATABASE_NAME  # noqa: PLC0415  likewise
+    from store.upgrades import open_state  # noqa: PLC0415  likewise
 
     if dry_run and settings.database_url is None and not (settings.state / DATABASE_NAME).exists():
         raise InputError(
