@@ -17,7 +17,7 @@ from store.errors import InputError
 from store.text import usd, usd_json
 
 if TYPE_CHECKING:
-    from admin.litellmkeys import Adapted
+    from admin.litellmtold import Adapted
     from admin.moving import Line, Report
     from store.keyformat import KeyForm
     from store.settings import StoreSettings
