@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any, Final
 
 import pytest
-from load.audit import until
 from moneygate import booked, hold_of, metric
 from peers.client import Answer, call
 from peers.recorder import Pause, Recorded, Recorder, Reply, chat_completion, json_reply
 from peers.stack import Stack, StartStack
+from waiting import until
 
 from store.control import SOCKET_NAME, Control
 from store.errors import StoreError

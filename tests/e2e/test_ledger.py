@@ -10,7 +10,7 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +21,7 @@ from peers.client import call
 from peers.commands import tensorgate
 from peers.recorder import Recorder
 from peers.stack import USER, Stack, StartStack
+from waiting import until
 
 CATALOG = """\
 models: {recorder: {price: {input: 1, output: 2}, context_tokens: 1000, max_output_tokens: 100}}
@@ -41,13 +42,6 @@ def upstream() -> Iterator[Recorder]:
 def gate(upstream: Recorder, start_stack: StartStack) -> Stack:
     """A gate of this module's own: a hand in its database is felt by all who share it."""
     return start_stack(upstream.address, catalog=CATALOG)
-
-
-def until(holds: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"it did not hold within {seconds} s"
-        time.sleep(0.1)
 
 
 def rows(gate: Stack, *arguments: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from http.client import HTTPException
 from typing import Any, Final
 
 import pytest
-from load.audit import Audit, admitted_ids, all_booked, rows, until
+from load.audit import Audit, admitted_ids, all_booked, rows
 from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, SHARED_NANOUSD, Key, draw
 from load.mixed import drive
 from load.standing import check_budgets
@@ -39,6 +39,7 @@ from peers.recorder import (
     sse_reply,
 )
 from peers.stack import Stack, StartStack
+from waiting import until
 
 from authz.bound import MARGIN_SECONDS
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from litellmhelp import LiteLLM, litellm_on, plaintext
-from load.audit import until
 from peers.client import call
 from peers.collector import Collector, Told, collecting
 from peers.postgres import Postgres
 from peers.recorder import Recorder
 from peers.stack import Stack, StartStack
+from waiting import until
 
 from admin.litellmkeys import FOREIGN_FORM
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import pytest
-from load.audit import all_booked, until
+from load.audit import all_booked
 from load.calls import QUICK_DEADLINES
 from moneygate import ANSWERED, metric, nanousd, standing
 from peers.client import CHAT, call
@@ -27,6 +27,7 @@ from peers.process import parent
 from peers.recorder import Recorder
 from peers.stack import CATALOG, Stack, StartStack
 from prometheus_client.multiprocess import MultiProcessCollector
+from waiting import until
 
 from authz.health import serving
 from authz.sockets import HEALTH
