@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -58,13 +57,6 @@ public_prices: true
 
 
 A, B = Prices(1, 3, 50), Prices(2, 7, 80)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

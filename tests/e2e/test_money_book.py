@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -44,14 +44,6 @@ from waiting import until
 from authz.bound import MARGIN_SECONDS
 
 SEED: Final = 20_260_711
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Recorder]:
-    """The model server behind `gate`."""
-    running = Recorder()
-    yield running
-    running.close()
 
 
 @pytest.fixture(scope="module")

@@ -29,13 +29,6 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def gate(start_stack: StartStack, server: Recorder, collector: Collector) -> Stack:
     return start_stack(
         server.address,

@@ -41,13 +41,6 @@ BODY: Final = json.dumps(
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def gate(start_stack: StartStack, server: Recorder) -> Stack:
     # a machine that runs other tests as well may keep Valkey waiting for longer than the default
     patient = {"TENSORGATE_REDIS_TIMEOUT_MS": "2000"}
