@@ -36,12 +36,12 @@ ledger_app.callback(invoke_without_command=True)(help_when_alone)
 @contextmanager
 def opened() -> Iterator[tuple[StoreSettings, Engine]]:
     """The settings of the environment, and their database."""
-    from store.schema import open_state  # noqa: PLC0415  see the module's head
     from store.settings import (  # noqa: PLC0415  see the module's head
         DATABASE_NAME,
         StoreSettings,
         load,
     )
+    from store.upgrades import open_state  # noqa: PLC0415  see the module's head
 
     settings = load(StoreSettings)
     if settings.database_url is None and not (settings.state / DATABASE_NAME).exists():

@@ -18,6 +18,8 @@ from typing import Final
 from admin import inputs
 from admin.litellm import Budget, Tables, Token
 from admin.litellmgroups import Above, above
+from admin.litellmmodels import callable_models
+from admin.litellmtold import Adapted, RefusedError, listed, printable
 from store.errors import InputError
 from store.records import DAY_US, MAX_EXPIRY_DAYS, NANOUSD, SECOND_US, WINDOW_US
 from store.text import usd
@@ -29,31 +31,13 @@ FOREIGN_FORM: Final = "sk-[A-Za-z0-9_-]{16,128}"
 """Of LiteLLM's own keys, `sk-` and 22 characters, and of those that people chose like that."""
 SAMPLE: Final = "sk-" + "aB3_-" * 4 + "xY"
 
-NAME_CHARS: Final = 256
 MAX_SPENT_NANOUSD: Final = 10**18
 _MAX_BUDGET: Final = inputs.BUDGET_MAX_USD * NANOUSD
 _SLUG_CHARS: Final = 40
-_EVERY: Final = frozenset({"all-proxy-models", "*"})
-_OF_TEAM: Final = "all-team-models"
-_SPECIAL: Final = _EVERY | {_OF_TEAM, "no-default-models", "all-org-models"}
 _ALL_ROUTES: Final = frozenset({"llm_api_routes", "openai_routes", "*"})
 _SESSIONS: Final = "litellm-dashboard"
-_SECRET: Final = re.compile(r"sk-[A-Za-z0-9_-]{12,}")
 _DURATION: Final = re.compile(r"([0-9]{1,9})(s|m|h|d|w|mo)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-class RefusedError(Exception):
-    """A key that cannot be imported; the text says why, and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Adapted:
-    """Something that is not here as it was there."""
-
-    what: str
-    there: str
-    here: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +112,7 @@ def convert(token: Token, tables: Tables, now_us: int) -> Wanted:
         team=None if team is None else _label(team.alias, team.id, said),
         alias=_alias(name, token.digest, said),
         name=name,
-        models=_models(token, groups, said),
+        models=callable_models(token, groups, said),
         budget_nanousd=budget,
         rpm=_rpm(token, tables, said),
         expires_us=token.expires_us,
@@ -138,15 +122,6 @@ def convert(token: Token, tables: Tables, now_us: int) -> Wanted:
         blocked=_blocked(token, groups),
         adapted=tuple(said),
     )
-
-
-def printable(text: str, chars: int = NAME_CHARS) -> str:
-    """Text from elsewhere, fit for a terminal and a page, cut, and without what looks like a key.
-
-    What is no printable character becomes `?`; that is also what could turn a line around.
-    """
-    shown = "".join(c if c.isprintable() else "?" for c in _SECRET.sub("sk-…", text))
-    return shown if len(shown) <= chars else f"{shown[: chars - 1]}…"
 
 
 def slug(text: str, chars: int) -> str:
@@ -206,102 +181,6 @@ def _alias(name: str, digest: bytes, said: list[Adapted]) -> str:
     if made != name:
         said.append(Adapted("alias", name or "none", made))
     return made
-
-
-# -- models
-
-
-def _models(token: Token, groups: Sequence[Above], said: list[Adapted]) -> tuple[str, ...] | None:
-    """The names that it may call: its own, as far as those of all that is above it go."""
-    bounded = [each for each in groups if _bounds(each.models)]
-    within = bounded[0].models if bounded else None
-    named = token.models
-    if _OF_TEAM in named and token.team_id is None:
-        raise RefusedError("it may call its team's models, and has no team")
-    if not named or _OF_TEAM in named or _EVERY.intersection(named):
-        if within is None:
-            return None
-        allowed, patterns = _split(within)
-    else:
-        own, patterns = _split(named)
-        allowed = own if within is None else [name for name in own if _covers(within, name)]
-        if within is not None:
-            exact = _split(within)[0]
-            allowed += [name for name in exact if name not in own and _covers(patterns, name)]
-            said += _outside(own, allowed, bounded[0])
-    if patterns:
-        said.append(Adapted("wildcard models", _listed(patterns), _listed(allowed) or "none"))
-    for each in bounded[1:]:
-        inside = [name for name in allowed if _covers(each.models, name)]
-        said += _outside(allowed, inside, each)
-        allowed = inside
-    return _kept(allowed, said)
-
-
-def _kept(allowed: Sequence[str], said: list[Adapted]) -> tuple[str, ...]:
-    """Those that can be names of models here. Raises RefusedError where none or too many are."""
-    kept = [name for name in allowed if _is_name(name)]
-    if len(kept) < len(allowed):
-        said.append(
-            Adapted("models whose names are none", f"{len(allowed) - len(kept):,} names", "none")
-        )
-    if not kept:
-        raise RefusedError(
-            "no exact model is left that it may call: name models there, or mint a key here"
-        )
-    if len(kept) > inputs.MODELS_MAX:
-        raise RefusedError(f"it names more than {inputs.MODELS_MAX} models")
-    return tuple(kept)
-
-
-def _outside(before: Sequence[str], after: Sequence[str], bound: Above) -> Iterator[Adapted]:
-    outside = [name for name in before if name not in after]
-    if outside:
-        yield Adapted(f"models outside of its {bound.what}'s", _listed(outside), "none")
-
-
-def _bounds(models: Sequence[str]) -> bool:
-    """Whether a list of models leaves any out."""
-    return bool(models) and not _EVERY.intersection(models)
-
-
-def _split(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Exact names, and those with a wildcard; LiteLLM's special ones are neither."""
-    plain = [name for name in names if name not in _SPECIAL]
-    return [n for n in plain if "*" not in n], [n for n in plain if "*" in n]
-
-
-def _covers(names: Sequence[str], name: str) -> bool:
-    return any(
-        each == name or ("*" in each and _matches(each, name))
-        for each in names
-        if each not in _SPECIAL
-    )
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """`openai/*`: no regular expression is made of what somebody else has written."""
-    first, *middle, last = pattern.split("*")
-    if not name.startswith(first) or len(name) < len(first) + len(last):
-        return False
-    at, end = len(first), len(name) - len(last)
-    for part in middle:
-        found = name.find(part, at, end)
-        if found < 0:
-            return False
-        at = found + len(part)
-    return name.endswith(last)
-
-
-def _is_name(name: str) -> bool:
-    return 0 < len(name) <= inputs.MODEL_NAME_MAX and name.isprintable() and "," not in name
-
-
-def _listed(names: Sequence[str]) -> str:
-    return printable(", ".join(names))
-
-
-# -- limits
 
 
 def _budget(
@@ -413,7 +292,7 @@ def _dropped(token: Token, tables: Tables) -> Iterator[Adapted]:
     if token.has_groups:
         yield Adapted("access groups", "some", "none; name their models")
     if token.routes:
-        yield Adapted("allowed routes", _listed(token.routes), "every endpoint")
+        yield Adapted("allowed routes", listed(token.routes), "every endpoint")
 
 
 def _not_carried(token: Token, tables: Tables, groups: Sequence[Above]) -> Iterator[Adapted]:

@@ -17,16 +17,8 @@ from typing import Final
 from admin import planrules
 from admin.accounts import new_id
 from admin.litellm import Tables, Token
-from admin.litellmkeys import (
-    SOURCE,
-    Adapted,
-    RefusedError,
-    Wanted,
-    convert,
-    expiry,
-    numbered,
-    printable,
-)
+from admin.litellmkeys import SOURCE, Wanted, convert, expiry, numbered
+from admin.litellmtold import Adapted, RefusedError, printable
 from admin.output import budget_text, models_text, rpm_text
 from admin.service import canonical
 from store.catalog import Catalog

@@ -17,7 +17,7 @@ from store.errors import InputError
 from store.text import usd, usd_json
 
 if TYPE_CHECKING:
-    from admin.litellmkeys import Adapted
+    from admin.litellmtold import Adapted
     from admin.moving import Line, Report
     from store.keyformat import KeyForm
     from store.settings import StoreSettings
@@ -69,8 +69,8 @@ def _move(settings: StoreSettings, tables: object, *, dry_run: bool, seen: bool)
     from store.imports import Imports  # noqa: PLC0415  likewise
     from store.keys import KeyRepository  # noqa: PLC0415  likewise
     from store.push import open_publisher  # noqa: PLC0415  likewise
-    from store.schema import open_state  # noqa: PLC0415  likewise
     from store.settings import DATABASE_NAME  # noqa: PLC0415  likewise
+    from store.upgrades import open_state  # noqa: PLC0415  likewise
 
     if dry_run and settings.database_url is None and not (settings.state / DATABASE_NAME).exists():
         raise InputError(

@@ -26,8 +26,8 @@ from store.keywriter import Writer
 from store.push import open_publisher
 from store.records import DAY_US, DEFAULT_EXPIRY_DAYS, Account, KeyRecord
 from store.replicas import Replicas
-from store.schema import open_state
 from store.text import utc
+from store.upgrades import open_state
 
 if TYPE_CHECKING:
     from store.settings import StoreSettings
@@ -227,7 +227,7 @@ class AdminService(AccountService):
 
 @contextmanager
 def open_service(settings: StoreSettings, *, actor: str) -> Iterator[AdminService]:
-    """The use cases on the settings' database, closed at the end. See store.schema.open_state.
+    """The use cases on the settings' database, closed at the end. See store.upgrades.open_state.
 
     An authz that runs on the state is told of each change, so that it holds at once.
     """

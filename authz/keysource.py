@@ -24,7 +24,7 @@ from store.keys import KeyRepository
 from store.push import Channel
 from store.records import SECOND_US, KeyRecord
 from store.replicas import Replica, Replicas
-from store.schema import check_current
+from store.upgrades import check_current
 
 CHECK_SECONDS: Final = 0.25
 """What a Check may wait for SQL, for a key of which nothing is known."""

@@ -50,6 +50,7 @@ class Reviver(Background):
             except StoreError as fault:
                 _log.debug("account %s cannot be seeded yet: %s", account_id, fault)
                 self.heard(account_id)
-                self._rest(RETRY_SECONDS)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopping, RETRY_SECONDS)
             except Exception:  # noqa: BLE001  a defect of ours: the others are seeded all the same
                 _log.exception("account %s cannot be seeded", account_id)

@@ -26,7 +26,7 @@ from store.engines import open_engine
 from store.errors import StoreError, StoreUnavailableError
 from store.leases import Leases
 from store.records import Hold
-from store.schema import check_current
+from store.upgrades import check_current
 
 LEASE_SECONDS: Final = 6.0
 RENEW_SECONDS: Final = 2.0

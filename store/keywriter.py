@@ -44,7 +44,7 @@ FORM_KEPT_US: Final = 30 * DAY_US
 """No page that somebody left open is sent again later than that, as no session lives as long."""
 
 _ADMINS_LOCK: Final = 0x61646D6E
-"""PostgreSQL's advisory lock takes a number; another one than the migrations' (store.schema)."""
+"""PostgreSQL's advisory lock takes a number; another one than the migrations' (store.upgrades)."""
 
 
 @dataclass(frozen=True, slots=True)

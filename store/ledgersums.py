@@ -28,8 +28,9 @@ from sqlalchemy import (
 
 from store.engines import driver_errors, open_engine, snapshot_options
 from store.records import DAY_US, INT64_MAX, SECOND_US, Basis
-from store.schema import AMOUNTS, daily, ledger, pruned, pruned_spent, spent, upgrade
+from store.schema import AMOUNTS, daily, ledger, pruned, pruned_spent, spent
 from store.text import usd
+from store.upgrades import upgrade
 
 ADDED_AT_ONCE: Final = 50_000
 MAX_GAPS: Final = 5

@@ -229,18 +229,18 @@ def envoy(context: typer.Context) -> object:
 @db_app.command("upgrade")
 def upgrade(as_json: AsJson = False) -> None:
     """Bring the database to the revision that this program needs; make it if there is none."""
-    from store import engines, schema  # noqa: PLC0415  see the module's head
+    from store import engines, upgrades  # noqa: PLC0415  see the module's head
     from store.settings import StoreSettings, load  # noqa: PLC0415  see the module's head
 
     engine = engines.open_engine(load(StoreSettings).sql_url)
     try:
-        before = schema.upgrade(engine)
+        before = upgrades.upgrade(engine)
     finally:
         engine.dispose()
-    text = f"The database is at revision {schema.HEAD}."
-    if before != schema.HEAD:
-        text = f"The database was brought from {before or 'nothing'} to revision {schema.HEAD}."
-    output.show(as_json, {"before": before, "revision": schema.HEAD}, text)
+    text = f"The database is at revision {upgrades.HEAD}."
+    if before != upgrades.HEAD:
+        text = f"The database was brought from {before or 'nothing'} to revision {upgrades.HEAD}."
+    output.show(as_json, {"before": before, "revision": upgrades.HEAD}, text)
 
 
 @catalog_app.command("reload")
@@ -280,13 +280,13 @@ def check(
 
 def _lost_plans(settings: StoreSettings, catalog: Catalog) -> dict[str, int] | None:
     """Plans of accounts that the catalog does not name; None where no database can tell."""
-    from store import engines, schema  # noqa: PLC0415  see the module's head
+    from store import engines, upgrades  # noqa: PLC0415  see the module's head
     from store.keys import KeyRepository  # noqa: PLC0415  see the module's head
 
     try:
         engine = engines.open_engine(settings.sql_url)
         try:
-            schema.check_current(engine)
+            upgrades.check_current(engine)
             with KeyRepository(engine) as repository:
                 return catalog.lost(repository.plans())
         finally:

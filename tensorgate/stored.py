@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, func, select
 
-from store import engines, schema
+from store import engines, schema, upgrades
 from store.catalog import Catalog
 from store.clock import wall_us
 from store.errors import ConfigError, StoreError, TensorgateError
@@ -53,7 +53,7 @@ def _gates(engine: Engine) -> tuple[str, ...]:
 
 def _findings(settings: StoreSettings, engine: Engine) -> Iterator[Finding]:
     try:
-        schema.check_current(engine)
+        upgrades.check_current(engine)
         repository = KeyRepository(engine)
         people = repository.accounts(wall_us())
         yield _database(engine, len(people), sum(live for _, live in people))
@@ -70,7 +70,8 @@ def _findings(settings: StoreSettings, engine: Engine) -> Iterator[Finding]:
 def _database(engine: Engine, accounts: int, live: int) -> Finding:
     with engines.driver_errors(), engine.connect() as connection:
         newest = connection.execute(select(func.max(schema.audit.c.at_us))).scalar() or 0
-    text = f"{engine.dialect.name} at revision {schema.HEAD}: {accounts} accounts, {live} live keys"
+    at = f"{engine.dialect.name} at revision {upgrades.HEAD}"
+    text = f"{at}: {accounts} accounts, {live} live keys"
     if newest > wall_us() + MINUTE_US:
         return Finding(
             "database",

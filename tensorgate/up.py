@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from authz.supervise import Signals
-from store import engines, schema
+from store import engines, upgrades
 from tensorgate import preflight, welcome
 from tensorgate.preflight import Asked, Setup
 from tensorgate.stack import QUIET_SECONDS, Stack, StartError, Stopped
@@ -81,12 +81,12 @@ def _migrate(setup: Setup) -> None:
     begun = time.monotonic()
     engine = engines.open_engine(setup.settings.sql_url)
     try:
-        before = schema.upgrade(engine)
+        before = upgrades.upgrade(engine)
     finally:
         engine.dispose()
     took = time.monotonic() - begun
-    if took > QUIET_SECONDS and before != schema.HEAD:
-        _say(f"database brought to revision {schema.HEAD} in {took:.1f} s")
+    if took > QUIET_SECONDS and before != upgrades.HEAD:
+        _say(f"database brought to revision {upgrades.HEAD} in {took:.1f} s")
 
 
 def _announce(setup: Setup, stack: Stack, asking: ProbeThread | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from moneyhelp import KEY, draft, mint
 from moneysupport import ENDING
 from msgspec.structs import replace
 from sqlalchemy import Engine
+from waiting import until
 
 from authz.bookkeeping import Books
 from authz.books import open_books
@@ -36,15 +37,6 @@ from store.records import INT64_MAX, Hold, KeyRecord, Price
 from store.replicas import Replica, Replicas
 
 HOLD = 100
-
-
-def until(holds: Callable[[], bool], seconds: float = 5.0, what: str = "it") -> float:
-    """Wait for it; how long that took."""
-    started = time.monotonic()
-    while not holds():
-        assert time.monotonic() - started < seconds, f"{what} did not come to be"
-        time.sleep(0.005)
-    return time.monotonic() - started
 
 
 @dataclass

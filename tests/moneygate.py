@@ -7,9 +7,10 @@ import re
 from fractions import Fraction
 from typing import Any, Final
 
-from load.audit import Row, rows, until
+from load.audit import Row, rows
 from peers.client import Answer, call
 from peers.stack import Stack
+from waiting import until
 
 NANOUSD: Final = 10**9
 BODY: Final = json.dumps(

@@ -13,8 +13,8 @@ from admin.service import AdminService
 from store.engines import open_engine
 from store.keys import KeyRepository
 from store.records import SECOND_US
-from store.schema import upgrade
 from store.settings import StoreSettings
+from store.upgrades import upgrade
 
 NOW_US = 1_795_000_000 * SECOND_US
 

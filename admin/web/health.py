@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from admin.web.desk import Access, Page, address_of, desk
 from store.errors import StoreError, TensorgateError
-from store.schema import check_current
+from store.upgrades import check_current
 
 _PASSED_ON: Final = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
 

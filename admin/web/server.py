@@ -19,8 +19,8 @@ from store.clock import wall_us
 from store.daytotals import DayTotals, Keeper
 from store.errors import InputError
 from store.logform import log_as
-from store.schema import open_state
 from store.settings import PREFIX, load
+from store.upgrades import open_state
 
 DRAIN_SECONDS: Final = 3
 KEEP_ALIVE_SECONDS: Final = 15

@@ -1,4 +1,4 @@
-"""Run by alembic. The connection, already in its transaction, comes from store.schema.upgrade."""
+"""Run by alembic. The connection, already in its transaction, comes from store.upgrades.upgrade."""
 
 from alembic import context
 

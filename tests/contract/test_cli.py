@@ -25,7 +25,7 @@ import pytest
 from peers.commands import tensorgate
 from statehelp import CATALOG, new_state
 
-from store import schema
+from store import upgrades
 from store.errors import InputError
 from tensorgate import cli
 
@@ -435,8 +435,8 @@ def test_a_named_database_waits_for_db_upgrade(inside: Inside) -> None:
     assert json.loads(ran.out)["error"]["code"] == "schema_mismatch"
     assert "Run `tensorgate db upgrade`." in ran.err
     assert not (inside.folder / "other.db").exists()
-    assert inside.json("db", "upgrade") == {"before": None, "revision": schema.HEAD}
-    assert inside("db", "upgrade").out == f"The database is at revision {schema.HEAD}.\n"
+    assert inside.json("db", "upgrade") == {"before": None, "revision": upgrades.HEAD}
+    assert inside("db", "upgrade").out == f"The database is at revision {upgrades.HEAD}.\n"
     assert inside.json("users", "list") == []
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from moneyhelp import fast_engine
 from peers.client import call
 from peers.ports import free_port
 from peers.process import Child, descendants, environment, parent
+from waiting import until
 
 from authz.health import LIVENESS, serving
 from authz.presence import name_of
@@ -160,13 +161,6 @@ class Fleet:
 
 
 NAMES = ("meter", "authz-0", "authz-1")
-
-
-def until(holds: Callable[[], object], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

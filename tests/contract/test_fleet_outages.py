@@ -18,13 +18,14 @@ from typing import Any
 
 import fleetworker
 import pytest
-from fleetsupport import HOLD, Fleet, Served, calling, fleet, until
+from fleetsupport import HOLD, Fleet, Served, calling, fleet
 from moneyhelp import KEY, charge, draft, hold
 from moneysupport import ENDING
 from msgspec.structs import replace
 from peers.process import Child
 from peers.valkey import Valkey, valkey_node
 from statehelp import new_state
+from waiting import until
 
 from authz import upkeep
 from authz.lease import Lease

@@ -18,7 +18,7 @@ from store.keys import KeyRepository
 from store.ledger import Ledger
 from store.ledgerreader import LedgerReader
 from store.pushpostgres import PostgresChannel
-from store.schema import check_current
+from store.upgrades import check_current
 
 SILENT = ("ignore_startup_parameters = options",)
 

@@ -16,12 +16,12 @@ import pytest
 from moneyhelp import ACCOUNT, KEY, charge, hold, mint
 from peers.ports import free_port
 from peers.postgres import PASSWORD, Postgres, running
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from statehelp import NOW_US
 
 from authz.cache import KeyCache
 from authz.keysource import CHECK_SECONDS, DOUBT_SECONDS, BoundedReading
-from store import schema
+from store import schema, upgrades
 from store.clock import steady_clock
 from store.engines import open_engine, snapshot_options
 from store.errors import StoreUnavailableError
@@ -154,7 +154,7 @@ def test_connecting_takes_no_longer_than_it_may(breakable: Postgres) -> None:
     """libpq itself waits for 2 s at least."""
     url = breakable.tcp_url()
     with opened(url, timeout_seconds=WAIT) as engine, breakable.paused():
-        assert seconds_of(lambda: schema.check_current(engine)) < 3 * WAIT
+        assert seconds_of(lambda: upgrades.check_current(engine)) < 3 * WAIT
 
 
 def test_a_slow_statement_is_ended_by_the_server_and_the_connection_stays(url: str) -> None:
@@ -172,10 +172,10 @@ def test_the_pool_is_bounded_and_says_so(url: str) -> None:
     with opened(url, timeout_seconds=0.1, connections=2) as engine:
         held = [engine.connect() for _ in range(2)]
         with pytest.raises(StoreUnavailableError, match="all connections to it are in use"):
-            schema.check_current(engine)
+            upgrades.check_current(engine)
         for connection in held:
             connection.close()
-        schema.check_current(engine)
+        upgrades.check_current(engine)
 
 
 def test_a_server_that_restarted_is_asked_as_if_nothing_had_been() -> None:
@@ -190,8 +190,8 @@ def test_a_server_that_restarted_is_asked_as_if_nothing_had_been() -> None:
             server.end(signal.SIGKILL)
             assert seconds_of(lambda: repository.by_digests([b"x"])) < WAIT
             server.start()
-            schema.check_current(engine)
-            schema.check_current(engine)
+            upgrades.check_current(engine)
+            upgrades.check_current(engine)
             repository.changes_since(0)  # the feed asks first, and closes what asking had opened
             assert repository.by_digests([b"x"]) is None
 
@@ -234,7 +234,7 @@ def test_what_is_wrong_is_told_without_the_password(
 ) -> None:
     with opened(spoil(postgres)) as engine:
         with pytest.raises(StoreUnavailableError, match=says) as caught:
-            schema.check_current(engine)
+            upgrades.check_current(engine)
         shown = f"{caught.value} {caught.value!r} {engine!r} {engine.url}"
         assert "hunter2" not in shown
         assert PASSWORD not in shown
@@ -244,7 +244,7 @@ def test_both_ways_to_write_the_scheme_and_a_password(postgres: Postgres, url: s
     name = url.split("?", maxsplit=1)[0].rpartition("/")[2]
     for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
         with opened(postgres.tcp_url(name).replace("postgres:", f"{scheme}:", 1)) as engine:
-            schema.check_current(engine)
+            upgrades.check_current(engine)
 
 
 def test_connections_say_what_they_are_and_watch_over_themselves(postgres: Postgres) -> None:
@@ -362,9 +362,9 @@ def test_two_who_copy_the_same_holds_in_other_orders_never_deadlock(url: str) ->
 
 def deadlocks(engine: Engine) -> int:
     """How many there were in this database."""
-    asked = select(schema.text("deadlocks")).select_from(schema.text("pg_stat_database"))
+    asked = select(text("deadlocks")).select_from(text("pg_stat_database"))
     with engine.connect() as connection:
-        mine = asked.where(schema.text("datname = current_database()"))
+        mine = asked.where(text("datname = current_database()"))
         return int(connection.execute(mine).scalar_one())
 
 

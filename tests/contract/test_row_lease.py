@@ -12,6 +12,7 @@ import pytest
 from moneyhelp import draft, limits
 from peers.postgres import running
 from sqlalchemy import Engine
+from waiting import until
 
 from authz import rowlease
 from authz.rowlease import COUNTING, LeasedCounters, RowLease, row_lease
@@ -32,14 +33,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowlease, "RENEW_SECONDS", SECONDS / 3)
     monkeypatch.setattr(rowlease, "LAST_SECONDS", SECONDS / 6)
     monkeypatch.setattr(rowlease, "AGAIN_SECONDS", SECONDS / 24)
-
-
-def until(holds: Callable[[], object], seconds: float = 5) -> float:
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.005)
-    return time.monotonic() - began
 
 
 # -- the row

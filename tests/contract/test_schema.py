@@ -25,7 +25,7 @@ from sqlalchemy import Engine, select, text
 from statehelp import NOW_US, new_state, repository_on
 
 import store
-from store import engines, schema
+from store import engines, schema, upgrades
 from store.errors import ConfigError, SchemaMismatchError, StoreUnavailableError
 from store.ledger import Ledger
 from store.ledgerreader import LedgerReader
@@ -71,7 +71,7 @@ def test_head_is_the_last_revision_and_they_ascend() -> None:
     config = Config()
     config.set_main_option("script_location", str(PACKAGE / "migrations"))
     revisions = [r.revision for r in ScriptDirectory.from_config(config).walk_revisions()]
-    assert revisions[0] == schema.HEAD
+    assert revisions[0] == upgrades.HEAD
     assert revisions == sorted(revisions, reverse=True)
     assert all(len(revision) == 4 and revision.isdigit() for revision in revisions)
 
@@ -96,7 +96,7 @@ def test_a_wheel_carries_the_migrations(tmp_path: Path) -> None:
 
 def test_a_new_database_is_private_and_durable(tmp_path: Path) -> None:
     settings = fresh(tmp_path)
-    engine = schema.open_state(settings)
+    engine = upgrades.open_state(settings)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
@@ -114,7 +114,7 @@ def test_a_database_that_others_could_read_is_closed(tmp_path: Path) -> None:
     settings.state.mkdir(parents=True, mode=0o755)
     (settings.state / "tensorgate.db").touch(0o644)
     (settings.state / "tensorgate.db").chmod(0o644)
-    schema.open_state(settings).dispose()
+    upgrades.open_state(settings).dispose()
     assert mode(settings.state / "tensorgate.db") == 0o600
 
 
@@ -123,12 +123,12 @@ def test_upgrade_says_where_it_came_from_and_does_nothing_twice(
 ) -> None:
     engine = empty
     with pytest.raises(SchemaMismatchError, match="tensorgate db upgrade"):
-        schema.check_current(engine)
-    assert schema.current_revision(engine) is None
+        upgrades.check_current(engine)
+    assert upgrades.current_revision(engine) is None
     assert not (tmp_path / "new").exists(), "looking makes nothing"
-    assert schema.upgrade(engine) is None
-    assert schema.upgrade(engine) == schema.HEAD
-    schema.check_current(engine)
+    assert upgrades.upgrade(engine) is None
+    assert upgrades.upgrade(engine) == upgrades.HEAD
+    upgrades.check_current(engine)
 
 
 def test_the_sums_of_rows_that_were_there_are_made(
@@ -139,7 +139,7 @@ def test_the_sums_of_rows_that_were_there_are_made(
     upgrade = command.upgrade
     with monkeypatch.context() as older:
         older.setattr(command, "upgrade", lambda config, _: upgrade(config, "0002"))
-        schema.upgrade(engine)
+        upgrades.upgrade(engine)
     rows = [
         ("k", 0, "a", 1, 5),
         ("k", 0, "a", 1, 6),
@@ -167,7 +167,7 @@ def test_the_sums_of_rows_that_were_there_are_made(
                     "account_window": account_window,
                 },
             )
-    assert schema.upgrade(engine) == "0002"
+    assert upgrades.upgrade(engine) == "0002"
     with engine.connect() as connection:
         sums = connection.execute(select(schema.spent)).all()
     assert {(scope, number): nanousd for scope, number, nanousd in sums} == {
@@ -196,14 +196,14 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
 
     def start(_: int) -> str | None:
         barrier.wait()
-        engine = schema.open_state(settings)
+        engine = upgrades.open_state(settings)
         try:
-            return schema.current_revision(engine)
+            return upgrades.current_revision(engine)
         finally:
             engine.dispose()
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(start, range(4))) == [schema.HEAD] * 4
+        assert list(pool.map(start, range(4))) == [upgrades.HEAD] * 4
 
 
 def test_processes_of_a_fleet_that_migrate_together_do_it_once(postgres: Postgres) -> None:
@@ -214,14 +214,14 @@ def test_processes_of_a_fleet_that_migrate_together_do_it_once(postgres: Postgre
             engine = engines.open_engine(url)
             barrier.wait()
             try:
-                return schema.upgrade(engine)
+                return upgrades.upgrade(engine)
             finally:
                 engine.dispose()
 
         with ThreadPoolExecutor(4) as pool:
-            assert set(pool.map(upgrade, range(4))) <= {None, schema.HEAD}
+            assert set(pool.map(upgrade, range(4))) <= {None, upgrades.HEAD}
         engine = engines.open_engine(url)
-        schema.check_current(engine)
+        upgrades.check_current(engine)
         engine.dispose()
 
 
@@ -232,14 +232,14 @@ def test_the_newest_migrations_hold_nobody_up(postgres: Postgres) -> None:
         upgrade = command.upgrade
         with pytest.MonkeyPatch.context() as older:
             older.setattr(command, "upgrade", lambda config, _: upgrade(config, "0006"))
-            schema.upgrade(engine)
+            upgrades.upgrade(engine)
         mint(engine, KEY)
         with engine.connect() as connection, connection.begin():
             for table in ("keys", "accounts", "changes", "ledger", "holds"):
                 connection.exec_driver_sql(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")
             began = time.monotonic()
-            assert schema.upgrade(engine) == "0006"
-            assert time.monotonic() - began < schema.TABLE_LOCK_SECONDS
+            assert upgrades.upgrade(engine) == "0006"
+            assert time.monotonic() - began < upgrades.TABLE_LOCK_SECONDS
             one = hold()
             connection.exec_driver_sql("SELECT count(*) FROM keys")
         Ledger(engine).book([(one, charge(one))])
@@ -257,7 +257,7 @@ def test_a_failing_migration_leaves_nothing(
 
     monkeypatch.setattr("alembic.command.upgrade", upgrade_and_fail)
     with pytest.raises(RuntimeError, match="broken"):
-        schema.open_state(settings)
+        upgrades.open_state(settings)
     database = sqlite3.connect(settings.state / "tensorgate.db")
     assert database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     database.close()
@@ -271,24 +271,24 @@ def test_another_revision_is_refused(revision: str, says: str, tmp_path: Path) -
     database.commit()
     database.close()
     with pytest.raises(SchemaMismatchError, match=says) as caught:
-        schema.open_state(settings)
+        upgrades.open_state(settings)
     assert revision in str(caught.value)
-    if revision > schema.HEAD:
+    if revision > upgrades.HEAD:
         engine = engines.open_engine(settings.sql_url)
         with pytest.raises(SchemaMismatchError, match=says):
-            schema.upgrade(engine)
+            upgrades.upgrade(engine)
         engine.dispose()
 
 
 def test_a_database_that_was_named_is_not_made_by_looking(tmp_path: Path) -> None:
     settings = StoreSettings(database_url=f"sqlite:///{tmp_path}/typo.db", state=tmp_path)
     with pytest.raises(SchemaMismatchError, match="tensorgate db upgrade"):
-        schema.open_state(settings)
+        upgrades.open_state(settings)
     assert not (tmp_path / "typo.db").exists()
     engine = engines.open_engine(settings.sql_url)
-    schema.upgrade(engine)
+    upgrades.upgrade(engine)
     engine.dispose()
-    schema.open_state(settings).dispose()
+    upgrades.open_state(settings).dispose()
 
 
 @pytest.mark.parametrize(
@@ -316,19 +316,19 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     settings.state.mkdir(parents=True)
     (settings.state / "tensorgate.db").write_text("hello, this is no database\n" * 100)
     with pytest.raises(StoreUnavailableError, match="not a database"):
-        schema.open_state(settings)
+        upgrades.open_state(settings)
 
 
 def test_a_state_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "new").write_text("a file where the folder should be")
     with pytest.raises(StoreUnavailableError, match="TENSORGATE_STATE"):
-        schema.open_state(fresh(tmp_path))
+        upgrades.open_state(fresh(tmp_path))
 
 
 def test_a_path_with_odd_characters(tmp_path: Path) -> None:
     """In a URI `?`, `#` and `%` would mean something."""
     settings = StoreSettings(state=tmp_path / "a?b#c%20d é")
-    schema.open_state(settings).dispose()
+    upgrades.open_state(settings).dispose()
     assert (settings.state / "tensorgate.db").exists()
 
 

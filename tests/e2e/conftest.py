@@ -44,6 +44,14 @@ def recorder(_shared_recorder: Recorder) -> Iterator[Recorder]:
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[Recorder]:
+    """A recorder of the module's own, for gates of `start_stack`."""
+    made = Recorder()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
 def start_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartStack]:
     """Start gates as `Stack.start` does, each in a new folder unless one is given.
 

@@ -12,12 +12,12 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from load.audit import until
 from peers.client import Answer, call
 from peers.ports import free_port
 from peers.recorder import Recorder
 from peers.stack import Stack, StartStack
 from unit.test_endpoints import CONTROLS
+from waiting import until
 
 CATALOG = """\
 models:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -26,16 +25,9 @@ STREAM = json.dumps(
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Recorder]:
-    server = Recorder()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def gate(upstream: Recorder, start_stack: StartStack) -> Stack:
+def gate(server: Recorder, start_stack: StartStack) -> Stack:
     return start_stack(
-        upstream.address, catalog=CATALOG, env={"TENSORGATE_LEDGER_RETENTION_DAYS": "62"}
+        server.address, catalog=CATALOG, env={"TENSORGATE_LEDGER_RETENTION_DAYS": "62"}
     )
 
 
@@ -62,18 +54,18 @@ def explained(gate: Stack, answer: Answer) -> tuple[str, dict[str, Any]]:
     return done.stdout, found
 
 
-def test_every_way_to_end_is_summed_and_explained(gate: Stack, upstream: Recorder) -> None:
+def test_every_way_to_end_is_summed_and_explained(gate: Stack, server: Recorder) -> None:
     key = gate.mint(models="recorder")
     calls: dict[str, Answer] = {}
-    usual = upstream.answer
+    usual = server.answer
 
     def made(name: str, reply: Reply | None, body: bytes | None = None) -> None:
         if reply is not None:
-            upstream.answer = reply
+            server.answer = reply
         try:
             calls[name] = call(gate, key=key["key"], body=body)
         finally:
-            upstream.answer = usual
+            server.answer = usual
 
     made("metered", None)
     made("estimated", sse_reply(piece("Hello"), piece(" there"), "[DONE]"), STREAM)
@@ -125,10 +117,10 @@ def test_a_refusal_is_explained(gate: Stack) -> None:
     assert gate.cli_error("explain", "never-came")["code"] == "not_found"
 
 
-def test_an_open_call_is_explained_while_it_runs(gate: Stack, upstream: Recorder) -> None:
+def test_an_open_call_is_explained_while_it_runs(gate: Stack, server: Recorder) -> None:
     key = gate.mint(models="recorder")
     with ThreadPoolExecutor(1) as threads:
-        with upstream.held():
+        with server.held():
             running = threads.submit(call, gate, key=key["key"])
             deadline = time.monotonic() + 10
             with closing(sqlite3.connect(gate.state / "tensorgate.db", timeout=10)) as database:

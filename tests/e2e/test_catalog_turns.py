@@ -7,18 +7,17 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import pytest
-from load.audit import until
 from moneygate import booked, hold_of, metric
 from peers.client import Answer, call
 from peers.recorder import Pause, Recorded, Recorder, Reply, chat_completion, json_reply
 from peers.stack import Stack, StartStack
+from waiting import until
 
 from store.control import SOCKET_NAME, Control
 from store.errors import StoreError
@@ -58,13 +57,6 @@ public_prices: true
 
 
 A, B = Prices(1, 3, 50), Prices(2, 7, 80)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

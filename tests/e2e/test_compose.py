@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 import yaml
-from load.audit import until
 from peers.client import call
 from peers.compose import FILE, NOT_HERE, Compose, composed, mounts, services
 from peers.node import ensure_node, ensure_node_modules
 from peers.venvs import ROOT
+from waiting import until
 
 MODEL = "llama-3.1-8b"
 TASTE = {"no-build-and-image", "require-quotes-in-ports"} | {  # an image is built, and has a name

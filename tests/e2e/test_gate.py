@@ -12,16 +12,9 @@ import pytest
 from peers.client import CHAT, MESSAGES, Answer, call
 from peers.recorder import Recorder, Reply, json_reply
 from peers.stack import Stack, StartStack
+from waiting import until
 
 CREDENTIALS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
-
-
-def until(deadline: float, holds: object) -> None:
-    """Wait until `holds()`; fails after so many seconds."""
-    end = time.monotonic() + deadline
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < end, f"it did not hold within {deadline} s"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("header", CREDENTIALS)
@@ -161,7 +154,7 @@ def test_listings_have_a_minute_of_their_own(stack: Stack) -> None:
 def test_models_are_those_that_the_key_may_call(stack: Stack, recorder: Recorder) -> None:
     everything, narrow = stack.mint()["key"], stack.mint(models="recorder")["key"]
     none = stack.mint(models="something-else")["key"]
-    until(10, lambda: call(stack, "/v1/models", key=everything).json()["data"])
+    until(lambda: call(stack, "/v1/models", key=everything).json()["data"], 10)
     for key, expected in ((everything, ["recorder"]), (narrow, ["recorder"]), (none, [])):
         listing = call(stack, "/v1/models", key=key).json()
         assert [model["id"] for model in listing["data"]] == expected
@@ -188,7 +181,7 @@ def test_revoking_holds_within_a_second(stack: Stack) -> None:
     assert call(stack, key=minted["key"]).status == 200
     stack.revoke(minted["alias"])
     revoked = time.monotonic()
-    until(1, lambda: call(stack, key=minted["key"]).status == 401)
+    until(lambda: call(stack, key=minted["key"]).status == 401, 1)
     assert call(stack, key=minted["key"]).code == "api_key_revoked"
     print(f"revoked after {time.monotonic() - revoked:.3f} s")
 
@@ -198,7 +191,7 @@ def test_updating_holds_within_a_second(stack: Stack) -> None:
     assert call(stack, key=minted["key"]).headers["x-ratelimit-limit-requests"] == "100"
     user = ("--user", "dev@example.com", "--alias", minted["alias"])
     stack.cli("keys", "update", *user, "--models", "other", "--rpm", "5")
-    until(1, lambda: call(stack, key=minted["key"]).status == 403)
+    until(lambda: call(stack, key=minted["key"]).status == 403, 1)
     answer = call(stack, key=minted["key"], model="other")
     assert (answer.status, answer.headers["x-ratelimit-limit-requests"]) == (200, "5")
 
@@ -207,7 +200,7 @@ def test_a_key_that_was_refused_as_unknown_works_once_it_is_minted(stack: Stack)
     """A negative entry of the cache must not outlive the minting."""
     for _ in range(3):
         minted = stack.mint()
-        until(1, lambda key=minted["key"]: call(stack, key=key).status == 200)
+        until(lambda key=minted["key"]: call(stack, key=key).status == 200, 1)
 
 
 def test_authz_killed_is_503_in_our_words_and_200_again_when_it_is_back(
@@ -234,7 +227,7 @@ def test_authz_killed_is_503_in_our_words_and_200_again_when_it_is_back(
         seen.append(answer)
         return answer.status == 200
 
-    until(15, passes)
+    until(passes, 15)
     for answer in seen[:-1]:
         assert_unavailable(answer)
     assert gate.children()["authz"] != [authz]
@@ -257,13 +250,8 @@ def test_metrics_count_what_was_decided(stack: Stack, recorder: Recorder) -> Non
     for labels in ('outcome="allowed",reason=""', 'outcome="denied",reason="invalid_api_key"'):
         name = "tensorgate_checks_total{" + labels + "}"
         assert after[name] == before.get(name, 0) + 1
-    until(
-        5,
-        lambda: (
-            metrics(stack)['tensorgate_access_log_entries_total{result="end"}']
-            >= after['tensorgate_access_log_entries_total{result="end"}'] + 1
-        ),
-    )
+    ends = 'tensorgate_access_log_entries_total{result="end"}'
+    until(lambda: metrics(stack)[ends] > after[ends], 5)
 
 
 def metrics(stack: Stack) -> dict[str, float]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
-from load.audit import Row, until
+from load.audit import Row
 from moneygate import NANOUSD, booked
 from peers.client import call
 from peers.kserve import MODELS, Ended, Kserve, TritonClient, kserve_server
 from peers.stack import Stack, StartStack
+from waiting import until
 
 PER_REQUEST = NANOUSD // 100
 CATALOG = """\

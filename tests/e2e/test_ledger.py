@@ -10,7 +10,6 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +20,7 @@ from peers.client import call
 from peers.commands import tensorgate
 from peers.recorder import Recorder
 from peers.stack import USER, Stack, StartStack
+from waiting import until
 
 CATALOG = """\
 models: {recorder: {price: {input: 1, output: 2}, context_tokens: 1000, max_output_tokens: 100}}
@@ -31,23 +31,9 @@ COST_NANOUSD = 7 * 1000 + 2 * 2000  # 7 tokens in and 2 out, as the recorder say
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Recorder]:
-    server = Recorder()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def gate(upstream: Recorder, start_stack: StartStack) -> Stack:
+def gate(server: Recorder, start_stack: StartStack) -> Stack:
     """A gate of this module's own: a hand in its database is felt by all who share it."""
-    return start_stack(upstream.address, catalog=CATALOG)
-
-
-def until(holds: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"it did not hold within {seconds} s"
-        time.sleep(0.1)
+    return start_stack(server.address, catalog=CATALOG)
 
 
 def rows(gate: Stack, *arguments: str) -> list[dict[str, Any]]:
@@ -99,13 +85,13 @@ def test_rows_are_the_admitted_calls_and_no_others(gate: Stack) -> None:
     assert rows(gate, "--user", USER, "--to", found[0]["settled_at"]) == []
 
 
-def test_it_is_in_order_while_calls_run(gate: Stack, upstream: Recorder) -> None:
+def test_it_is_in_order_while_calls_run(gate: Stack, server: Recorder) -> None:
     key = gate.mint(models="recorder", budget_usd=5)
     with ThreadPoolExecutor(6) as threads:
-        upstream.forget()
-        with upstream.held():
+        server.forget()
+        with server.held():
             held = [threads.submit(call, gate, key=key["key"]) for _ in range(2)]
-            upstream.wait_for(2)
+            server.wait_for(2)
             told = verify(gate)
             assert told["ok"], told
             assert told["open_holds"] == 2

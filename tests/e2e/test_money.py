@@ -14,11 +14,12 @@ from typing import Any, Final
 import anthropic
 import openai
 import pytest
-from load.audit import Row, until
+from load.audit import Row
 from moneygate import ANSWERED, BODY, NANOUSD, booked, hold_of, metric, nanousd, standing, usd
 from peers.client import CHAT, MESSAGES, call
 from peers.recorder import Pause, Recorder, chat_completion, json_reply
 from peers.stack import Stack
+from waiting import until
 
 
 @pytest.fixture(scope="module")

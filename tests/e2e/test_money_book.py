@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +21,7 @@ from http.client import HTTPException
 from typing import Any, Final
 
 import pytest
-from load.audit import Audit, admitted_ids, all_booked, rows, until
+from load.audit import Audit, admitted_ids, all_booked, rows
 from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, SHARED_NANOUSD, Key, draw
 from load.mixed import drive
 from load.standing import check_budgets
@@ -39,18 +39,11 @@ from peers.recorder import (
     sse_reply,
 )
 from peers.stack import Stack, StartStack
+from waiting import until
 
 from authz.bound import MARGIN_SECONDS
 
 SEED: Final = 20_260_711
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Recorder]:
-    """The model server behind `gate`."""
-    running = Recorder()
-    yield running
-    running.close()
 
 
 @pytest.fixture(scope="module")

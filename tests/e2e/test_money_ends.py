@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -39,13 +39,6 @@ IDLE_SECONDS, STREAM_SECONDS = 1, 3
 SAID: Final = "Grüße, "
 
 Event = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Recorder]:
-    running = Recorder()
-    yield running
-    running.close()
 
 
 @pytest.fixture(scope="module")

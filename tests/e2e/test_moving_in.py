@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from litellmhelp import LiteLLM, litellm_on, plaintext
-from load.audit import until
 from peers.client import call
 from peers.collector import Collector, Told, collecting
 from peers.postgres import Postgres
 from peers.recorder import Recorder
 from peers.stack import Stack, StartStack
+from waiting import until
 
 from admin.litellmkeys import FOREIGN_FORM
 
@@ -26,13 +26,6 @@ UNKNOWN = "sk-0000000000000000000000"
 def collector() -> Iterator[Collector]:
     with collecting() as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

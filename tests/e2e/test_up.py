@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from peers.llama import MODEL, Llama
 from peers.process import Child, command, descendants, parent, processes
 from peers.process import environment as environ
 from peers.recorder import Recorder
+from waiting import until
 
 from tensorgate.ports import free_port
 
@@ -120,13 +121,6 @@ def tensorgate(state: Path, *words: str, status: int = 0) -> str:
     )
     assert ran.returncode == status, ran.stdout
     return ran.stdout
-
-
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.05)
 
 
 def pasted(gate: Up) -> str:

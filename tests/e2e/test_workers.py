@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import pytest
-from load.audit import all_booked, until
+from load.audit import all_booked
 from load.calls import QUICK_DEADLINES
 from moneygate import ANSWERED, metric, nanousd, standing
 from peers.client import CHAT, call
@@ -27,6 +27,7 @@ from peers.process import parent
 from peers.recorder import Recorder
 from peers.stack import CATALOG, Stack, StartStack
 from prometheus_client.multiprocess import MultiProcessCollector
+from waiting import until
 
 from authz.health import serving
 from authz.sockets import HEALTH
@@ -37,13 +38,6 @@ PAUSE_SECONDS: Final = 0.02
 BODY: Final = json.dumps(
     {"model": "recorder", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
 ).encode()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

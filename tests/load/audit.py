@@ -7,9 +7,8 @@ no code is shared with the gate but the reading of rows.
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,6 +20,7 @@ from load.mixed import Outcome
 from peers.book import Book, Entry
 from peers.orders import ENDPOINTS, End, Order, says_usage
 from peers.stack import PLENTY_RPM, Stack
+from waiting import until
 
 from store.engines import open_engine
 from store.ledgerreader import LedgerReader, exported
@@ -79,14 +79,6 @@ def rows(gate: Stack) -> list[Row]:
     """All rows, as `tensorgate ledger export` has them."""
     with reader(gate) as ledger:
         return [exported(row) for row in ledger.rows()]
-
-
-def until(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait until something holds. Fails after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.02)
 
 
 def all_booked(gate: Stack, expected: Collection[str], *, seconds: float) -> list[Row]:

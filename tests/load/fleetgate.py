@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from load.audit import until
 from load.bookserver import Entry, read_book
 from load.calls import QUICK_DEADLINES
 from load.paced import Answered, Ask, Caller, ask
@@ -26,6 +25,7 @@ from peers.postgres import Postgres
 from peers.process import Child
 from peers.stack import PLENTY_RPM, USER, Stack
 from peers.valkey import Valkey
+from waiting import until
 
 from admin.service import AdminService, Minted
 from authz.health import serving

@@ -30,10 +30,10 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from load.audit import until
 from peers.compose import Compose, composed
 from peers.process import descendants, environment
 from peers.venvs import ROOT
+from waiting import until
 
 from admin.service import AdminService, open_service
 from store.settings import StoreSettings

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from load.audit import until
 from load.fleetgate import FleetGate, choosing, most_committed
 from load.paced import Answered, Ask, Caller, ask, outcomes, percentile
 from peers.prometheus import Prometheus
+from waiting import until
 
 from admin.service import Minted
 from store.records import MINUTE_US

@@ -22,13 +22,7 @@ from threading import Event, Thread
 from typing import Any, Final
 
 from load import clocked
-from load.audit import (
-    Audit,
-    Row,
-    admitted_ids,
-    all_booked,
-    until,
-)
+from load.audit import Audit, Row, admitted_ids, all_booked
 from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw
 from load.clocked import Leap
 from load.mixed import Clients, Outcome, drive
@@ -38,6 +32,7 @@ from peers.book import Book
 from peers.orders import ENDPOINTS
 from peers.recorder import Recorder
 from peers.stack import PLENTY_RPM, Stack
+from waiting import until
 
 from admin.service import open_service
 from store.records import DAY_US, WINDOW_US

@@ -12,10 +12,11 @@ from fractions import Fraction
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from load.audit import Row, until
+from load.audit import Row
 from load.calls import SHARED_NANOUSD, Key
 from peers.client import call as make
 from peers.stack import Stack
+from waiting import until
 
 from store.records import MINUTE_US, SECOND_US, WINDOW_US
 

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fleetsupport import HOLD, Fleet, Served, calling, fleet, until
+from fleetsupport import HOLD, Fleet, Served, calling, fleet
 from peers.postgres import Postgres
 from peers.postgres import running as postgres_server
 from peers.valkey import Trio, Valkey, valkey_node, valkey_trio
 from statehelp import new_state
+from waiting import until
 
 pytestmark = pytest.mark.soak
 

@@ -11,15 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from load.audit import (
-    Audit,
-    Tariff,
-    admitted_ids,
-    all_booked,
-    reader,
-    rows,
-    until,
-)
+from load.audit import Audit, Tariff, admitted_ids, all_booked, reader, rows
 from load.calls import CATALOG, DEADLINE_SECONDS, QUICK_DEADLINES, Call, Key, draw
 from load.latency import compare
 from load.mixed import drive
@@ -29,6 +21,7 @@ from peers.client import Answer, call
 from peers.orders import End, Order, order_member
 from peers.recorder import Recorder
 from peers.stack import Stack
+from waiting import until
 
 pytestmark = pytest.mark.soak
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from load.audit import until
 from load.pagebooks import CATALOG, Size, fill
 from load.pagewalk import asked_of, read_through, table, timed
 from peers.dashboard import dashboard
 from peers.postgres import running as postgres_server
 from statehelp import new_state
+from waiting import until
 
 from admin.settings import AdminSettings
 from store.clock import wall_us

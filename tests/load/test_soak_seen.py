@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from load.audit import until
 from load.fleetgate import Parts, durable, fleet_gate
 from load.seen import Outages, budget, minute, never_back
 from peers.postgres import running as postgres_server
 from peers.prometheus import scraping
 from peers.valkey import Trio, valkey_node, valkey_trio
+from waiting import until
 
 pytestmark = pytest.mark.soak
 

@@ -18,7 +18,7 @@ from tensorgate import cli
 Run = Callable[[], None]
 NEEDED: Final = (  # what commands import when they run
     *("admin.explain", "admin.ledgercli", "admin.movingcli", "admin.service"),
-    *("store.control", "store.engines", "store.schema", "store.seeding", "tensorgate.share"),
+    *("store.control", "store.engines", "store.seeding", "store.upgrades", "tensorgate.share"),
     *("sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.sqlite"),
 )
 

@@ -8,7 +8,6 @@ none of is a scheduler, and a Service is whatever the test makes of `ready`.
 
 from __future__ import annotations
 
-import base64
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import httpx2 as httpx
@@ -317,12 +316,6 @@ def network() -> Iterator[Network]:
         yield made
     finally:
         made.close()
-
-
-def decoded(secret: Manifest) -> dict[str, str]:
-    """A Secret's texts."""
-    data: Mapping[str, Any] = secret["data"]
-    return {name: base64.b64decode(value).decode() for name, value in data.items()}
 
 
 def _ip(*words: str) -> None:

@@ -30,7 +30,7 @@ from peers.ports import free_port
 from peers.process import descendants
 
 from store.engines import open_engine
-from store.schema import upgrade
+from store.upgrades import upgrade
 
 USER: Final = "postgres"
 PASSWORD: Final = "geheim-4711"

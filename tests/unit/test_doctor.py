@@ -16,7 +16,7 @@ from peers.recorder import Recorder
 from admin.service import open_service
 from authz.control import Responder, serving
 from authz.sockets import healths
-from store import schema
+from store import upgrades
 from store.control import SOCKET_NAME
 from store.engines import open_engine
 from store.errors import InputError
@@ -232,7 +232,7 @@ def test_which_versions_of_the_pepper_live_keys_use_is_told(state: Path, tmp_pat
 
 
 def test_a_database_of_another_revision_fails(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "HEAD", "0000")
+    monkeypatch.setattr(upgrades, "HEAD", "0000")
     finding = found()["database"]
     assert finding.status is Status.FAIL
     assert "newer Tensorgate" in finding.text

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support import KeyTable, ManualClock, key_record
+from waiting import until
 
 from authz import feed as feed_module
 from authz.cache import KeyCache
@@ -145,13 +146,6 @@ def test_a_feed_that_cannot_start_says_so(source: Source, cache: Told) -> None:
         feed.start()
     feed.stop()
     assert cache.heard() == []
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_the_thread_polls_survives_an_outage_and_says_once_that_it_was_one(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 
 import pytest
 from moneyhelp import hold as made_hold
+from waiting import until
 
 from authz import holdwriter
 from authz.holdwriter import HoldWriter
@@ -17,13 +18,6 @@ from store.errors import StoreUnavailableError
 from store.records import Hold
 
 WAIT = 3.0
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.001)
 
 
 @dataclass

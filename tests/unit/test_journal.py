@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from moneyhelp import KEY, charge, hold
+from waiting import until
 
 from store import journal as journals
 from store.errors import JournalDamagedError, StoreUnavailableError
@@ -45,13 +46,6 @@ def contents(path: Path) -> Contents:
 def reopened(path: Path) -> Contents:
     with Journal(path) as journal:
         return journal.found
-
-
-def until(happened: object, seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
 
 
 # --- the formats, byte by byte: what was once written is read for ever

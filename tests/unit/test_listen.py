@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from queue import Empty, SimpleQueue
 
 import pytest
+from waiting import until
 
 from authz import listen
 from authz.listen import Listener
@@ -97,13 +98,6 @@ def told(line: Line) -> Iterator[Told]:
     yield made
     listener.stop()
     assert line.closed >= line.opened
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_beats_are_asked_for_at_once_and_then_regularly(line: Line, told: Told) -> None:

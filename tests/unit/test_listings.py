@@ -12,6 +12,7 @@ from socketserver import ThreadingUnixStreamServer
 from threading import Thread
 
 import pytest
+from waiting import until
 
 from authz import listings
 from authz.listings import Listings
@@ -241,13 +242,6 @@ def test_a_server_that_does_not_answer_is_given_up(
         found.refresh()
     assert found() == []
     assert time.monotonic() - started < 2
-
-
-def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_the_thread_asks_at_once_then_again_only_those_that_never_answered(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 from moneyhelp import draft, limits, seeded
 from moneysupport import Settled, entry
 from support import ManualClock
+from waiting import until
 
 from authz.meter import LOG_STREAMS, SERVICE, Fleetwide, Meter, Nowhere
 from authz.metrics import Metrics
@@ -38,13 +39,6 @@ def batch(*entries: bytes) -> bytes:
     message = StreamAccessLogsMessage()
     message.http_logs.log_entry.extend(entries)
     return message.SerializeToString()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.002)
 
 
 class Rig:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from moneyhelp import hold as made_hold
 from moneysupport import Settled, ending
+from waiting import until
 
 from authz import seek
 from authz.metrics import Metrics
@@ -17,13 +18,6 @@ from authz.seek import ONE_LOOK, Seeker
 from store.errors import StoreUnavailableError
 from store.openholds import Whereabouts
 from store.records import Basis, Hold
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.002)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Lock
@@ -12,6 +12,7 @@ import pytest
 from moneyhelp import charge as made_charge
 from moneyhelp import hold as made_hold
 from moneysupport import row_of
+from waiting import until
 
 from authz import settle
 from authz.fleetbooks import Unjournaled
@@ -21,13 +22,6 @@ from store.errors import StoreError, StoreUnavailableError
 from store.records import Basis, Charge, Hold, LedgerRow
 
 WAIT = 3.0
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.001)
 
 
 @dataclass

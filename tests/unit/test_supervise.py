@@ -6,11 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from authz.supervise import Backoff, Program, Signals, Supervisor, ended
 
@@ -53,13 +54,6 @@ def supervisor(signals: Signals, said: list[str]) -> Iterator[Supervisor]:
 
 def program(tmp_path: Path, argv: tuple[str, ...] = SLEEPER, **rest: object) -> Program:
     return Program("part", argv, tmp_path / "part.log", dict(os.environ), **rest)  # type: ignore[arg-type]
-
-
-def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.01)
 
 
 def test_the_delay_doubles_from_a_tenth_to_five_seconds() -> None:

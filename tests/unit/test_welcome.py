@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from store import engines, schema
+from store import engines, upgrades
 from tensorgate import ports, preflight, welcome
 from tensorgate.ports import Address
 from tensorgate.preflight import Asked, Setup
@@ -37,7 +37,7 @@ def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Setup:
     made = preflight.check(Asked(port=ports.free_port("127.0.0.1")))
     made.state.prepare()
     engine = engines.open_engine(made.settings.sql_url)
-    schema.upgrade(engine)
+    upgrades.upgrade(engine)
     engine.dispose()
     return made
 
