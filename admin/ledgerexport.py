@@ -28,8 +28,9 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _MONTH: Final = re.compile("[0-9]{4}-[0-9]{2}")
 _MORE_THAN_A_MONTH: Final = timedelta(days=31)
 # What makes a spreadsheet take a cell for a formula. A model's name is the client's own text where
-# the catalog has a default, and e-mails and teams may begin with some of these too.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+# the catalog has a default, and e-mails and teams may begin with some of these too. Where people
+# write full-width characters, so do their formulas.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def write_rows(

@@ -58,7 +58,8 @@ def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds:
     """
     context, price = model.context_tokens, model.price
     most = model.max_output_tokens
-    if ask.endless and most is None:
+    endless = ask.endless or model.endless
+    if endless and most is None:
         most = context  # it would not end there by itself
     edits = [edit for edit in (ask.usage_edit, ask.bound_edit) if edit is not None]
     one = 0
@@ -67,7 +68,7 @@ def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds:
         if ask.output is None and ask.slot is not None and most is not None:
             one = max(most, ask.also)
             edits.append(ask.slot.edit(most))
-        one = one if ask.endless else min(one, context)
+        one = one if endless else min(one, context)
     everything = ask.prompts * context
     tokens_in = everything
     if ask.text_only:
@@ -75,7 +76,7 @@ def bound(ask: Ask, model: Model, body_bytes: int, *, has_output: bool, seconds:
     answers = ask.prompts * ask.repeats
     dearest = max(price.input, price.cached_input, price.cache_write)
     cost = tokens_in * dearest + answers * one * price.output
-    if ask.prompts == 1 and not ask.endless:
+    if ask.prompts == 1 and not endless:
         cost = _within_context(tokens_in, one, context, dearest, price.output * answers)
     nanousd = (
         -(-cost // MILLION) + price.per_request + price.per_second * (seconds + MARGIN_SECONDS)

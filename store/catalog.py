@@ -42,7 +42,10 @@ DEFAULT_UPSTREAM: Final = "default"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A row of the catalog. `name` may be a pattern."""
+    """A row of the catalog. `name` may be a pattern.
+
+    `endless`: its server goes on behind the end of its context until it meets the request's bound.
+    """
 
     name: str
     price: Price
@@ -57,6 +60,7 @@ class Model:
     aliases: tuple[str, ...]
     upstream: str | None
     origin: str = ""  # who says so, where the catalog's file does not
+    endless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +374,7 @@ def _model(name: str, row: ModelEntry) -> Model:
         stored_context=row.stored_context,
         aliases=row.aliases,
         upstream=row.upstream,
+        endless=row.endless,
     )
 
 

@@ -130,6 +130,7 @@ class ModelEntry(_Entry):
     continuous_usage: bool = False
     controls: tuple[str, ...] = ()
     stored_context: bool = False
+    endless: bool = False
     aliases: tuple[ModelName, ...] = ()
     upstream: str | None = None
 

@@ -89,7 +89,12 @@ def test_nothing_is_a_head_or_nothing(books: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ['=HYPERLINK("http://x")', "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"]
+    "model",
+    [
+        *('=HYPERLINK("http://x")', "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"),
+        *("\N{FULLWIDTH EQUALS SIGN}1", "\N{FULLWIDTH PLUS SIGN}1"),
+        *("\N{FULLWIDTH HYPHEN-MINUS}1", "\N{FULLWIDTH COMMERCIAL AT}SUM(A1)"),
+    ],
 )
 def test_no_cell_is_a_formula(books: Desk, model: str) -> None:
     """A client names the model; where the catalog has a default, with any text."""

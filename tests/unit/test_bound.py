@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -54,6 +55,19 @@ def test_input_is_the_bodys_bytes_and_what_templates_add() -> None:
     most = bound_of(Ask(output=10), model(overhead_tokens=1024), 500)
     assert (most.input_tokens, most.output_tokens) == (1524, 10)
     assert most.nanousd == 1524 * 3000 + 10 * 15000
+
+
+def test_a_server_that_goes_on_behind_its_context_is_held_to_the_bound_alone() -> None:
+    row = model(context_tokens=4096, overhead_tokens=0, max_output_tokens=None)
+    endless = replace(row, endless=True)
+    ask = ask_of(CHAT, messages=[said("count to a million")], max_tokens=40_000)
+    assert bound_of(ask, row).output_tokens == 4096
+    most = bound_of(ask, endless)
+    assert most.output_tokens == 40_000
+    assert most.nanousd == most.input_tokens * 3000 + 40_000 * 15000, "they share no context"
+    unset = bound_of(ask_of(CHAT, messages=[said("count")]), endless)
+    assert unset.output_tokens == 4096
+    assert [edit.text for edit in unset.edits] == ['"max_tokens":4096,'], "nothing else ends it"
 
 
 def test_what_a_tokenizer_takes_apart_counts_as_long_as_it_gets() -> None:

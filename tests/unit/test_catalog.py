@@ -96,12 +96,13 @@ def test_the_catalog_that_lies_in_the_project() -> None:
 def test_optional_members() -> None:
     row = (
         "m: {price: {output: 1}, context_tokens: 9, tokens_per_byte: 0.25, overhead_tokens: 0, "
-        "continuous_usage: yes, controls: [keep_alive], stored_context: true}"
+        "continuous_usage: yes, controls: [keep_alive], stored_context: true, endless: true}"
     )
     model = catalog_of(row).models["m"]
     assert model.max_output_tokens is None
     assert (model.tokens_per_byte, model.overhead_tokens) == (Decimal("0.25"), 0)
-    assert (model.continuous_usage, model.stored_context) == (True, True)
+    assert (model.continuous_usage, model.stored_context, model.endless) == (True, True, True)
+    assert not catalog_of("m: {price: {output: 1}, context_tokens: 9}").models["m"].endless
     assert model.controls == {"keep_alive"}
 
 
@@ -629,7 +630,12 @@ def test_a_fault_names_its_line(text: str, sentence: str) -> None:
         for value in ("0", "-1", "1.5", "true", "x", "1e400", "1000000001")
     ]
     + [("max_output_tokens", "0"), ("overhead_tokens", "-1"), ("tokens_per_byte", "0")]
-    + [("tokens_per_byte", "17"), ("continuous_usage", "1.5"), ("stored_context", "x")]
+    + [
+        ("tokens_per_byte", "17"),
+        ("continuous_usage", "1.5"),
+        ("stored_context", "x"),
+        ("endless", "x"),
+    ]
     + [("controls", "keep_alive"), ("controls", "[1]"), ("aliases", "x"), ("aliases", "[1]")]
     + [("upstream", "1")],
 )
