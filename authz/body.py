@@ -33,6 +33,7 @@ from authz.tensors import steering_tensors
 MAX_MODEL_CHARS: Final = 256
 MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them
 MAX_REQUESTS: Final = 1000  # in one body; Gemini takes 100
+MAX_REQUEST_MEMBERS: Final = 8192  # of all of them; one of Gemini's has at most eight
 MAX_DEPTH: Final = 1024  # simdjson's
 _KEPT_PARSER_BYTES: Final = 1 << 20  # a parser keeps about ten times the largest body it read
 _MAX_MENDS: Final = 10_000
@@ -195,11 +196,16 @@ def _other_model(requests: Any, model: str, shape: Shape) -> Fault | None:
     if len(requests) > MAX_REQUESTS:
         detail = f"it may have at most {MAX_REQUESTS} requests"
         return Fault(Reason.INVALID_PARAMETER, detail, param=shape.content)
+    left = MAX_REQUEST_MEMBERS
     for request in requests:
         if not isinstance(request, simdjson.Object):
             continue
-        if len(request) > MAX_INNER_MEMBERS:
-            detail = f"each of them may have at most {MAX_INNER_MEMBERS} members"
+        left -= len(request)
+        if len(request) > MAX_INNER_MEMBERS or left < 0:
+            detail = (
+                f"each of them may have at most {MAX_INNER_MEMBERS} members,"
+                f" and all of them {MAX_REQUEST_MEMBERS}"
+            )
             return Fault(Reason.INVALID_PARAMETER, detail, param=shape.content)
         try:
             named = "model" in names_of(request, _REQUEST_MEMBERS)
