@@ -23,7 +23,7 @@ import simdjson
 
 from authz.ask import Has, read_ask, read_members
 from authz.content import MAX_INNER_MEMBERS, FaultError, names_of
-from authz.longnumbers import one_too_many
+from authz.longnumbers import may_hold_digits, one_too_many
 from authz.model import Ask, Fault, Reason
 from authz.names import Names
 from authz.shape import Content, Shape
@@ -256,17 +256,21 @@ def _mend(raw: bytes) -> bytes | Fault:
     That is lone surrogate escapes and integers beyond 64 bits. Only our reading uses the
     result; the server gets the client's bytes.
     """
+    halves, digits = _SURROGATES.search(raw) is not None, may_hold_digits(raw)
+    if not halves and not digits:  # nearly always, of what is no JSON
+        return raw
     mended = bytearray(raw)
     mends = 0
     size = max(len(raw), _MIB)
-    unescaped = raw.replace(rb"\\", b"__")  # an escaped backslash does not start an escape
+    # an escaped backslash does not start an escape
+    unescaped = raw.replace(rb"\\", b"__") if halves else b""
     for looks, match in enumerate(_SURROGATES.finditer(unescaped)):
         if match["low"] is None:
             mended[match.start() + 2 : match.end()] = b"FFFD"
             mends += 1
         if mends == _MAX_MENDS or looks * _MIB >= _MAX_LOOKS_A_MIB * size:
             return _fault("it holds too many surrogate escapes; send UTF-8", match.start())
-    for looks, (start, end) in enumerate(_long_digits(raw)):
+    for looks, (start, end) in enumerate(_long_digits(raw) if digits else ()):
         if _is_integer(raw, start, end):
             mended[start:end] = _INT64_MAX.ljust(end - start)
         if looks * _MIB >= _MAX_NUMBERS_A_MIB * size:
