@@ -277,22 +277,26 @@ def in_place(
 ) -> Edit:
     """The edit that puts `text` for the pattern's group, where that has the wanted effect.
 
-    In a pattern, @ is any space. Quotes inside a string are escaped, so text cannot look like a
-    member; the same member in another object can, and ours can be spelled with escapes. So each
-    place is tried.
+    In a pattern, @ is any space. The body must have such a member. Quotes inside a string are
+    escaped, so text cannot look like a member; the same member in another object can, and ours can
+    be spelled with escapes. So each place is tried but the only one that is left, if no name can
+    be spelled with escapes.
     """
     spaced = pattern.replace(b"@", rb"[ \t\r\n]*")
     parser = simdjson.Parser()  # one: what its buffers cost is most of what a parse costs
-    places = min(_MAX_PLACES, max(_MIN_PLACES, _MAX_PARSED // len(raw)))
-    for match in islice(re.finditer(spaced, raw), places):
-        start, end = match.span(1)
-        try:
-            edited = parser.parse(raw[:start] + text.encode() + raw[end:])
-        except ValueError:  # a comma too many in another, empty object
-            continue
-        found = holds(edited)
-        del edited  # the parser is free again
-        if found:
+    most = min(_MAX_PLACES, max(_MIN_PLACES, _MAX_PARSED // len(raw)))
+    places = [match.span(1) for match in islice(re.finditer(spaced, raw), most + 1)]
+    sure = places[-1:] if rb"\u" not in raw else []  # one more than `most` is not looked at
+    for place in places[:most]:
+        start, end = place
+        if [place] == sure or _has_effect(parser, raw[:start] + text.encode() + raw[end:], holds):
             return Edit(start, end - start, text)
     detail = f"`{name}` has to be completed, and where it stands cannot be told"
     raise FaultError(Reason.AMBIGUOUS_BODY, detail, name)
+
+
+def _has_effect(parser: simdjson.Parser, edited: bytes, holds: Callable[[Any], bool]) -> bool:
+    try:
+        return holds(parser.parse(edited))
+    except ValueError:  # a comma too many in another, empty object
+        return False

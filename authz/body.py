@@ -23,7 +23,7 @@ import simdjson
 
 from authz.ask import Has, read_ask, read_members
 from authz.content import MAX_INNER_MEMBERS, FaultError, names_of
-from authz.longnumbers import one_too_many
+from authz.longnumbers import may_hold_digits, one_too_many
 from authz.model import Ask, Fault, Reason
 from authz.names import Names
 from authz.shape import Content, Shape
@@ -33,6 +33,7 @@ from authz.tensors import steering_tensors
 MAX_MODEL_CHARS: Final = 256
 MAX_MEMBERS: Final = 1000  # of the object itself; no API has a tenth of them
 MAX_REQUESTS: Final = 1000  # in one body; Gemini takes 100
+MAX_REQUEST_MEMBERS: Final = 8192  # of all of them; one of Gemini's has at most eight
 MAX_DEPTH: Final = 1024  # simdjson's
 _KEPT_PARSER_BYTES: Final = 1 << 20  # a parser keeps about ten times the largest body it read
 _MAX_MENDS: Final = 10_000
@@ -195,11 +196,16 @@ def _other_model(requests: Any, model: str, shape: Shape) -> Fault | None:
     if len(requests) > MAX_REQUESTS:
         detail = f"it may have at most {MAX_REQUESTS} requests"
         return Fault(Reason.INVALID_PARAMETER, detail, param=shape.content)
+    left = MAX_REQUEST_MEMBERS
     for request in requests:
         if not isinstance(request, simdjson.Object):
             continue
-        if len(request) > MAX_INNER_MEMBERS:
-            detail = f"each of them may have at most {MAX_INNER_MEMBERS} members"
+        left -= len(request)
+        if len(request) > MAX_INNER_MEMBERS or left < 0:
+            detail = (
+                f"each of them may have at most {MAX_INNER_MEMBERS} members,"
+                f" and all of them {MAX_REQUEST_MEMBERS}"
+            )
             return Fault(Reason.INVALID_PARAMETER, detail, param=shape.content)
         try:
             named = "model" in names_of(request, _REQUEST_MEMBERS)
@@ -258,17 +264,21 @@ def _mend(raw: bytes) -> bytes | Fault:
     That is lone surrogate escapes and integers beyond 64 bits. Only our reading uses the
     result; the server gets the client's bytes.
     """
+    halves, digits = _SURROGATES.search(raw) is not None, may_hold_digits(raw)
+    if not halves and not digits:  # nearly always, of what is no JSON
+        return raw
     mended = bytearray(raw)
     mends = 0
     size = max(len(raw), _MIB)
-    unescaped = raw.replace(rb"\\", b"__")  # an escaped backslash does not start an escape
+    # an escaped backslash does not start an escape
+    unescaped = raw.replace(rb"\\", b"__") if halves else b""
     for looks, match in enumerate(_SURROGATES.finditer(unescaped)):
         if match["low"] is None:
             mended[match.start() + 2 : match.end()] = b"FFFD"
             mends += 1
         if mends == _MAX_MENDS or looks * _MIB >= _MAX_LOOKS_A_MIB * size:
             return _fault("it holds too many surrogate escapes; send UTF-8", match.start())
-    for looks, (start, end) in enumerate(_long_digits(raw)):
+    for looks, (start, end) in enumerate(_long_digits(raw) if digits else ()):
         if _is_integer(raw, start, end):
             mended[start:end] = _INT64_MAX.ljust(end - start)
         if looks * _MIB >= _MAX_NUMBERS_A_MIB * size:

@@ -74,6 +74,7 @@ _MANY_TOKENS: Final = 4096
 _OF_INTEGERS: Final = b"-0123456789, \t\r\n"
 _MAX_VISITS: Final = 4_000
 _MEMBERS_A_VISIT: Final = 4  # that were not seen before: clients send few shapes of items
+_KNOWN_A_VISIT: Final = 8  # that were: more than an item of any API has set
 MAX_INNER_MEMBERS: Final = 64  # simdjson finds a member by looking at all of them
 
 
@@ -120,10 +121,9 @@ class _Visits:
         if self.left < 0:
             raise _NotUnderstoodError
 
-    def count_new(self, names: tuple[str, ...], read: Names) -> None:
-        """As many as it costs to read names that were not read before."""
-        if not read.knows(names):
-            self.count(len(names) // _MEMBERS_A_VISIT)
+    def count_names(self, names: tuple[str, ...], read: Names) -> None:
+        """As many as it costs to read names: more where they were not read before."""
+        self.count(len(names) // (_KNOWN_A_VISIT if read.knows(names) else _MEMBERS_A_VISIT))
 
 
 def read_input(has: Mapping[str, Any], raw: bytes, shape: Shape) -> Input:
@@ -258,7 +258,7 @@ def _walk(value: Any, visits: _Visits, depth: int = 0) -> None:
         names: tuple[str, ...] = tuple(item)
         visits.count()
         if names not in _PLAIN:
-            visits.count_new(names, _READ_MEMBERS)
+            visits.count_names(names, _READ_MEMBERS)
             _item(item, names)
             if not depth and _is_reference(item, names):
                 visits.refers = True
@@ -302,6 +302,7 @@ def _contents(value: Any, visits: _Visits) -> None:
             for name in _inside(part, _PART_MEMBERS):
                 inner = part[name]
                 if isinstance(inner, simdjson.Object):
+                    visits.count()
                     _inside(inner, _CALL_MEMBERS)
 
 
@@ -364,7 +365,7 @@ def _refers(content: Any) -> bool:
             visits.count()
             if isinstance(item, simdjson.Object) and len(item) <= MAX_INNER_MEMBERS:
                 names = tuple(item)
-                visits.count_new(names, _READ_MEMBERS)
+                visits.count_names(names, _READ_MEMBERS)
                 _clear(names, _READ_MEMBERS)
                 if _is_reference(item, names):
                     return True
@@ -392,7 +393,7 @@ def _tools(tools: Any, visits: _Visits) -> None:
             raise _NotUnderstoodError
         names = tuple(tool)
         visits.count()
-        visits.count_new(names, _TOOL_MEMBERS)
+        visits.count_names(names, _TOOL_MEMBERS)
         _clear(names, _TOOL_MEMBERS)
         if "type" in names and tool["type"] not in _CLIENT_TOOLS:
             raise _NotUnderstoodError

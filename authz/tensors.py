@@ -22,6 +22,7 @@ MAX_DIMENSIONS: Final = 64  # numpy's most; of more, no server makes an array
 _MAX_DEPTH: Final = 1  # an event's `data`, its `inputs`, the columns in them
 _MAX_TENSORS: Final = 1024
 _MAX_NAMES: Final = 8192  # of all tensors' members and parameters
+_MAX_SIZES: Final = 4096  # dimensions of all tensors
 _MEMBERS: Final = Names(("name", "shape", "datatype", "data", "parameters"))
 _PARAMETERS: Final = Names(TENSORS)
 _COLUMNS: Final = Names(())  # they may be called anything
@@ -52,7 +53,14 @@ def steering_tensors(has: Mapping[str, Any]) -> tuple[str, ...]:
 def rows(has: Mapping[str, Any], shape: Shape) -> int:
     """How many inputs a body brings that a server may read each by itself. Raises FaultError."""
     if shape.tensors:
-        return max((1, *map(_rows_of_tensor, _tensors(has, shape.content))))
+        left, most = _MAX_SIZES, 1
+        for tensor in _tensors(has, shape.content):
+            sizes, found = _rows_of_tensor(tensor)
+            left, most = left - sizes, max(most, found)
+            if left < 0:
+                detail = f"its tensors may have at most {_MAX_SIZES} dimensions. Send fewer at once"
+                raise FaultError(Reason.INVALID_PARAMETER, detail, shape.content)
+        return most
     return max(1, *(_instances(has.get(name)) for name in shape.input))
 
 
@@ -82,7 +90,8 @@ def _few_names(item: Any, read: Names, member: str, left: int) -> tuple[str, ...
     return names_of(item, read)
 
 
-def _rows_of_tensor(tensor: Any) -> int:
+def _rows_of_tensor(tensor: Any) -> tuple[int, int]:
+    """How many dimensions it has, and how many inputs it is."""
     shape, data = tensor.get("shape"), tensor.get("data")
     sizes = list[int]()
     if shape is not None:
@@ -93,7 +102,7 @@ def _rows_of_tensor(tensor: Any) -> int:
                 raise _no_shape()
             sizes.append(size)
     values = len(data) if isinstance(data, simdjson.Array) else 0
-    return rows_of(tensor.get("datatype"), sizes, values)
+    return len(sizes), rows_of(tensor.get("datatype"), sizes, values)
 
 
 def _no_shape() -> FaultError:

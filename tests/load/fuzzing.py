@@ -22,6 +22,7 @@ from contract import test_form_readers as forms
 from contract import test_infer_readers as infers
 from contract import test_json_readers as jsons
 from contract.inference_protos import framed
+from heavy import Sent, heavy, long_field
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from json_samples import DOUBTED, MODEL, real, written
@@ -37,9 +38,6 @@ ROOM: Final = 768 * MIB  # beyond what the programs and the corpora take: for bo
 SLACK: Final = 1.25  # one in thousands is read three times, once for each change of it
 QUIET_SECONDS: Final = 0.0122  # what `work` takes on the machine that the aim was set on, idle
 TRIES: Final = 8
-
-Sent = tuple[str, dict[str, str], bytes]
-"""A path, headers, a body."""
 
 _KEY: Final = bearer(minted(1))
 _JSON: Final = {"content-type": "application/json"}
@@ -82,6 +80,17 @@ def judge(sent: Sent) -> float:
     shown = f"{path}, {headers}, {len(raw)} bytes: {raw[:300]!r}"
     assert least <= most, f"{least * 1000:.1f} ms for {shown}"
     return least
+
+
+def slowest(most: int = 10) -> Iterator[str]:
+    """What of `heavy` takes the longest: printed, not judged; also of it nothing may be raised."""
+    found = []
+    for name, (path, headers, raw) in heavy():
+        asked = message(path, _KEY | headers, raw)
+        took = min(_timed(lambda asked=asked: read(asked)) for _ in range(3))  # type: ignore[misc]
+        found.append((took / max(1.0, _timed(work) / QUIET_SECONDS), name))
+    for took, name in sorted(found, reverse=True)[:most]:
+        yield f"{took * 1000:.1f} ms: {name}\n"
 
 
 def work() -> None:
@@ -278,17 +287,8 @@ def _large_infer(rng: random.Random, size: int) -> Sent:
     raw = b"\x0a\x01m" + field * (size // len(field))
     if rng.random() < 0.3:  # a tensor of very many small fields
         inside = rng.choice((b"\x18\x01", b"\x22\x00", b"\x1a\x01\x01")) * (size // 3)
-        raw = bytes(infers.READY(name="m").SerializeToString()) + _long(0x2A, inside)
+        raw = bytes(infers.READY(name="m").SerializeToString()) + long_field(0x2A, inside)
     return rng.choice((_INFER, _READY)), _GRPC, framed(raw)
-
-
-def _long(tag: int, inside: bytes) -> bytes:
-    length, number = bytearray(), len(inside)
-    while number >= 0x80:
-        length.append(number & 0x7F | 0x80)
-        number >>= 7
-    length.append(number)
-    return bytes([tag, *length]) + inside
 
 
 _BUILD: Final = (
@@ -332,6 +332,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, size + ROOM))
     with suppress(BrokenPipeError):
         print(*run(float(sys.argv[1])))
+        print("slowest of the requests of a MiB that are made by hand:\n", *slowest())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def fuzz(seconds: int) -> str:
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     assert "large requests" in done.stdout
+    assert "slowest of the requests" in done.stdout
     return done.stdout
 
 

@@ -357,6 +357,33 @@ def test_there_are_not_too_many_embeddings() -> None:
     assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "requests")
 
 
+def test_all_embeddings_together_have_not_too_many_members() -> None:
+    eight = {f"x{at}": 1 for at in range(8)}
+    assert ask_of(shapes.GEMINI_EMBED_BATCH, requests=[eight] * 1000).prompts == 1000
+    sixty = {f"x{at}": 1 for at in range(60)}
+    assert ask_of(shapes.GEMINI_EMBED_BATCH, requests=[sixty] * 136).prompts == 136
+    fault = fault_of(shapes.GEMINI_EMBED_BATCH, requests=[sixty] * 137)
+    assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "requests")
+
+
+def test_all_tensors_together_have_not_too_many_dimensions() -> None:
+    assert ask_of(shapes.INFER, inputs=[{"shape": [3, 1, 1, 1]}] * 1024).prompts == 3
+    assert ask_of(shapes.INFER, inputs=[{"shape": [1] * 64}] * 64).prompts == 1
+    fault = fault_of(shapes.INFER, inputs=[{"shape": [1] * 64}] * 64 + [{"shape": [1]}])
+    assert (fault.reason, fault.param) == (Reason.INVALID_PARAMETER, "inputs")
+
+
+@pytest.mark.parametrize("times", [300, 3000])
+def test_of_what_would_take_long_to_look_at_the_context_is_held(times: int) -> None:
+    """Some thousand things are looked at, and of many members only so many items of one form."""
+    few = times < 1000
+    tool = {"type": "function"} | {f"x{at}": 1 for at in range(63)}
+    assert ask_of(shapes.CHAT, model="m", messages=[], tools=[tool] * times).text_only is few
+    call = {"functionCall": {}, "functionResponse": {}, "text": "a"}
+    contents = [{"parts": [call] * times}]
+    assert ask_of(shapes.GEMINI, contents=contents).text_only is few
+
+
 def test_who_streams() -> None:
     assert not body_of(shapes.GEMINI, contents=TEXT).stream
     assert body_of(shapes.GEMINI_STREAM, contents=TEXT).stream
