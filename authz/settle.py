@@ -298,9 +298,8 @@ class Settler:
                     if booked.ours:
                         ours.append((booked.hold, booked.charge))
             if failures == len(part):
-                break  # nobody answers
-        left.extend(self._booked)
-        self._booked = left
+                break  # nobody answers, or a node of several: the next turn begins behind these
+        self._booked.extend(left)
         self._say_whether_out(failed)
         self._finish(ours, settled)
         return failed is None

@@ -577,6 +577,30 @@ def test_of_many_that_are_settled_in_one_go_one_that_is_not_answered_is_tried_ag
         settler.stop(WAIT)
 
 
+def test_ends_of_a_node_that_is_out_keep_no_others_waiting_however_many_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settle, "SETTLE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(settle, "TOGETHER", 3)
+    stores, metrics, out = Stores(), Metrics(), set[str]()
+
+    def settle_all(ends: Sequence[tuple[Hold, int]]) -> list[bool | StoreError]:
+        fault = StoreUnavailableError("this node does not answer")
+        return [fault if hold.id in out else stores.settle(hold, usd) for hold, usd in ends]
+
+    settler = Settler(stores, Unjournaled(), stores, metrics, lambda _: True, settle_all=settle_all)
+    settler.start()
+    try:
+        holds = Rig(stores, metrics, settler).holds(9)
+        out.update(hold.id for hold in holds[:5])
+        settler.end_all([(hold, made_charge(hold, 5)) for hold in holds])
+        until(lambda: stores.settled.keys() == {hold.id for hold in holds[5:]})
+        out.clear()
+        until(lambda: len(stores.settled) == 9)
+    finally:
+        settler.stop(WAIT)
+
+
 def test_what_waits_for_the_counters_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle, "SETTLE_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(settle, "MAX_WAITING", 2)
