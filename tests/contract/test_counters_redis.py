@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Lock
 
 import pytest
 from counterhelp import PATIENT
@@ -532,6 +533,37 @@ def test_a_worker_that_dies_while_it_reads_keeps_nobody_for_long(
     began = time.monotonic()
     worker.peek(limits(), ACCOUNT.id)
     assert 0.1 < time.monotonic() - began < 3
+    engine.dispose()
+
+
+def test_accounts_that_are_lost_together_wait_for_the_same_word_of_all_workers(
+    link: Link, tmp_path: Path
+) -> None:
+    """Though only some are read at a time: else an outage would last longer the more there are."""
+    engine = fast_engine(tmp_path)
+    turn, rounds = Lock(), [0.0]
+
+    def barrier(since: float, _: float) -> None:
+        with turn:
+            if rounds[-1] <= since:
+                rounds.append(time.monotonic())
+                time.sleep(0.05)
+
+    counters = RedisCounters(link)
+    worker = SeededCounters(counters, Ledger(engine), barrier, counters)
+    names = [f"acc_{number}" for number in range(10 * seeding.SEEDING_THREADS)]
+
+    def ask(name: str) -> None:
+        for _ in range(50):
+            with suppress(StoreUnavailableError):
+                worker.peek(limits(), name)
+                return
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(ask, names))
+    assert sorted(counters.accounts()) == sorted(names)
+    assert len(rounds) - 1 <= 5, "and not one for each eight of them"
+    worker.close()
     engine.dispose()
 
 
