@@ -175,18 +175,22 @@ class Settler:
         return hold.model if self._known_model(hold.model) else "other"
 
     def _write_down(self, ends: Sequence[tuple[Hold, Charge, float]]) -> None:
-        try:
-            for hold, _, _ in ends:
-                self._counters.close(hold)
-        except StoreError:  # they are out: a Check that repeats one of these finds it open still
-            _log.debug("%d ends could not be closed", len(ends))
+        for hold, _, _ in ends:
+            self._close(hold)
         try:
             self._journal.end(*[charge for _, charge, _ in ends])
-        except StoreError as fault:
-            # They are booked all the same; only a crash before that would forget how they ended.
+        except StoreError as fault:  # only a crash before they are booked forgets how they ended
             _log.warning("the journal did not take %d ends: %s", len(ends), fault)
         except Exception:  # noqa: BLE001  a defect of ours: likewise, or they would wait for ever
             _log.exception("%d ends cannot be written down", len(ends))
+
+    def _close(self, hold: Hold) -> None:
+        try:
+            self._counters.close(hold)
+        except StoreError:  # they are out: a Check that repeats its request finds it open still
+            _log.debug("hold %s could not be closed", hold.id)
+        except Exception:  # noqa: BLE001  a defect of ours: it is booked all the same
+            _log.exception("hold %s cannot be closed", hold.id)
 
     def stop(self, seconds: float) -> bool:
         """Book what waits, for at most so long, and end. True if nothing was left."""
@@ -250,8 +254,7 @@ class Settler:
                 _log.warning("the ledger cannot be written, %d ends wait: %s", len(ends), fault)
             self._failures += 1
             return False
-        except Exception:  # noqa: BLE001  see below
-            # A defect of ours in one end must not keep all that come behind it from the ledger.
+        except Exception:  # noqa: BLE001  a defect of ours in one: all behind it must be booked
             if len(ends) > 1:
                 return all(self._book([end]) for end in ends)
             _log.exception("the end of hold %s cannot be booked", ends[0][0].id)

@@ -510,6 +510,28 @@ def settling_afar(stores: Distant) -> Iterator[tuple[Rig, list[Hold]]]:
         settler.stop(WAIT)
 
 
+def test_an_end_that_cannot_be_closed_is_booked_and_those_with_it_are_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a node of a cluster that is out, or for a defect of ours: it must not be lost."""
+    stores = Distant()
+    with settling_afar(stores) as (rig, _):
+        holds = rig.holds(3)
+        faults = {holds[0].id: StoreUnavailableError("out"), holds[1].id: KeyError("a defect")}
+
+        def close(hold: Hold) -> bool:
+            if hold.id in faults:
+                raise faults[hold.id]
+            return Stores.close(stores, hold)
+
+        monkeypatch.setattr(stores, "close", close)
+        rig.settler.end_all([(hold, made_charge(hold, 5)) for hold in holds])
+        until(lambda: len(stores.settled) == 3)
+        assert ("close", holds[2].id) in stores.done_to
+        assert "a defect" in caplog.text
+        until(lambda: not any(rig.settler.is_ending(hold.id) for hold in holds))
+
+
 def test_rows_do_not_wait_for_counters_that_are_out_and_all_are_settled_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
