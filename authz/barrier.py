@@ -4,7 +4,8 @@ Redis may have been emptied, restarted, or taken back to an old snapshot at any 
 one in which an account is found to be without a seed. What workers took just before that, only
 they know. So whoever seeds asks SQL's clock what time it is, and then waits until each worker's row
 says that all that it took before that time is in SQL (`flushed_us`, store/replicas.py). Asking
-through Redis makes the others do it at once: a hint; without it they do it every second.
+through Redis makes the others do it at once: a hint; without it (in a cluster it lies on one node,
+which may be out alone) they do it every second.
 
 That is a round, and a thread's to make; whoever needs one waits for it as long as it can, and
 finds it made when it is asked again.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event, Thread
 from time import monotonic, sleep
 from typing import Final, Protocol
@@ -29,7 +31,7 @@ from store.background import Background
 from store.errors import StoreError, StoreUnavailableError
 from store.replicas import Replica
 
-ROUND_SECONDS: Final = 1.0
+ROUND_SECONDS: Final = 1.5  # more than passes between two words of a worker that is not asked
 LOOK_SECONDS: Final = 0.02
 ASKED_SECONDS: Final = 0.1
 """How often a worker looks whether somebody waits for it."""
@@ -117,7 +119,8 @@ class Barrier(Background):
         moment = self._fleet.now_us()
         behind = self._behind(moment)
         if behind:
-            self._hint.ask_flush()
+            with suppress(StoreError):
+                self._hint.ask_flush()
         if not self._writer.flush(until - monotonic()):
             return False
         while behind:
@@ -184,9 +187,10 @@ class FlushMark:
     def _is_asked(self, answers: Callable[[], None]) -> bool:
         try:
             asked = self._hint.flush_asked()
-            answers()
         except StoreError:
-            return False  # nobody can seed either
+            return False  # it is said every second all the same
+        with suppress(StoreError):  # a node of several is out: the next time
+            answers()
         before, self._asked = self._asked, asked
         return asked != before  # less than before: what was there is lost, and somebody asked anew
 

@@ -2,8 +2,9 @@
 
 A take of which no answer came may have been done, or may be done yet: the command can lie in the
 socket of a server that does not run. Such a draft is withdrawn, by its hold's id, before anything
-else is taken once Redis answers again: the hold ends as released, and a take that comes only then
-is refused.
+else of its account is taken once Redis answers again: the hold ends as released, and a take that
+comes only then is refused. (Other accounts do not wait for that: theirs may lie on another node,
+which is well.)
 
 Worst case. At most `MAX_LOST` of these are kept; a hold beyond that, or of a worker that died
 meanwhile, stands until it is swept.
@@ -11,7 +12,7 @@ meanwhile, stands until it is swept.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from secrets import token_hex
 from threading import Lock
@@ -54,7 +55,7 @@ class KeptCounters:
         self._counters = counters
         self._writer = writer
         self._release = release
-        self._lost: deque[tuple[Hold, str]] = deque(maxlen=MAX_LOST)  # a mark: to be given back
+        self._lost = _Lost()
         self._withdrawing = Lock()
 
     @property
@@ -70,8 +71,9 @@ class KeptCounters:
         account_id: str | None = None,
     ) -> Taken | Refused | Ended | NotSeeded:
         """As Counters.take. Raises StoreUnavailableError also where too many holds wait for SQL."""
-        if self._lost:
-            self.recover(RECOVER_WAIT_SECONDS)
+        account_id = account_id if draft is None else draft.account_id
+        if account_id in self._lost:
+            self.recover(RECOVER_WAIT_SECONDS, account_id)
         if draft is None:
             return self._counters.take(request_id, None, limits, account_id)
         hold: Hold | None = None
@@ -81,33 +83,42 @@ class KeptCounters:
             if isinstance(answer, Taken):
                 hold = answer.hold
         except UnansweredError:
-            self._lost.append((draft, ""))
+            self._lost.add(draft, "")
             raise
         finally:
             self._writer.finish(draft.id, hold)
         return answer
 
-    def recover(self, seconds: float = -1) -> None:
-        """Undo what no answer came of. Raises StoreUnavailableError: Redis is out still.
+    def recover(self, seconds: float = -1, account_id: str | None = None) -> None:
+        """Undo what no answer came of, of one account or of all that can be asked for.
 
-        Also where another does so, and is not ready after so many seconds.
+        Raises StoreUnavailableError: Redis is out still, or the node that has one of them. Also
+        where another does so, and is not ready after so many seconds.
         """
         if not self._withdrawing.acquire(timeout=seconds):
             raise StoreUnavailableError(
                 "What Redis did not answer to is being withdrawn. Try again in a second."
             )
         try:
-            while self._lost:
-                hold, mark = self._lost[0]
-                if mark:
-                    left = hold if self._counters.give_back(hold, mark) else None
-                else:
-                    left = self._counters.withdraw(hold)
-                self._lost.popleft()
-                if left is not None:
-                    self._release(left)
+            out = None
+            for hold, mark in self._lost.of(account_id):
+                try:
+                    self._undo(hold, mark)
+                except StoreUnavailableError as fault:
+                    out = fault
+            if out is not None:
+                raise out
         finally:
             self._withdrawing.release()
+
+    def _undo(self, hold: Hold, mark: str) -> None:
+        if mark:
+            left = hold if self._counters.give_back(hold, mark) else None
+        else:
+            left = self._counters.withdraw(hold)
+        self._lost.remove(hold, mark)
+        if left is not None:
+            self._release(left)
 
     def peek(self, limits: Sequence[Limit], account_id: str) -> tuple[int, Standings] | NotSeeded:
         """As Counters.peek."""
@@ -119,7 +130,7 @@ class KeptCounters:
         try:
             last = self._counters.give_back(hold, mark)
         except StoreUnavailableError:
-            self._lost.append((hold, mark))
+            self._lost.add(hold, mark)
             return False
         if last:
             self._writer.drop(hold.id)
@@ -132,3 +143,49 @@ class KeptCounters:
     def seed(self, generation: Generation, seed: Seed) -> bool:
         """As Counters.seed."""
         return self._counters.seed(generation, seed)
+
+
+class _Lost:
+    """What is to be undone: a hold by itself, or, with a mark, given back. Thread-safe.
+
+    The oldest go where there are more than `MAX_LOST`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._holds: dict[tuple[str, str], Hold] = {}  # by id and mark, the oldest first
+        self._accounts = Counter[str]()
+
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    def __contains__(self, account_id: str | None) -> bool:
+        return account_id in self._accounts
+
+    def add(self, hold: Hold, mark: str) -> None:
+        with self._lock:
+            if (hold.id, mark) not in self._holds:
+                self._accounts[hold.account_id] += 1
+                self._holds[hold.id, mark] = hold
+            if len(self._holds) > MAX_LOST:
+                self._drop(next(iter(self._holds)))
+
+    def remove(self, hold: Hold, mark: str) -> None:
+        with self._lock:
+            self._drop((hold.id, mark))
+
+    def of(self, account_id: str | None) -> list[tuple[Hold, str]]:
+        """Those of an account, or all, the oldest first."""
+        with self._lock:
+            return [
+                (hold, mark)
+                for (_, mark), hold in self._holds.items()
+                if account_id is None or hold.account_id == account_id
+            ]
+
+    def _drop(self, name: tuple[str, str]) -> None:
+        hold = self._holds.pop(name, None)
+        if hold is not None:
+            self._accounts[hold.account_id] -= 1
+            if not self._accounts[hold.account_id]:
+                del self._accounts[hold.account_id]

@@ -171,18 +171,22 @@ class Settler(GroupWriter[End]):
         return hold.model if self._known_model(hold.model) else "other"
 
     def _write_down(self, ends: Sequence[tuple[Hold, Charge, float]]) -> None:
-        try:
-            for hold, _, _ in ends:
-                self._counters.close(hold)
-        except StoreError:  # they are out: a Check that repeats one of these finds it open still
-            _log.debug("%d ends could not be closed", len(ends))
+        for hold, _, _ in ends:
+            self._close(hold)
         try:
             self._journal.end(*[charge for _, charge, _ in ends])
-        except StoreError as fault:
-            # They are booked all the same; only a crash before that would forget how they ended.
+        except StoreError as fault:  # only a crash before they are booked forgets how they ended
             _log.warning("the journal did not take %d ends: %s", len(ends), fault)
         except Exception:  # noqa: BLE001  a defect of ours: likewise, or they would wait for ever
             _log.exception("%d ends cannot be written down", len(ends))
+
+    def _close(self, hold: Hold) -> None:
+        try:
+            self._counters.close(hold)
+        except StoreError:  # they are out: a Check that repeats its request finds it open still
+            _log.debug("hold %s could not be closed", hold.id)
+        except Exception:  # noqa: BLE001  a defect of ours: it is booked all the same
+            _log.exception("hold %s cannot be closed", hold.id)
 
     @property
     def waiting(self) -> int:
@@ -266,9 +270,8 @@ class Settler(GroupWriter[End]):
                     if booked.ours:
                         ours.append((booked.hold, booked.charge))
             if failures == len(part):
-                break  # nobody answers
-        left.extend(self._booked)
-        self._booked = left
+                break  # nobody answers, or a node of several: the next turn begins behind these
+        self._booked.extend(left)
         self._say_whether_out(failed)
         self._finish(ours, settled)
         return failed is None

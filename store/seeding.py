@@ -215,6 +215,9 @@ class SeededCounters:
         if self._barrier is None:
             self._seed_here(account_id, until)
             return
+        # Now, and not when a thread is free for it: what is waited for is for all found by then.
+        if self._find(account_id) is None:
+            return
         seconds = max(0.0, until - monotonic())
         self._flights.join(account_id, lambda: self._seed_lost(account_id), seconds)
 
@@ -233,11 +236,12 @@ class SeededCounters:
     def _seed_lost(self, account_id: str) -> None:
         """Once all is in SQL, from there; likewise."""
         assert self._barrier is not None  # noqa: S101  for the checker of types
-        found = self._counters.generation(account_id)
-        if found.seeded:
+        lost = self._find(account_id)
+        if lost is None:
             return
+        found, since = lost
         until = monotonic() + BESIDE_SECONDS
-        self._barrier(self._since(found.life), BESIDE_SECONDS)
+        self._barrier(since, BESIDE_SECONDS)
         if self._claims is None:
             self._read_lost(found)
         elif self._is_ours_to_read(account_id, self._claims, until):
@@ -269,13 +273,16 @@ class SeededCounters:
             )
             self._counters.seed(generation, known)
 
-    def _since(self, life: str) -> float:
-        """When an account that has no seed in this life of it was first found like that."""
-        since = self._found.setdefault(life, monotonic())
+    def _find(self, account_id: str) -> tuple[Generation, float] | None:
+        """An account without a seed, and when it was first found so in this life of it."""
+        found = self._counters.generation(account_id)
+        if found.seeded:
+            return None
+        since = self._found.setdefault(found.life, monotonic())
         if len(self._found) > MAX_FOUND:
             with suppress(KeyError):
                 self._found.popitem(last=False)
-        return since
+        return found, since
 
 
 def _unavailable() -> StoreUnavailableError:

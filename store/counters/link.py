@@ -192,7 +192,10 @@ class Link:
             if monotonic() < self._look_at:
                 self._looking.release()
             elif self._map.nodes():
-                Thread(target=self._look, name="look", daemon=True).start()
+                try:
+                    Thread(target=self._look, name="look", daemon=True).start()
+                except RuntimeError:  # no thread can be had: the next who asks looks
+                    self._looking.release()
             else:  # nothing is known yet
                 self._look()
                 node = self._map.node(slot)

@@ -213,7 +213,8 @@ class Node:
     def _within(self, talk: Callable[[_Line, bool], Reply]) -> Reply:
         if self.breaker.is_open:
             if self.breaker.enter():
-                Thread(target=self._probe, name="probe", daemon=True).start()
+                with suppress(RuntimeError):  # no thread can be had: the next probe may do
+                    Thread(target=self._probe, name="probe", daemon=True).start()
             raise StoreUnavailableError(f"Redis at {self} does not answer. It is tried again.")
         try:
             reply = self._talk(talk)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Lock, Thread
 
 import pytest
 from counterhelp import PATIENT
@@ -31,6 +32,8 @@ from statehelp import FakeClock
 
 from store import seeding
 from store.breaker import FAILURES
+from store.counters import link as link_module
+from store.counters import node as node_module
 from store.counters.address import parse
 from store.counters.link import Link
 from store.counters.model import (
@@ -535,6 +538,37 @@ def test_a_worker_that_dies_while_it_reads_keeps_nobody_for_long(
     engine.dispose()
 
 
+def test_accounts_that_are_lost_together_wait_for_the_same_word_of_all_workers(
+    link: Link, tmp_path: Path
+) -> None:
+    """Though only some are read at a time: else an outage would last longer the more there are."""
+    engine = fast_engine(tmp_path)
+    turn, rounds = Lock(), [0.0]
+
+    def barrier(since: float, _: float) -> None:
+        with turn:
+            if rounds[-1] <= since:
+                rounds.append(time.monotonic())
+                time.sleep(0.05)
+
+    counters = RedisCounters(link)
+    worker = SeededCounters(counters, Ledger(engine), barrier, counters)
+    names = [f"acc_{number}" for number in range(10 * seeding.SEEDING_THREADS)]
+
+    def ask(name: str) -> None:
+        for _ in range(50):
+            with suppress(StoreUnavailableError):
+                worker.peek(limits(), name)
+                return
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(ask, names))
+    assert sorted(counters.accounts()) == sorted(names)
+    assert len(rounds) - 1 <= 5, "and not one for each eight of them"
+    worker.close()
+    engine.dispose()
+
+
 def test_an_account_that_was_served_and_is_lost_is_waited_for_only_for_a_moment(
     link: Link, node: Valkey, tmp_path: Path
 ) -> None:
@@ -718,6 +752,50 @@ def test_a_slot_that_moves_is_followed_and_seeded_anew(cluster: Cluster) -> None
             )
 
 
+def test_a_slot_that_is_moved_at_once_costs_its_accounts_a_moment(cluster: Cluster) -> None:
+    """As the README says to move them: not key by key."""
+    cluster.empty()
+    source = cluster.node_of(f"tg:{{{ACCOUNT.id}}}:")
+    target = next(node for node in cluster.nodes if node is not source)
+    slot = int(source.ask("CLUSTER", "KEYSLOT", ACCOUNT.id))
+    with Link(parse(cluster.url), TIGHT) as link:
+        wait_for(lambda: not down(RedisCounters(link)), "the cluster's slots")
+        counters = seeded(RedisCounters(link))
+        opened = take(counters, draft(10))
+        try:
+            assert seconds_without(counters, lambda: move(slot, source, target)) < 2
+            reopened(counters, [opened])  # it is of another node's epoch
+            assert held(counters) == 10
+        finally:
+            wait_for(lambda: owner(source, slot) == target.port, "its move")
+            target.ask("FLUSHALL")
+            move(slot, target, source)
+            wait_for(lambda: owner(target, slot) == source.port, "its return")
+
+
+def move(slot: int, source: Valkey, target: Valkey) -> None:
+    """All of it at once, as Valkey can from 9.0 on."""
+    name = target.ask("CLUSTER", "MYID").decode()
+    source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", name)
+
+
+def seconds_without(counters: RedisCounters, change: Callable[[], None]) -> float:
+    """How long nobody answers for the account, until it is found to be without a seed."""
+    change()
+    began = time.monotonic()
+    out_since = None
+    while True:
+        asked = time.monotonic()
+        assert asked - began < 10, "it was never moved"
+        try:
+            if is_unseeded(counters):
+                return asked - (out_since or asked)
+            out_since = None
+        except StoreUnavailableError:
+            out_since = out_since or asked
+        time.sleep(0.001)
+
+
 def test_a_slot_that_is_being_moved_keeps_nobody_elses_accounts_out(cluster: Cluster) -> None:
     """Of a key here and one there, no script can be run until the slot has moved."""
     cluster.empty()
@@ -764,6 +842,33 @@ def test_one_node_of_a_cluster_says_what_it_is(cluster: Cluster) -> None:
         pytest.raises(StoreUnavailableError, match=r"redis\+cluster://"),
     ):
         RedisCounters(link).peek(limits(), ACCOUNT.id)
+
+
+def test_a_machine_without_threads_to_give_is_looked_at_again_once_it_has_some(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a bound of processes: whether a node is back is found out by whoever asks after that."""
+
+    class NoThread(Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    cluster.empty()
+    with Link(parse(cluster.url), TIGHT) as link:
+        counters = RedisCounters(link)
+        wait_for(lambda: not down(counters), "an answer")
+        out = cluster.node_of("tg:flush")
+        with monkeypatch.context() as without, out.paused():
+            for module in (link_module, node_module):
+                without.setattr(module, "Thread", NoThread)
+            for _ in range(FAILURES + 5):
+                assert down(counters)
+                time.sleep(0.05)
+        wait_for(lambda: not down(counters), "the node", seconds=5)
+        looked: list[int] = []
+        monkeypatch.setattr(link_module._Slots, "look", lambda _: looked.append(1))
+        with out.paused():
+            wait_for(lambda: down(counters) and bool(looked), "a look at the slots", seconds=5)
 
 
 def test_a_node_that_is_out_takes_only_its_accounts_along(cluster: Cluster) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import fleetworker
 import pytest
@@ -23,7 +24,7 @@ from moneyhelp import KEY, charge, draft, hold
 from moneysupport import ENDING
 from msgspec.structs import replace
 from peers.process import Child
-from peers.valkey import Valkey, valkey_node
+from peers.valkey import Cluster, Valkey, valkey_node
 from statehelp import new_state
 from waiting import until
 
@@ -32,7 +33,8 @@ from authz.lease import Lease
 from authz.sockets import Role
 from authz.usage import Ending
 from store.clock import wall_us
-from store.counters.model import Taken
+from store.counters.model import MoneyLimit, Taken
+from store.counters.redis import SHARDS
 from store.engines import open_engine
 from store.errors import StoreUnavailableError
 from store.journal import JOURNAL_NAME, Journal
@@ -99,6 +101,42 @@ def test_whatever_happens_to_redis_nothing_is_lost_and_nothing_is_over_budget(
     assert served.refusal_seconds(50) < FAST_SECONDS
     assert served.refusal_seconds(100) < 1
     gate.agrees_with(served)
+
+
+def test_a_node_of_a_cluster_that_is_out_takes_only_its_own_accounts_along(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    """The one that has the workers' number (`tg:flush`): accounts of others are seeded too."""
+    cluster.empty()
+    out = cluster.node_of("tg:flush")
+    names = [f"acc_{number}" for number in range(100)]
+    lost = next(each for each in names if cluster.node_of(f"tg:{{{each}}}:") is out)
+    # of others, also their parts of the sweep index, without which none is seeded
+    places = {each: (each, str(crc32(each.encode()) % SHARDS)) for each in names}
+    served, fresh, *_ = [
+        each
+        for each, tags in places.items()
+        if all(cluster.node_of(f"tg:{{{tag}}}:") is not out for tag in tags)
+    ]
+    with fleet(tmp_path, new_state(tmp_path).sql_url, cluster.url, workers=2) as gate:
+        worker = gate.workers[0]
+
+        def take(account_id: str) -> bool:
+            asked = draft(1, account_id=account_id)
+            limits = (MoneyLimit(KEY.id, 0, 10**6),)
+            try:
+                return isinstance(worker.seeded.take(asked.request_id, asked, limits), Taken)
+            except StoreUnavailableError:
+                return False
+
+        for account_id in (lost, served):
+            until(lambda account_id=account_id: take(account_id), 10)  # type: ignore[misc]
+        with out.paused():
+            assert not any(take(lost) for _ in range(5))
+            assert all(take(served) for _ in range(20))
+            until(lambda: take(fresh), 5, "an account's first call")
+            assert not take(lost)
+        until(lambda: take(lost), 5, "the node's return")
 
 
 # -- what is silent is swept

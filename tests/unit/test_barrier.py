@@ -38,6 +38,7 @@ class World:
     writes: bool = True
     redis_out: bool = False
     answered: int = 0
+    answers_fail: bool = False
     sql_out: bool = False
     said: list[tuple[str, int]] = field(default_factory=list)
 
@@ -56,6 +57,8 @@ class World:
 
     def ask_flush(self) -> int:
         self.asked += 1
+        if self.redis_out:
+            raise StoreUnavailableError("the node of that number is out")
         return self.asked
 
     def flush_asked(self) -> int:
@@ -73,6 +76,8 @@ class World:
 
     def answers(self) -> None:
         self.answered += 1
+        if self.answers_fail:
+            raise StoreUnavailableError("one of them is of a node that is out")
 
 
 def row(number: int, flushed_us: int = 0, kind: str = TAKER) -> Replica:
@@ -134,6 +139,21 @@ def test_it_asks_the_others_and_waits_until_each_has_written_since(
     assert over.is_set()
 
 
+def test_it_needs_no_asking_as_all_say_it_every_second(world: World, waits: Barrier) -> None:
+    """A cluster's number lies on one node: where that is out, accounts of the others are seeded."""
+    world.redis_out = True
+    world.rows = [row(1)]
+    over, thread = started(waits, 3.0)
+    until(lambda: world.asked == 1)
+    world.rows = [row(1, flushed_us=10**9)]
+    thread.join()
+    assert over.is_set()
+
+
+def test_a_round_lasts_until_all_that_nobody_asks_have_spoken() -> None:
+    assert barrier.ROUND_SECONDS > barrier.FLUSH_SECONDS + 2 * barrier.ASKED_SECONDS
+
+
 def test_nobody_waits_long_and_who_asks_again_has_waited_since_before(
     world: World, waits: Barrier, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -181,6 +201,22 @@ def test_a_round_that_failed_is_nobodys(
 
 
 # -- the word of a worker
+
+
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(barrier, "FLUSH_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("calm")
+def test_it_says_so_when_asked_though_something_cannot_be_undone_yet(
+    world: World, mark: FlushMark
+) -> None:
+    world.answers_fail = True
+    until(lambda: world.answered > 2)
+    said = len(world.said)
+    world.asked = 9
+    until(lambda: len(world.said) == said + 1)
 
 
 @pytest.fixture

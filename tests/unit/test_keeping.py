@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Event
 
 import pytest
 from moneyhelp import draft, limits, seeded
 from support import ManualClock
 
+from authz import keeping
 from authz.holdwriter import HoldWriter
 from authz.keeping import KeptCounters
 from authz.metrics import Metrics
 from store.counters.memory import MemoryCounters
-from store.counters.model import Ended, Limit, NotSeeded, Refused, Taken
+from store.counters.model import Ended, Limit, NotSeeded, Refused, Seed, Taken
 from store.errors import StoreUnavailableError, UnansweredError
 from store.records import Hold
 
@@ -28,6 +30,7 @@ class Redis(MemoryCounters):
         self.fault: StoreUnavailableError | None = None
         self.does_it = True
         self.withdrawn: list[str] = []
+        self.withdraw_fails: set[str] = set()  # of these accounts
         self.marked: set[str] = set()
         self.given: dict[str, bool] = {}
 
@@ -59,6 +62,8 @@ class Redis(MemoryCounters):
     def withdraw(self, draft: Hold) -> Hold | None:
         if self.fault is not None:
             raise self.fault
+        if draft.account_id in self.withdraw_fails:
+            raise UnansweredError("its node is out")
         self.withdrawn.append(draft.id)
         self.marked.add(draft.id)
         kept = self.hold(draft.account_id, draft.id)
@@ -159,6 +164,45 @@ def test_what_was_not_even_sent_is_not_withdrawn(rig: Rig) -> None:
         rig.take(draft())
     assert rig.counters.lost == 0
     assert rig.writer.flush(0.01), "nor is it under way any more"
+
+
+def test_what_cannot_be_undone_yet_keeps_no_other_account_waiting(rig: Rig) -> None:
+    """In a cluster another account's node is well; and its own comes back by itself."""
+    assert rig.redis.seed(rig.redis.generation("other"), Seed({}, {}))
+    asked = [draft(5), draft(5)]
+    rig.redis.fault = UnansweredError("no answer")
+    for each in asked:
+        rig.redis.withdraw_fails.add(each.account_id)
+        with suppress(UnansweredError):
+            rig.take(each)
+    of_other = draft(5, account_id="other")
+    with pytest.raises(UnansweredError):
+        rig.take(of_other)
+    rig.redis.fault = None
+    assert isinstance(rig.take(draft(5, account_id="other")), Taken)
+    assert rig.redis.withdrawn == [of_other.id]
+    with pytest.raises(StoreUnavailableError):
+        rig.take(draft(5))
+    with pytest.raises(UnansweredError):
+        rig.counters.recover()
+    rig.redis.withdraw_fails.clear()
+    assert isinstance(rig.take(draft(5)), Taken)
+    assert rig.counters.lost == 0
+
+
+def test_what_is_to_be_undone_has_a_bound(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "MAX_LOST", 2)
+    given = [draft(1) for _ in range(3)]
+    for each in given:
+        rig.take(each)
+    rig.redis.fault, rig.redis.does_it = StoreUnavailableError("out"), False
+    for each in given:
+        assert not rig.counters.give_back(each)
+    assert rig.counters.lost == 2
+    rig.redis.fault = None
+    rig.counters.recover()
+    assert [hold.id for hold in rig.released] == [each.id for each in given[1:]]
+    assert rig.counters.lost == 0
 
 
 def test_giving_back_that_failed_is_done_later(rig: Rig) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from threading import Barrier
 
 import pytest
 
 from authz import revive
-from authz.revive import Reviver
+from authz.revive import TOGETHER, Reviver
 from store.errors import StoreUnavailableError
 
 
@@ -44,7 +45,7 @@ def test_an_account_is_seeded_once_however_many_of_its_holds_beat(rig: Rig) -> N
         rig.reviver.heard("one")
         rig.reviver.heard("two")
     rig.reviver.start()
-    until(lambda: rig.seeded == ["one", "two"])
+    until(lambda: sorted(rig.seeded) == ["one", "two"])
 
 
 def test_a_store_that_is_out_is_asked_again_and_a_defect_costs_only_itself(
@@ -69,3 +70,38 @@ def test_there_is_a_bound(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: rig.seeded == ["0", "1"])
     rig.reviver.heard("3")
     until(lambda: rig.seeded == ["0", "1", "3"])
+
+
+def test_accounts_that_wait_for_the_same_wait_together(rig: Rig) -> None:
+    all_there = Barrier(TOGETHER)
+    reviver = Reviver(lambda account_id: rig.seeded.append(f"{account_id} {all_there.wait(5)}"))
+    for number in range(2 * TOGETHER):
+        reviver.heard(str(number))
+    reviver.start()
+    try:
+        until(lambda: len(rig.seeded) == 2 * TOGETHER)
+    finally:
+        reviver.stop()
+
+
+def test_accounts_that_cannot_be_seeded_keep_no_others_waiting(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of one node of a cluster, which is out."""
+    monkeypatch.setattr(revive, "RETRY_SECONDS", 60)
+
+    def seed(account_id: str) -> None:
+        if account_id.startswith("out"):
+            raise StoreUnavailableError("its node is out")
+        rig.seeded.append(account_id)
+
+    reviver = Reviver(seed)
+    for number in range(TOGETHER - 1):
+        reviver.heard(f"out {number}")
+    for number in range(3):
+        reviver.heard(f"well {number}")
+    reviver.start()
+    try:
+        until(lambda: len(rig.seeded) == 3)
+    finally:
+        reviver.stop()

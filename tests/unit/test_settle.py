@@ -504,6 +504,28 @@ def settling_afar(stores: Distant) -> Iterator[tuple[Rig, list[Hold]]]:
         settler.stop(WAIT)
 
 
+def test_an_end_that_cannot_be_closed_is_booked_and_those_with_it_are_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a node of a cluster that is out, or for a defect of ours: it must not be lost."""
+    stores = Distant()
+    with settling_afar(stores) as (rig, _):
+        holds = rig.holds(3)
+        faults = {holds[0].id: StoreUnavailableError("out"), holds[1].id: KeyError("a defect")}
+
+        def close(hold: Hold) -> bool:
+            if hold.id in faults:
+                raise faults[hold.id]
+            return Stores.close(stores, hold)
+
+        monkeypatch.setattr(stores, "close", close)
+        rig.settler.end_all([(hold, made_charge(hold, 5)) for hold in holds])
+        until(lambda: len(stores.settled) == 3)
+        assert ("close", holds[2].id) in stores.done_to
+        assert "a defect" in caplog.text
+        until(lambda: not any(rig.settler.is_ending(hold.id) for hold in holds))
+
+
 def test_rows_do_not_wait_for_counters_that_are_out_and_all_are_settled_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -567,6 +589,30 @@ def test_of_many_that_are_settled_in_one_go_one_that_is_not_answered_is_tried_ag
         out.clear()
         until(lambda: len(stores.settled) == 7)
         until(lambda: not settler.is_ending(holds[1].id))
+    finally:
+        settler.stop(WAIT)
+
+
+def test_ends_of_a_node_that_is_out_keep_no_others_waiting_however_many_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settle, "SETTLE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(settle, "TOGETHER", 3)
+    stores, metrics, out = Stores(), Metrics(), set[str]()
+
+    def settle_all(ends: Sequence[tuple[Hold, int]]) -> list[bool | StoreError]:
+        fault = StoreUnavailableError("this node does not answer")
+        return [fault if hold.id in out else stores.settle(hold, usd) for hold, usd in ends]
+
+    settler = Settler(stores, Unjournaled(), stores, metrics, lambda _: True, settle_all=settle_all)
+    settler.start()
+    try:
+        holds = Rig(stores, metrics, settler).holds(9)
+        out.update(hold.id for hold in holds[:5])
+        settler.end_all([(hold, made_charge(hold, 5)) for hold in holds])
+        until(lambda: stores.settled.keys() == {hold.id for hold in holds[5:]})
+        out.clear()
+        until(lambda: len(stores.settled) == 9)
     finally:
         settler.stop(WAIT)
 
