@@ -1,7 +1,7 @@
 """The container image, built for real where no image registry is in reach.
 
 The base image that the Containerfile names is a Debian of this system's own release with Python,
-made by debootstrap and committed under that name. All that buildah keeps lies in one folder.
+unpacked by debootstrap and committed under that name. All that buildah keeps lies in one folder.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ BASE: Final = re.findall(r"(?m)^FROM (\S+)", (ROOT / "deploy/container/Container
 NAME: Final = "localhost/tensorgate:test"
 USER: Final = 65532
 PACKAGES: Final = "python3,python3-venv,ca-certificates"
+# Of the base, what only costs: each step of a build copies all of it.
+UNNEEDED: Final = (
+    *("debootstrap", "var/cache/apt", "var/lib/apt/lists"),
+    *("usr/share/doc", "usr/share/locale", "usr/share/man"),
+)
 
 
 class Image:
@@ -153,20 +158,37 @@ def _debian() -> Path:
         if not (tree / "made").exists():
             shutil.rmtree(tree, ignore_errors=True)
             tree.mkdir(parents=True)
+            root = tree / "root"
+            # what it unpacks and fetches is enough: nothing of it is ever configured or booted
             argv = (
-                program("debootstrap"),
-                "--variant=minbase",
-                f"--include={PACKAGES}",
-                _release(),
-                str(tree / "root"),
-                _mirror(),
+                *(program("debootstrap"), "--foreign", "--variant=minbase"),
+                *(f"--include={PACKAGES}", _release(), str(root), _mirror()),
             )
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"debootstrap failed:\n{(done.stdout + done.stderr)[-4000:]}")
-            shutil.rmtree(tree / "root/var/cache/apt", ignore_errors=True)
+            required = (root / "debootstrap/required").read_text().split()
+            for package in sorted((root / "var/cache/apt/archives").glob("*.deb")):
+                if package.name.partition("_")[0] not in required:  # those are unpacked already
+                    _unpack(package, root)
+            for unneeded in UNNEEDED:
+                shutil.rmtree(root / unneeded, ignore_errors=True)
+            if (root / "proc").is_symlink():  # to the machine's own, while it is a container
+                (root / "proc").unlink()
+                (root / "proc").mkdir()
+            for name, place in (("run", "/run"), ("lock", "/run/lock")):  # as base-files sets it up
+                if not (root / "var" / name).is_symlink():
+                    shutil.rmtree(root / "var" / name, ignore_errors=True)
+                    (root / "var" / name).symlink_to(place)
             (tree / "made").touch()
     return tree / "root"
+
+
+def _unpack(package: Path, root: Path) -> None:
+    """The files of a package. `/lib` stays the link that it is, which `dpkg-deb -x` makes anew."""
+    files = subprocess.run(("dpkg-deb", "--fsys-tarfile", package), capture_output=True, check=True)
+    argv = ("tar", "--extract", "--keep-directory-symlink", "--directory", root)
+    subprocess.run(argv, input=files.stdout, capture_output=True, check=True)
 
 
 def _release() -> str:
