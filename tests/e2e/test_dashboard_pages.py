@@ -235,6 +235,25 @@ def test_a_key_is_never_shown_again(person: Visitor) -> None:
         assert key not in person.go(path).content()
 
 
+def test_the_back_button_shows_nothing_of_who_signed_out(person: Visitor, people: People) -> None:
+    """Nor does another account that signs in there find it."""
+    page = person.page
+    create(person, "left-behind", "llama-3.1-8b")
+    for path in ("/keys", "/usage", "/keys"):
+        assert "left-behind" in person.go(path).content()
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in*")
+    for _ in range(5):
+        with suppress(Error):
+            page.go_back()
+        page.wait_for_timeout(200)
+        assert "left-behind" not in page.evaluate("document.documentElement.outerHTML")
+    person.sign_in(people.new())
+    assert "left-behind" not in page.content()
+    for path in ("/keys", "/usage"):
+        assert "left-behind" not in person.go(path).content()
+
+
 def test_reloading_the_answer_mints_no_other_and_shows_none(person: Visitor, gate: Stack) -> None:
     page = person.page
     key = create(person, "once", "llama-3.1-8b")
