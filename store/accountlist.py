@@ -6,7 +6,7 @@ days and today; what days that are over add up to is remembered (store/daymemory
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,6 +76,22 @@ class AccountList:
             rows = connection.execute(asked).mappings().all()
             seen = [(read_account(row), row["seen_us"]) for row in rows]
             return AccountPage(self._lines(connection, seen, now_us), found, number)
+
+    def emails(self, limit: int) -> list[str]:
+        """So many addresses, in order, for a list to choose from."""
+        asked = select(accounts.c.email).order_by(accounts.c.email).limit(limit)
+        with driver_errors(), self._engine.connect() as held:
+            connection = held.execution_options(**read_options(self._engine))
+            return [str(email) for email in connection.execute(asked).scalars()]
+
+    def called(self, ids: Collection[str]) -> dict[str, str]:
+        """By id, the e-mail of those of the accounts that there are."""
+        asked = select(accounts.c.id, accounts.c.email).where(accounts.c.id.in_(list(ids)))
+        if not ids:
+            return {}
+        with driver_errors(), self._engine.connect() as held:
+            connection = held.execution_options(**read_options(self._engine))
+            return {row[0]: row[1] for row in connection.execute(asked)}
 
     def line(self, account_id: str, now_us: int) -> AccountLine | None:
         """One account; None if there is none of this id."""

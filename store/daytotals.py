@@ -1,8 +1,8 @@
-"""What days that are over add up to by account and model, and by account and team, kept ready.
+"""What days that are over add up to by model and by team, of each account and of all, kept ready.
 
 `daily` has a row for each key that was used, and a page that shows months of an account with many
-keys would read them all. The dashboard's process makes totals of each day that is over, in the
-background, and pages read them; of a day that has none yet they read `daily`.
+keys, or of everybody, would read them all. The dashboard's process makes totals of each day that
+is over, in the background, and pages read them; of a day that has none yet they read `daily`.
 
 A row may still be booked into a day that is over, seconds after midnight or when a database is
 back. Such a day is made anew as its number of calls is another: of the last YOUNG_DAYS that is
@@ -26,6 +26,7 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    true,
     union_all,
 )
 
@@ -41,6 +42,8 @@ from store.schema import AMOUNTS, daily, day_totals, totalled
 MODEL: Final = "model"
 TEAM: Final = "team"
 KINDS: Final = (MODEL, TEAM)
+OF_ALL: Final = {MODEL: "models", TEAM: "teams"}  # of all accounts together, under NOBODY
+NOBODY: Final = ""
 YOUNG_DAYS: Final = 8
 ROUND_SECONDS: Final = 600.0
 DAILY_ROUNDS: Final = 144
@@ -59,6 +62,28 @@ def ready(connection: Connection, days: Sequence[int]) -> frozenset[int]:
     return frozenset(connection.execute(asked).scalars()) & frozenset(days)
 
 
+def _whole(connection: Connection, first: int, last: int) -> dict[int, int]:
+    """Of how many calls there are totals, by day; of those days that have them of all accounts.
+
+    A version that knew no such totals left days without, or beside a day that it made anew.
+    """
+    together = (
+        select(day_totals.c.day, func.sum(day_totals.c.calls).label("calls"))
+        .where(day_totals.c.kind == OF_ALL[TEAM], day_totals.c.day.between(first, last))
+        .group_by(day_totals.c.day)
+        .subquery("together")
+    )
+    asked = (
+        select(totalled.c.day, totalled.c.calls)
+        .outerjoin(together, together.c.day == totalled.c.day)
+        .where(
+            totalled.c.day.between(first, last),
+            totalled.c.calls == func.coalesce(together.c.calls, 0),
+        )
+    )
+    return {row[0]: row[1] for row in connection.execute(asked)}
+
+
 def lines(
     connection: Connection,
     kind: str,
@@ -70,15 +95,33 @@ def lines(
     From totals where there are some, else from the sums by day.
     """
     kept = ready(connection, days)
-    mine = [] if accounts is None else [day_totals.c.account_id.in_(accounts)]
-    theirs = [] if accounts is None else [daily.c.account_id.in_(accounts)]
+    if accounts is None:
+        return _lines(kind, kind, days, kept)
+    mine = (day_totals.c.account_id.in_(accounts), daily.c.account_id.in_(accounts))
+    return _lines(kind, kind, days, kept, mine)
+
+
+def lines_of_all(connection: Connection, kind: str, days: Sequence[int]) -> Subquery:
+    """The same of all accounts together: account_id says nothing."""
+    kept = frozenset(_whole(connection, min(days), max(days))) if days else frozenset()
+    return _lines(kind, OF_ALL[kind], days, kept & frozenset(days))
+
+
+def _lines(
+    kind: str,
+    stored: str,
+    days: Sequence[int],
+    kept: frozenset[int],
+    mine: tuple[ColumnElement[bool], ColumnElement[bool]] = (true(), true()),
+) -> Subquery:
+    """Totals of the kind `stored` of the days `kept`, sums of the others; each as `mine` says."""
     of_totals = select(
         day_totals.c.day,
         day_totals.c.account_id,
         day_totals.c.name,
         day_totals.c.calls,
         *(day_totals.c[name] for name in AMOUNTS),
-    ).where(day_totals.c.kind == kind, day_totals.c.day.in_(sorted(kept)), *mine)
+    ).where(day_totals.c.kind == stored, day_totals.c.day.in_(sorted(kept)), mine[0])
     number: ColumnElement[int] = sum((daily.c[name] for name in CALLS), start=literal(0))
     of_sums = select(
         daily.c.day,
@@ -86,7 +129,7 @@ def lines(
         _NAMES[kind].label("name"),
         number.label("calls"),
         *(daily.c[name] for name in AMOUNTS),
-    ).where(daily.c.day.in_([day for day in days if day not in kept]), *theirs)
+    ).where(daily.c.day.in_([day for day in days if day not in kept]), mine[1])
     return union_all(of_totals, of_sums).subquery("parts")
 
 
@@ -107,7 +150,7 @@ class DayTotals:
         last = self._clock() // DAY_US - CHANGING_DAYS
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**read_options(self._engine))
-            known = {row[0]: row[1] for row in connection.execute(select(totalled))}
+            known = _whole(connection, 0, last)
             first = connection.execute(select(func.min(daily.c.day))).scalar()
         made = 0
         for day in () if first is None else range(last, int(first) - 1, -1):
@@ -149,19 +192,30 @@ class DayTotals:
                 )
                 rows = [_total(kind, day, row) for row in connection.execute(asked).mappings()]
                 if rows:
-                    connection.execute(insert(day_totals), rows)
+                    connection.execute(insert(day_totals), rows + _together(kind, day, rows))
                 number = sum(row["calls"] for row in rows)
             said = totalled.update().where(totalled.c.day == day).values(calls=number)
             connection.execute(said)
 
 
-_ANY_KIND: Final = day_totals.c.kind.in_(KINDS)  # so that the primary key finds the rows
+_ANY_KIND: Final = day_totals.c.kind.in_([*KINDS, *OF_ALL.values()])  # as the primary key begins
 
 
 def _total(kind: str, day: int, row: Any) -> dict[str, Any]:
     amounts = {name: min(whole(row, name), INT64_MAX) for name in AMOUNTS}
     names = {"kind": kind, "day": day, "account_id": row["account_id"], "name": row["name"]}
     return {**names, "calls": calls(row), **amounts}
+
+
+def _together(kind: str, day: int, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What rows of accounts add up to, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        nothing = {"kind": OF_ALL[kind], "day": day, "account_id": NOBODY, "name": row["name"]}
+        total = found.setdefault(row["name"], nothing)
+        for number in ("calls", *AMOUNTS):
+            total[number] = min(total.get(number, 0) + row[number], INT64_MAX)
+    return list(found.values())
 
 
 class Keeper(Background):

@@ -241,7 +241,8 @@ Index("ix_daily_account_day", daily.c.account_id, daily.c.day)
 pruned = _sums_by_day("pruned")
 
 # What the sums of a day that is over add up to by account: kind `model` or `team`, and the name of
-# one ("" is no team). The dashboard makes them, for pages that show months, and `totalled` says of
+# one ("" is no team); and of all accounts together: kind `models` or `teams`, and no account. The
+# dashboard makes them, for pages that show months, and `totalled` says of
 # which days, and of how many calls (store/daytotals.py). Made of `daily`, so no part of the books:
 # both can be emptied at any time.
 day_totals = Table(

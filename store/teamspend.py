@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import Engine, func, select
 
 from store.daymemory import CHANGING_DAYS, DayMemory
-from store.daytotals import TEAM, lines
+from store.daytotals import TEAM, lines_of_all
 from store.engines import driver_errors, read_options
 from store.ledgersums import amount, whole
 from store.records import DAY_US, SECOND_US
@@ -109,7 +109,7 @@ class TeamSpend:
             return ()
         with driver_errors(), self._engine.connect() as held:
             connection = held.execution_options(**read_options(self._engine))
-            parts = lines(connection, TEAM, range(first, last)).c
+            parts = lines_of_all(connection, TEAM, range(first, last)).c
             asked = (
                 select(
                     parts.name,

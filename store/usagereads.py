@@ -1,9 +1,12 @@
-"""An account's usage as its dashboard shows it. Every query is by account, indexed and bounded.
+"""An account's usage, or everybody's, as the dashboard shows it: indexed and bounded queries.
 
 Days are whole UTC days, as numbers since 1970. What was spent is read from the totals of days
 (store/daytotals.py) and from the sums by day, calls from the ledger's rows. How long calls took is
 of each day's last calls only (`SAMPLE` in all, no more than `SAMPLE_OF_DAY` each): exact numbers
 would need every row.
+
+Everybody's calls are in the order of their ends, an account's in that of their beginnings: there
+is an index for either.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from store.engines import driver_errors, read_options
 from store.ledger import read_row
 from store.ledgersums import CALLS, added_calls, amount, calls, whole
 from store.records import DAY_US, Basis, LedgerRow, Seen, window_at, window_ends_us
-from store.schema import AMOUNTS, daily, ledger, refused, spent
+from store.schema import AMOUNTS, accounts, daily, ledger, refused, spent
 
 SERIES: Final = 6
 DEAREST_SECONDS: Final = 60.0
@@ -55,17 +58,26 @@ class By(StrEnum):
     MODEL = "model"
     KEY = "key"
     TEAM = "team"
+    USER = "user"
 
 
-_COLUMNS: Final = {By.MODEL: daily.c.model, By.KEY: daily.c.key_id, By.TEAM: daily.c.team}
+_COLUMNS: Final = {
+    By.MODEL: daily.c.model,
+    By.KEY: daily.c.key_id,
+    By.TEAM: daily.c.team,
+    By.USER: daily.c.account_id,
+}
 OTHERS: Final = None
 
 
 @dataclass(frozen=True, slots=True)
 class Of:
-    """Whose usage, of which days (both included), of one key or of all."""
+    """Whose usage, of which days (both included), of one key or of all.
 
-    account_id: str
+    No account is everybody; a key is always of an account.
+    """
+
+    account_id: str | None
     first_day: int
     last_day: int
     key_id: str | None = None
@@ -73,6 +85,8 @@ class Of:
     def __post_init__(self) -> None:
         if not 0 <= self.last_day - self.first_day < MAX_DAYS:
             raise ValueError(f"a range has 1 to {MAX_DAYS} days")
+        if self.account_id is None and self.key_id is not None:
+            raise ValueError("a key's usage is an account's")
 
     @property
     def days(self) -> range:
@@ -163,9 +177,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a page of calls begins: behind this row."""
+    """Where a page of calls begins: behind this row. `at_us` is what they are in the order of."""
 
-    admitted_us: int
+    at_us: int
     seq: int
 
 
@@ -193,7 +207,8 @@ class UsageReader:
     def series(self, of: Of, by: By, today: int) -> list[Series]:
         """By day: the SERIES that cost most, dearest first, then the rest together if there is any.
 
-        Calls decide among those that cost the same. With `By.KEY` names are ids of keys.
+        Calls decide among those that cost the same. With `By.KEY` names are ids of keys, with
+        `By.USER` of accounts. By key, everybody's would read all that there is.
         """
         shown = self._dearest(of, by)
         days = self._days(of, by, today, shown)
@@ -254,13 +269,25 @@ class UsageReader:
                 self._memory.put((of.account_id, of.key_id, by, shown, day), found[day])
         return found
 
-    def refused(self, of: Of) -> list[tuple[int, str, int]]:
+    def refused(self, of: Of, today: int) -> list[tuple[int, str, int]]:
         """(day, reason, calls), in order."""
+        over = min(of.last_day, today - CHANGING_DAYS)
+        key = (of, "refused", over)
+        known: list[tuple[int, str, int]] | None = self._memory.get(key)
+        if known is None:
+            known = self._refused(of, of.first_day, over)
+            self._memory.put(key, known)
+        return known + self._refused(of, max(of.first_day, over + 1), of.last_day)
+
+    def _refused(self, of: Of, first: int, last: int) -> list[tuple[int, str, int]]:
+        if first > last:
+            return []
+        everybody = refused.c.account_id.in_(select(accounts.c.id))  # by the primary key, too
         asked = (
             select(refused.c.day, refused.c.reason, func.sum(refused.c.calls))
             .where(
-                refused.c.account_id == of.account_id,
-                refused.c.day.between(of.first_day, of.last_day),
+                everybody if of.account_id is None else refused.c.account_id == of.account_id,
+                refused.c.day.between(first, last),
                 *([] if of.key_id is None else [refused.c.key_id == of.key_id]),
             )
             .group_by(refused.c.day, refused.c.reason)
@@ -319,15 +346,15 @@ class UsageReader:
         length = 1 if len(of.days) <= MAX_SPANS else 7
         spans = of.days[::length]
         limit = min(SAMPLE_OF_DAY, SAMPLE // len(spans))
-        mine = ledger.c.account_id if of.key_id is None else ledger.c.key_id
+        moment = _ordered_by(of.account_id)
         asked = (
             select(ledger.c.seen, ledger.c.basis, ledger.c.account_id)
             .where(
-                mine == (of.key_id or of.account_id),
-                ledger.c.admitted_us >= bindparam("from_us"),
-                ledger.c.admitted_us < bindparam("until_us"),
+                *_found_by(of.account_id, of.key_id),
+                moment >= bindparam("from_us"),
+                moment < bindparam("until_us"),
             )
-            .order_by(ledger.c.admitted_us.desc())
+            .order_by(moment.desc())
             .limit(limit)
         )
         found = []
@@ -339,7 +366,8 @@ class UsageReader:
                 if took is None:
                     bounds = {"from_us": day * DAY_US, "until_us": until * DAY_US}
                     rows = connection.execute(asked, bounds).all()
-                    took = _took(day, [row[:2] for row in rows if row[2] == of.account_id])
+                    mine = [row[:2] for row in rows if of.account_id in (None, row[2])]
+                    took = _took(day, mine)
                     if until <= today - CHANGING_DAYS:
                         self._memory.put(key, took)
                 found.append(took)
@@ -347,81 +375,118 @@ class UsageReader:
 
     def calls(
         self,
-        account_id: str,
+        account_id: str | None,
         *,
         key_id: str | None = None,
         request_id: str | None = None,
         behind: Place | None = None,
         limit: int = 50,
     ) -> list[Call]:
-        """The account's calls that are over, those that began last first."""
+        """The account's calls that are over, those that began last first.
+
+        Everybody's, where there is no account: those that ended last first.
+        """
         # One condition finds the rows, by its index, and what is another's is left out here: a
         # planner that may choose looks through all of an account's rows for one request.
         if request_id is not None:
             wanted: list[ColumnElement[bool]] = [ledger.c.request_id == request_id]
-        elif key_id is not None:
-            wanted = [ledger.c.key_id == key_id]
         else:
-            wanted = [ledger.c.account_id == account_id]
+            wanted = _found_by(account_id, key_id)
+        moment = _ordered_by(account_id)
         if behind is not None:
-            same = and_(ledger.c.admitted_us == behind.admitted_us, ledger.c.seq < behind.seq)
-            wanted += [
-                ledger.c.admitted_us <= behind.admitted_us,
-                or_(ledger.c.admitted_us < behind.admitted_us, same),
-            ]
+            same = and_(moment == behind.at_us, ledger.c.seq < behind.seq)
+            wanted += [moment <= behind.at_us, or_(moment < behind.at_us, same)]
         asked = select(ledger).where(*wanted)
         if request_id is None:
-            asked = asked.order_by(ledger.c.admitted_us.desc(), ledger.c.seq.desc())
+            asked = asked.order_by(moment.desc(), ledger.c.seq.desc())
         with self._connected() as connection:
             found = [
                 Call(row["seq"], read_row(row), _seen(row["seen"]))
                 for row in connection.execute(asked.limit(limit)).mappings()
-                if row["account_id"] == account_id and key_id in (None, row["key_id"])
+                if account_id in (None, row["account_id"]) and key_id in (None, row["key_id"])
             ]
-        return sorted(found, key=lambda call: (-call.row.admitted_us, -call.seq))
+        places = [(place_of(call, account_id), call) for call in found]
+        places.sort(key=lambda each: (-each[0].at_us, -each[0].seq))
+        return [call for _, call in places]
 
     def every_call(self, of: Of) -> Iterator[Call]:
-        """The calls that began in the range, the last first, in batches: for an export."""
+        """The calls that began in the range, the last first, in batches: for an export.
+
+        Everybody's: those that ended in it.
+        """
         behind = Place((of.last_day + 1) * DAY_US, 0)
         while True:
             batch = self.calls(of.account_id, key_id=of.key_id, behind=behind, limit=CSV_BATCH)
             for call in batch:
-                if call.row.admitted_us < of.first_day * DAY_US:
+                if place_of(call, of.account_id).at_us < of.first_day * DAY_US:
                     return
                 yield call
             if len(batch) < CSV_BATCH:
                 return
-            behind = Place(batch[-1].row.admitted_us, batch[-1].seq)
+            behind = place_of(batch[-1], of.account_id)
 
     def lines(self, of: Of) -> Iterator[tuple[Any, ...]]:
         """Day, key's id, alias, team, model and the numbers of Sums, by day: for an export.
 
-        A week at a time, so that neither memory nor a transaction grows with the range.
+        A week at a time, so that neither memory nor a transaction grows with the range. Everybody's
+        have the user behind the day, and are read a day at a time.
         """
         c = daily.c
+        whose = [c.user] if of.account_id is None else []
+        names = (c.day, *whose, c.key_id, c.alias, c.team, c.model)
         asked = (
-            select(c.day, c.key_id, c.alias, c.team, c.model, *added_calls(daily), *_amounts())
-            .where(c.account_id == of.account_id, c.day.in_(bindparam("week", expanding=True)))
-            .group_by(c.day, c.key_id, c.alias, c.team, c.model)
-            .order_by(c.day, c.key_id, c.alias, c.team, c.model)
+            select(*names, *added_calls(daily), *_amounts())
+            .where(c.day.in_(bindparam("some", expanding=True)))
+            .group_by(*names)
+            .order_by(*names)
         )
+        if of.account_id is not None:
+            asked = asked.where(c.account_id == of.account_id)
         if of.key_id is not None:
             asked = asked.where(c.key_id == of.key_id)
-        for first in of.days[::7]:
-            week = range(first, min(first + 7, of.last_day + 1))
+        length = 1 if of.account_id is None else 7
+        for first in of.days[::length]:
+            some = range(first, min(first + length, of.last_day + 1))
             with self._connected() as connection:
-                rows = connection.execute(asked, {"week": list(week)}).mappings().all()
+                rows = connection.execute(asked, {"some": list(some)}).mappings().all()
             for row in rows:
-                names = (row["day"], row["key_id"], row["alias"], row["team"], row["model"])
-                yield (*names, _sums(row))
+                yield (*(row[column.name] for column in names), _sums(row))
+
+
+def place_of(call: Call, account_id: str | None) -> Place:
+    """Where calls of the account, or everybody's, go on behind this one."""
+    row = call.row
+    return Place(row.settled_us if account_id is None else row.admitted_us, call.seq)
+
+
+def _ordered_by(account_id: str | None) -> ColumnElement[int]:
+    return ledger.c.settled_us if account_id is None else ledger.c.admitted_us
+
+
+def _found_by(account_id: str | None, key_id: str | None) -> list[ColumnElement[bool]]:
+    """The one condition that finds rows by an index which has them in order."""
+    if key_id is not None:
+        return [ledger.c.key_id == key_id]
+    if account_id is not None:
+        return [ledger.c.account_id == account_id]
+    return [ledger.c.settled_us >= 0]  # all: so said, planners take the index
 
 
 def _parts(connection: Connection, of: Of, by: By, days: Sequence[int]) -> Subquery:
     """Rows of day, name, calls and AMOUNTS, to be added up; all of an account's from totals."""
-    if by in KINDS and of.key_id is None:
+    if of.account_id is None and by is By.USER:
+        each = daytotals.lines(connection, daytotals.TEAM, days).c
+        amounts = (each[name] for name in AMOUNTS)
+        named = select(each.day, each.account_id.label("name"), each.calls, *amounts)
+        return named.subquery("parts")
+    if of.account_id is None and by in KINDS:
+        return daytotals.lines_of_all(connection, by.value, days)
+    if of.account_id is not None and by in KINDS and of.key_id is None:
         return daytotals.lines(connection, by.value, days, [of.account_id])
     number: ColumnElement[int] = sum((daily.c[name] for name in CALLS), start=literal(0))
-    wanted = [daily.c.account_id == of.account_id, daily.c.day.in_(days)]
+    wanted: list[ColumnElement[bool]] = [daily.c.day.in_(days)]
+    if of.account_id is not None:
+        wanted.append(daily.c.account_id == of.account_id)
     if of.key_id is not None:
         wanted.append(daily.c.key_id == of.key_id)
     return (

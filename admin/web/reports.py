@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from admin.web import keyforms
+from admin.web.csvfile import csv_answer
 from admin.web.desk import Access, Page, desk
 from admin.web.pages import render
 from admin.web.programs import program
-from admin.web.usage import csv_answer
 from store.auditlog import AuditLog, Entry
 from store.control import Control
 from store.errors import StoreError

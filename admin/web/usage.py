@@ -1,38 +1,34 @@
 """The pages of usage: sums, charts, a budget's burn-down, CSV, and the last calls.
 
-Everybody sees their own. A chart is drawn from the table that stands beneath it, so what is read
-out to one person is what another one sees.
+Everybody sees their own, auditors and admins anybody's. A chart is drawn from the table that
+stands beneath it, so what is read out to one person is what another one sees.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from admin.web.desk import Page, current_account, desk
-from admin.web.keyforms import number
+from admin.web.csvfile import csv_answer
+from admin.web.desk import Access, Page, desk
 from admin.web.pages import error_page, render
-from admin.web.usagetext import Burn, burn_down, days_of, safe_cell
+from admin.web.usageasked import ALL, MINE, Whose, anybodys, asked_of, has_key, mine
+from admin.web.usagetext import Burn, burn_down
 from store.control import Control
 from store.errors import InputError, StoreError
 from store.keylist import KeyLine, KeyList, Show
 from store.ledgerreader import EXPORTED, exported
 from store.ledgersums import day_text
-from store.records import DAY_US, Account
+from store.records import DAY_US
 from store.rollups import usd_exact
-from store.usagereads import MAX_DAYS, By, Call, Of, Place, Series, Sums, UsageReader
+from store.usagereads import MAX_DAYS, By, Of, Place, Series, Sums, UsageReader, place_of
 
-RANGES: Final = (7, 30, 90, 365)
-DEFAULT_DAYS: Final = 30
 CALLS_SHOWN: Final = 10
 CALLS_A_PAGE: Final = 50
+USERS_SUGGESTED: Final = 200
 ID_CHARS: Final = 200
 REFUSAL_SECONDS: Final = 0.5
 
@@ -49,192 +45,138 @@ _SUMS: Final = (
     "output_tokens",
     "charge_usd",
 )  # FROZEN FORMAT: append only
+_SUMS_OF_ALL: Final = ("day", "user", *_SUMS[1:])  # FROZEN FORMAT: append only
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a page of usage is about."""
-
-    of: Of
-    by: By
-    preset: int | None  # of RANGES
-
-    def query(self, **other: str | None) -> str:
-        """The same question, but for `other`, behind a path."""
-        mine: dict[str, str | None] = {
-            "by": None if self.by is By.MODEL else self.by.value,
-            "key": self.of.key_id,
-        }
-        if self.preset is not None:
-            mine["days"] = None if self.preset == DEFAULT_DAYS else str(self.preset)
-        else:
-            mine |= {"from": day_text(self.of.first_day), "to": day_text(self.of.last_day)}
-        if "days" in other:
-            mine |= {"from": None, "to": None}
-        kept = {name: value for name, value in (mine | other).items() if value is not None}
-        return f"?{urlencode(kept)}" if kept else ""
-
-
-def usage_page(request: Request) -> Response:
+def _usage(request: Request, whose: Whose) -> Response:
     """Sums and charts of a range, and the last few calls."""
-    account = current_account(request)
     each = desk(request)
     now_us = each.clock()
-    asked = _asked(request, account, now_us)
+    asked = asked_of(request, whose, now_us)
     if asked is None:
-        return _no_such_range(request)
+        return _no_such_usage(request)
     reader = each.usage
     of, today = asked.of, now_us // DAY_US
-    total = reader.total(of, today)
-    refused = reader.refused(of)
+    refused = reader.refused(of, today)
     series = reader.series(of, asked.by, today)
-    calls = reader.calls(account.id, key_id=of.key_id, limit=CALLS_SHOWN)
+    calls = reader.calls(whose.account_id, key_id=of.key_id, limit=CALLS_SHOWN)
     shown = {call.row.key_id for call in calls}
     if asked.by is By.KEY:
         shown |= {one.name for one in series if one.name is not None}
-    names = each.key_list.names(account.id)
-    called = each.key_list.called(account.id, shown)
-    burn = _burn(request, account, reader, of.key_id, now_us)
+    called = each.key_list.called(whose.account_id, shown)
     return render(
         request,
         "usage.html",
         asked=asked,
-        by=asked.by.value,
-        names=names,
-        total=total,
+        **_choices(request, whose),
+        total=_together(series),
         before=_before(reader, of, today),
         refused_calls=sum(calls for _, _, calls in refused),
-        series=_named(series, asked.by, called),
+        series=_named(request, series, asked.by, called),
         refusals=_reasons(refused),
         took=reader.took(of, today),
-        burn=burn,
+        burn=_burn(request, whose, reader, of.key_id, now_us),
         days=list(of.days),
         day_text=day_text,
-        ranges=_ranges(asked),
-        groups=_groups(asked),
         calls=calls,
         aliases={key_id: alias for key_id, (alias, _) in called.items()},
-        longest=MAX_DAYS,
     )
 
 
-def calls_page(request: Request) -> Response:
+def _calls(request: Request, whose: Whose) -> Response:
     """The calls that are over, the last first; one of them by its request id."""
-    account = current_account(request)
     each = desk(request)
     asked = request.query_params
     key_id = asked.get("key") or None
-    if key_id and each.key_list.line(account.id, key_id, each.clock()) is None:
-        return _no_such_range(request)
+    if key_id and not has_key(request, whose, key_id):
+        return _no_such_usage(request)
     request_id = asked.get("q", "").strip()[:ID_CHARS]
     found = each.usage.calls(
-        account.id,
+        whose.account_id,
         key_id=key_id,
         request_id=request_id or None,
         behind=_place(asked.get("behind")),
         limit=CALLS_A_PAGE + 1,
     )
     calls = found[:CALLS_A_PAGE]
-    called = each.key_list.called(account.id, {call.row.key_id for call in calls})
+    called = each.key_list.called(whose.account_id, {call.row.key_id for call in calls})
+    last = place_of(calls[-1], whose.account_id) if len(found) > CALLS_A_PAGE else None
     return render(
         request,
         "calls.html",
+        **_choices(request, whose),
         calls=calls,
-        names=each.key_list.names(account.id),
         aliases={one: alias for one, (alias, _) in called.items()},
         key_id=key_id,
         search=request_id,
-        behind=_behind(calls, key_id) if len(found) > CALLS_A_PAGE else None,
+        behind=last and whose.address("/calls", key=key_id, behind=f"{last.at_us}.{last.seq}"),
         begins="behind" not in asked,
-        refusal=_refusal(request, account, request_id) if request_id and not calls else None,
+        refusal=_refusal(request, whose, request_id) if request_id and not calls else None,
     )
 
 
-def sums_csv(request: Request) -> Response:
+def _sums_csv(request: Request, whose: Whose) -> Response:
     """The sums by day of the range, as CSV: exact, for a spreadsheet."""
-    account = current_account(request)
     each = desk(request)
-    asked = _asked(request, account, each.clock())
+    asked = asked_of(request, whose, each.clock())
     if asked is None:
-        return _no_such_range(request)
+        return _no_such_usage(request)
     lines = each.usage.lines(asked.of)
-    rows = ((day_text(line[0]), *line[1:5], *_numbers(line[5])) for line in lines)
-    name = f"usage-{day_text(asked.of.first_day)}-{day_text(asked.of.last_day)}.csv"
-    return csv_answer(name, _SUMS, rows)
+    rows = ((day_text(line[0]), *line[1:-1], *_numbers(line[-1])) for line in lines)
+    head = _SUMS_OF_ALL if whose.account is None else _SUMS
+    return csv_answer(_file("usage", asked.of), head, rows)
 
 
-def calls_csv(request: Request) -> Response:
-    """Every call that began in the range, as CSV: the ledger's rows, the last first."""
-    account = current_account(request)
+def _calls_csv(request: Request, whose: Whose) -> Response:
+    """Every call that began in the range, as CSV: the ledger's rows, the last first.
+
+    Everybody's: every call that ended in it.
+    """
     each = desk(request)
-    asked = _asked(request, account, each.clock())
+    asked = asked_of(request, whose, each.clock())
     if asked is None:
-        return _no_such_range(request)
+        return _no_such_usage(request)
     reader = each.usage
 
     def rows() -> Iterator[Sequence[Any]]:
         for call in reader.every_call(asked.of):
             yield list(exported(call.row).values())
 
-    name = f"calls-{day_text(asked.of.first_day)}-{day_text(asked.of.last_day)}.csv"
-    return csv_answer(name, EXPORTED, rows())
+    return csv_answer(_file("calls", asked.of), EXPORTED, rows())
 
 
-# -- what was asked
+def _file(what: str, of: Of) -> str:
+    return f"{what}-{day_text(of.first_day)}-{day_text(of.last_day)}.csv"
 
 
-def _asked(request: Request, account: Account, now_us: int) -> Asked | None:
-    """None for a range or a key that there is not."""
-    query = request.query_params
-    key_id = query.get("key") or None
-    if key_id is not None and desk(request).key_list.line(account.id, key_id, now_us) is None:
-        return None
-    by = next((each for each in By if each.value == query.get("by")), By.MODEL)
-    today = now_us // DAY_US
-    if query.get("from") or query.get("to"):
-        range_ = days_of(query.get("from", ""), query.get("to", ""), today)
-        if range_ is None:
-            return None
-        return Asked(Of(account.id, *range_, key_id), by, None)
-    days = number(query.get("days", ""))
-    preset = days if days in RANGES else DEFAULT_DAYS
-    return Asked(Of(account.id, max(0, today - preset + 1), today, key_id), by, preset)
-
-
-def _ranges(asked: Asked) -> list[tuple[str, str, None, bool]]:
-    return [
-        (
-            f"/usage{asked.query(days=None if days == DEFAULT_DAYS else str(days))}",
-            "1 year" if days == RANGES[-1] else f"{days} days",
-            None,
-            days == asked.preset,
-        )
-        for days in RANGES
-    ]
-
-
-def _groups(asked: Asked) -> list[tuple[str, str, None, bool]]:
-    return [
-        (
-            f"/usage{asked.query(by=None if by is By.MODEL else by.value)}",
-            by.value.capitalize(),
-            None,
-            by is asked.by,
-        )
-        for by in By
-    ]
-
-
-def _no_such_range(request: Request) -> Response:
+def _no_such_usage(request: Request) -> Response:
     return error_page(
         request,
         404,
         "There is no such usage",
-        f"Choose one of your keys, and 1 to {MAX_DAYS} days that have begun.",
+        f"Choose an account and a key that you may see, and 1 to {MAX_DAYS} days that have begun.",
     )
 
 
 # -- what is shown
+
+
+def _choices(request: Request, whose: Whose) -> dict[str, Any]:
+    """Whose, and what the fields of a page offer to choose from."""
+    each = desk(request)
+    account = whose.account
+    return {
+        "whose": whose,
+        "names": [] if account is None else each.key_list.names(account.id),
+        "emails": each.account_list.emails(USERS_SUGGESTED) if whose.all else [],
+    }
+
+
+def _together(series: Sequence[Series]) -> Sums:
+    total = Sums()
+    for each in series:
+        total = total.plus(each.total)
+    return total
 
 
 def _before(reader: UsageReader, of: Of, today: int) -> Sums | None:
@@ -244,17 +186,19 @@ def _before(reader: UsageReader, of: Of, today: int) -> Sums | None:
 
 
 def _named(
-    series: list[Series], by: By, keys: Mapping[str, tuple[str, str]]
+    request: Request, series: list[Series], by: By, keys: Mapping[str, tuple[str, str]]
 ) -> list[tuple[str, Series]]:
     """Each with what people call it."""
-    aliases = {key_id: f"{alias} ({hint[-4:]})" for key_id, (alias, hint) in keys.items()}
+    names: Mapping[str, str] = {}
+    if by is By.KEY:
+        names = {key_id: f"{alias} ({hint[-4:]})" for key_id, (alias, hint) in keys.items()}
+    elif by is By.USER:
+        names = desk(request).account_list.called({each.name for each in series if each.name})
 
     def called(name: str | None) -> str:
         if name is None:
             return "all others"
-        if by is By.KEY:
-            return aliases.get(name, name)
-        return name or "no team"
+        return names.get(name, name) or "no team"
 
     return [(called(each.name), each) for each in series]
 
@@ -269,18 +213,22 @@ def _reasons(refused: list[tuple[int, str, int]]) -> list[tuple[str, dict[int, i
 
 
 def _burn(
-    request: Request, account: Account, reader: UsageReader, key_id: str | None, now_us: int
+    request: Request, whose: Whose, reader: UsageReader, key_id: str | None, now_us: int
 ) -> Burn | None:
     """The burn-down of the key that was chosen; None where it has no budget.
 
     Where none was chosen, of the account's own budget, else of the key that is nearest to its end.
+    Everybody together has no budget.
     """
+    account = whose.account
+    if account is None:
+        return None
     each = desk(request)
     if key_id is None:
         budget = each.catalog().plan_of(account.plan).account_budget_nanousd
         if budget is not None:
             window = reader.window(account.id, account.id, account.created_us, now_us)
-            return burn_down("your account", budget, window, now_us)
+            return burn_down("the account" if whose.all else "your account", budget, window, now_us)
         line = _tightest(each.key_list, account.id, now_us)
     else:
         line = each.key_list.line(account.id, key_id, now_us)
@@ -308,25 +256,18 @@ def _place(text: str | None) -> Place | None:
     return None
 
 
-def _behind(calls: list[Call], key_id: str | None) -> str:
-    last = calls[-1]
-    query = {"behind": f"{last.row.admitted_us}.{last.seq}"} | ({"key": key_id} if key_id else {})
-    return f"/usage/calls?{urlencode(query)}"
-
-
-def _refusal(request: Request, account: Account, request_id: str) -> dict[str, Any] | None:
-    """What a running authz on this machine knows of a call of this account that it refused."""
+def _refusal(request: Request, whose: Whose, request_id: str) -> dict[str, Any] | None:
+    """What a running authz on this machine knows of a call of theirs that it refused."""
     try:
         found = Control.of(desk(request).settings).ask(
             "refusal", id=request_id, seconds=REFUSAL_SECONDS
         )
     except (StoreError, InputError):
         return None
-    mine = isinstance(found, dict) and found.get("user") == account.email
-    return found if mine else None
-
-
-# -- CSV
+    if not isinstance(found, dict):
+        return None
+    theirs = whose.account is None or found.get("user") == whose.account.email
+    return found if theirs else None
 
 
 def _numbers(sums: Sums) -> tuple[int | str, ...]:
@@ -340,38 +281,28 @@ def _numbers(sums: Sums) -> tuple[int | str, ...]:
     )
 
 
-def csv_answer(name: str, head: Sequence[str], rows: Iterator[Sequence[Any]]) -> Response:
-    """A file to keep. No cell of it is read as a formula."""
-    return StreamingResponse(
-        _lines(head, rows),
-        media_type="text/csv; charset=utf-8",
-        headers={"content-disposition": f'attachment; filename="{name}"'},
+# -- the same pages for two
+
+
+def _pages(below: str, shown: Callable[[Request, Whose], Response]) -> tuple[Page, Page]:
+    """One of one's own usage, and one of anybody's for those who may see it."""
+
+    def own(request: Request) -> Response:
+        return shown(request, mine(request))
+
+    def all_(request: Request) -> Response:
+        whose = anybodys(request)
+        return _no_such_usage(request) if whose is None else shown(request, whose)
+
+    return (
+        Page("GET", f"{MINE}{below}", own),
+        Page("GET", f"{ALL}{below}", all_, Access.AUDITOR),
     )
 
 
-def _lines(head: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:
-    # every text is quoted: left to itself, csv would let a lone carriage return break a row
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
-    writer.writerow(head)
-    yield _taken(buffer)  # at once: that it begins is seen before the first row is found
-    for row in rows:
-        writer.writerow([safe_cell(cell) if isinstance(cell, str) else cell for cell in row])
-        if buffer.tell() > 1 << 16:
-            yield _taken(buffer)
-    yield buffer.getvalue()
-
-
-def _taken(buffer: io.StringIO) -> str:
-    text = buffer.getvalue()
-    buffer.seek(0)
-    buffer.truncate()
-    return text
-
-
 PAGES: Final = (
-    Page("GET", "/usage", usage_page),
-    Page("GET", "/usage.csv", sums_csv),
-    Page("GET", "/usage/calls", calls_page),
-    Page("GET", "/usage/calls.csv", calls_csv),
+    *_pages("", _usage),
+    *_pages(".csv", _sums_csv),
+    *_pages("/calls", _calls),
+    *_pages("/calls.csv", _calls_csv),
 )

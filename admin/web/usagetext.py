@@ -1,4 +1,4 @@
-"""What the pages of usage work out: ranges, the burn-down of a budget, cells of CSV. Pure."""
+"""What the pages of usage work out: ranges, and the burn-down of a budget. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from store.records import DAY_US
 from store.usagereads import MAX_DAYS, Window
 
 PACE_DAYS: Final = 7
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001  full-width ones count
 _EPOCH: Final = date(1970, 1, 1)
 
 
@@ -98,8 +97,3 @@ def days_of(first: str, last: str, today: int) -> tuple[int, int] | None:
         return None
     since, until = ends[0], min(ends[1], today)
     return (since, until) if since >= 0 and 0 <= until - since < MAX_DAYS else None
-
-
-def safe_cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: a client may name a model as it likes."""
-    return f"'{text}" if text.startswith(_FORMULA) else text

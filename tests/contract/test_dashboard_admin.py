@@ -390,3 +390,19 @@ def test_it_says_why_it_cannot_start(tmp_path: Path, board: Dashboard) -> None:
         )
         for name in ("ADMIN_LISTEN", "SESSION_SECONDS", "ADMIN_TRUSTED_PROXIES"):
             assert f"TENSORGATE_{name}: " in wrong
+
+
+def test_a_key_that_has_spent_its_budget_is_said_to_in_words(board: Dashboard) -> None:
+    account = board.user("spender@example.org")
+    spent, other = (
+        board.service.mint(account.email, alias, models="*", budget_usd="1").record
+        for alias in ("spent", "other")
+    )
+    book_call(board.engine, spent, hold_id="spent-1", charge_nanousd=1_000_000_000)
+    book_call(board.engine, other, hold_id="other-1", charge_nanousd=999_999_999)
+    said = board.browser(account).get("/keys").text
+    rows = [row for row in said.split("<tr") if "sk-tg_" in row]
+    assert [("Used up" in row, f'title="{spent.alias}"' in row) for row in rows] in (
+        [(True, True), (False, False)],
+        [(False, False), (True, True)],
+    )

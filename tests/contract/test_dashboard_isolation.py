@@ -213,6 +213,55 @@ def test_an_auditor_reads_spend_and_nothing_else(scene: Scene) -> None:
     assert 'href="/admin/users"' not in page.text
 
 
+def test_an_auditor_reads_everybodys_usage_and_no_secret(scene: Scene) -> None:
+    browser = scene.board.browser(scene.auditor)
+    asked = [
+        ("/admin/usage", ("$0.0013", f"{MARK}-model", f"{MARK}-alias", scene.anna.email)),
+        ("/admin/usage?by=user", (scene.anna.email,)),
+        ("/admin/usage?by=team", (f"{MARK}-team",)),
+        (f"/admin/usage?user={scene.anna.email}&by=key", (f"({scene.key[-4:]})",)),
+        (
+            f"/admin/usage?user={scene.anna.email.upper()}&key={scene.ids['key_id']}",
+            (f"{MARK}-alias",),
+        ),
+        ("/admin/usage/calls", (scene.request_id, scene.anna.email)),
+        (f"/admin/usage/calls?q={scene.request_id}", (f"{MARK}-model",)),
+        (f"/admin/usage/calls?user={scene.anna.email}", (scene.request_id,)),
+        ("/admin/usage.csv", (f'"{scene.anna.email}"', f'"{MARK}-alias"', "0.00125")),
+        ("/admin/usage/calls.csv", (scene.request_id, scene.anna.email)),
+    ]
+    for path, told in asked:
+        answer = browser.get(path)
+        assert answer.status_code == 200, path
+        assert [each for each in told if each not in answer.text] == [], path
+        for secret in (scene.key, scene.key[6:-4], "$argon2", scene.ids["session_token"]):
+            assert secret not in answer.text, path
+    # one account's is that account's alone, and a key is never another's than the one named
+    bobs = browser.get(f"/admin/usage?user={scene.bob.email}")
+    assert bobs.status_code == 200
+    assert MARK not in bobs.text
+    for path in (
+        "/admin/usage?user=nobody@example.org",
+        f"/admin/usage?user={'a' * 300}@example.org",
+        f"/admin/usage?key={scene.ids['key_id']}",
+        f"/admin/usage/calls?user={scene.bob.email}&key={scene.ids['key_id']}",
+        f"/admin/usage.csv?user={scene.bob.email}&key={scene.ids['key_id']}",
+    ):
+        answer = browser.get(path)
+        assert answer.status_code == 404, path
+        assert MARK not in answer.text
+
+
+def test_an_auditors_own_usage_is_their_own(scene: Scene) -> None:
+    """The page of one's own takes no name of another, whoever asks."""
+    browser = scene.board.browser(scene.auditor)
+    for path in ("/usage", "/usage/calls", "/usage.csv", "/usage/calls.csv"):
+        answer = browser.get(path, params={"user": scene.anna.email})
+        assert answer.status_code == 200
+        assert MARK not in answer.text
+        assert browser.get(path, params={"key": scene.ids["key_id"]}).status_code == 404
+
+
 def test_an_admin_sees_hints_and_no_secrets(scene: Scene) -> None:
     browser = scene.board.browser(scene.admin)
     for page in SIGNED_IN:

@@ -30,12 +30,22 @@ from store.keylist import PAGE_KEYS, KeyList, Show
 from store.ledger import Ledger
 from store.records import DAY_US, INT64_MAX, WINDOW_US, Basis, KeyRecord, Seen
 from store.refusedcalls import RefusedCalls, RefusedOf, Times
-from store.usagereads import DEAREST_SECONDS, SERIES, By, Of, Place, Sums, UsageReader
+from store.usagereads import (
+    DEAREST_SECONDS,
+    SERIES,
+    By,
+    Of,
+    Place,
+    Sums,
+    UsageReader,
+    place_of,
+)
 
 OpenEngine = Callable[[], Engine]
 
 TODAY = NOW_US // DAY_US
 WEEK = Of(ACCOUNT.id, TODAY - 6, TODAY)
+EVERYBODY = replace(WEEK, account_id=None)
 
 
 @pytest.fixture
@@ -193,6 +203,29 @@ def test_a_range_has_an_end(first: int, last: int) -> None:
         Of(ACCOUNT.id, first, last)
 
 
+def test_everybodys_sums_are_of_every_account(engine: Engine) -> None:
+    book(engine, 100, model="mine")
+    book(engine, 30, key=STRANGERS, model="theirs")
+    book(engine, 7, key=STRANGERS, model="theirs", at=NOW_US - 7 * DAY_US)
+    reader = UsageReader(engine)
+    assert reader.total(EVERYBODY, TODAY).nanousd == 130
+    named = {by: [s.name for s in reader.series(EVERYBODY, by, TODAY)] for by in By}
+    assert named[By.MODEL] == ["mine", "theirs"]
+    assert named[By.TEAM] == ["red", ""]
+    assert named[By.USER] == [ACCOUNT.id, STRANGER.id]
+    assert [line[:6] for line in reader.lines(EVERYBODY)] == [
+        (TODAY, ACCOUNT.email, KEY.id, KEY.alias, "red", "mine"),
+        (TODAY, STRANGER.email, STRANGERS.id, STRANGERS.alias, "", "theirs"),
+    ]
+    # what is remembered of everybody is told of nobody
+    assert reader.total(replace(WEEK, account_id=STRANGER.id), TODAY).nanousd == 30
+
+
+def test_a_keys_usage_is_an_accounts() -> None:
+    with pytest.raises(ValueError, match="an account's"):
+        replace(EVERYBODY, key_id=KEY.id)
+
+
 # -- refused calls
 
 
@@ -206,12 +239,19 @@ def test_refused_calls_add_up_and_are_the_accounts_own(engine: Engine) -> None:
     calls.add({of("budget_exceeded", days=7): Times(9, 1), of("invalid", STRANGERS): Times(5, 5)})
     calls.add({})
     reader = UsageReader(engine)
-    assert reader.refused(WEEK) == [
+    assert reader.refused(WEEK, TODAY) == [
         (TODAY, "budget_exceeded", 9),
         (TODAY, "model_not_allowed", 1),
     ]
-    assert reader.refused(replace(WEEK, key_id=OTHER_KEY.id)) == [(TODAY, "budget_exceeded", 2)]
-    assert reader.refused(replace(WEEK, account_id=STRANGER.id)) == [(TODAY, "invalid", 5)]
+    assert reader.refused(replace(WEEK, key_id=OTHER_KEY.id), TODAY) == [
+        (TODAY, "budget_exceeded", 2)
+    ]
+    assert reader.refused(replace(WEEK, account_id=STRANGER.id), TODAY) == [(TODAY, "invalid", 5)]
+    assert reader.refused(EVERYBODY, TODAY) == [
+        (TODAY, "budget_exceeded", 9),
+        (TODAY, "invalid", 5),
+        (TODAY, "model_not_allowed", 1),
+    ]
     assert reader.last_refused(ACCOUNT.id, KEY.id, TODAY) == "budget_exceeded"
     assert reader.last_refused(STRANGER.id, KEY.id, TODAY) is None
     assert reader.last_refused(ACCOUNT.id, KEY.id, TODAY + 5) is None
@@ -262,7 +302,30 @@ def test_percentiles_are_of_each_days_calls(engine: Engine) -> None:
     assert (year[-1].of, year[-1].day) == (101, TODAY - 1)
 
 
+def test_how_long_everybodys_took_is_of_the_calls_that_ended_then(engine: Engine) -> None:
+    book(engine, seen=seen(5_000))
+    book(engine, seen=seen(9_000), key=STRANGERS)
+    *_, today = UsageReader(engine).took(EVERYBODY, TODAY)
+    assert (today.of, today.p50_us, today.p95_us) == (2, 5_000, 9_000)
+
+
 # -- calls
+
+
+def test_everybodys_calls_are_read_page_by_page_the_last_that_ended_first(engine: Engine) -> None:
+    at = [NOW_US - 9, NOW_US, NOW_US - 5, NOW_US, NOW_US - 7 * DAY_US]
+    keys = [KEY, STRANGERS, OTHER_KEY, KEY, STRANGERS]
+    ids = [book(engine, at=each, key=key) for each, key in zip(at, keys, strict=True)]
+    reader = UsageReader(engine)
+    wanted = [ids[3], ids[1], ids[2], ids[0], ids[4]]
+    found: list[str] = []
+    behind = None
+    while page := reader.calls(None, behind=behind, limit=2):
+        found += [call.row.request_id for call in page]
+        behind = place_of(page[-1], None)
+    assert found == wanted
+    assert [call.row.request_id for call in reader.every_call(EVERYBODY)] == wanted[:-1]
+    assert len(reader.calls(None, request_id=ids[1])) == 1
 
 
 def test_calls_are_read_page_by_page_the_last_first(engine: Engine) -> None:
@@ -324,9 +387,9 @@ def test_no_page_reads_a_whole_table(engine: Engine) -> None:
         keys.page(ACCOUNT.id, show, NOW_US, search="a")
     keys.line(ACCOUNT.id, KEY.id, NOW_US)
     keys.names(ACCOUNT.id)
-    for of in (WEEK, replace(WEEK, key_id=KEY.id)):
+    for of in (WEEK, replace(WEEK, key_id=KEY.id), EVERYBODY):
         reader.total(of, TODAY)
-        reader.refused(of)
+        reader.refused(of, TODAY)
         reader.took(of, TODAY)
         list(reader.lines(of))
         list(reader.every_call(of))
@@ -334,7 +397,10 @@ def test_no_page_reads_a_whole_table(engine: Engine) -> None:
             reader.series(of, by, TODAY)
     reader.window(ACCOUNT.id, KEY.id, KEY.created_us, NOW_US)
     reader.last_refused(ACCOUNT.id, KEY.id, TODAY)
-    reader.calls(ACCOUNT.id, request_id="some", behind=Place(NOW_US, 5))
+    for account_id in (ACCOUNT.id, None):
+        reader.calls(account_id)
+        reader.calls(account_id, behind=Place(NOW_US, 5))
+        reader.calls(account_id, request_id="some", behind=Place(NOW_US, 5))
     assert len(asked) > 30
     event.remove(engine, "before_cursor_execute", note)
     with engine.connect() as connection:

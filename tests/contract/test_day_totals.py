@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from moneyhelp import ACCOUNT, KEY, OTHER_KEY, STRANGERS, charge, hold, with_a_stranger
-from sqlalchemy import Engine, delete, func, select
+from sqlalchemy import Engine, delete, func, select, update
 from statehelp import NOW_US, FakeClock
 
 from store.accountlist import AccountList
@@ -25,6 +25,7 @@ OpenEngine = Callable[[], Engine]
 
 TODAY = NOW_US // DAY_US
 MONTHS = Of(ACCOUNT.id, TODAY - 60, TODAY)
+EVERYBODY = replace(MONTHS, account_id=None)
 
 
 @pytest.fixture
@@ -46,7 +47,10 @@ def book(engine: Engine, nanousd: int, age: int, **more: Any) -> None:
 def said(engine: Engine) -> list[Any]:
     """All that pages show of sums, read by processes that remember nothing."""
     found: list[Any] = []
-    for of in (MONTHS, replace(MONTHS, key_id=KEY.id), replace(MONTHS, last_day=TODAY - 7)):
+    for of in (
+        *(MONTHS, replace(MONTHS, key_id=KEY.id), replace(MONTHS, last_day=TODAY - 7)),
+        EVERYBODY,
+    ):
         found.append(UsageReader(engine).total(of, TODAY))
         found += [UsageReader(engine).series(of, by, TODAY) for by in By]
     found.append(TeamSpend(engine).months(last_months(NOW_US, 3), NOW_US))
@@ -84,6 +88,29 @@ def test_pages_read_the_totals(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(delete(daily).where(daily.c.day < TODAY - 1))
     assert said(engine)[0] == with_totals
+
+
+def test_everybodys_are_read_whole_and_not_account_by_account(engine: Engine) -> None:
+    totals(engine).round(every_day=True)
+    before = UsageReader(engine).series(EVERYBODY, By.MODEL, TODAY)
+    with engine.begin() as connection:
+        connection.execute(delete(day_totals).where(day_totals.c.kind.in_(("model", "team"))))
+        connection.execute(delete(daily).where(daily.c.day < TODAY - 1))
+    assert UsageReader(engine).series(EVERYBODY, By.MODEL, TODAY) == before
+
+
+def test_a_day_that_an_older_version_made_is_made_anew(engine: Engine) -> None:
+    """That knew no totals of everybody: it made none, or left those of before beside its own."""
+    totals(engine).round(every_day=True)
+    found = said(engine)
+    of_all = day_totals.c.kind.in_(("models", "teams"))
+    with engine.begin() as connection:
+        connection.execute(delete(day_totals).where(of_all, day_totals.c.day < TODAY - 20))
+        stale = update(day_totals).where(of_all, day_totals.c.day == TODAY - 5)
+        connection.execute(stale.values(calls=day_totals.c.calls - 1, charge_nanousd=10**9))
+    assert said(engine) == found, "such a day is read from the sums by day"
+    assert totals(engine).round(every_day=False) == 19 + 1
+    assert said(engine) == found
 
 
 def test_a_call_that_is_booked_late_is_in_them(engine: Engine) -> None:

@@ -39,6 +39,10 @@ default_plan: free
 REVOKES: Final = re.compile(r"^Revoke ")
 KEY: Final = re.compile(r"sk-tg_[0-9A-Za-z]{49}")
 PHONE: Final = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+CUT_CALLS: Final = """[...document.querySelectorAll(".table-calls td")].filter((cell) => {
+    const { left, right } = cell.getBoundingClientRect();
+    return left < 0 || right > innerWidth || cell.scrollWidth > cell.clientWidth + 1;
+}).map((cell) => cell.textContent)"""  # those of which something has to be scrolled to
 OVERFLOW: Final = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -74,7 +78,7 @@ class People:
             yield service
 
     def new(self, **more: Any) -> str:
-        email = f"person-{time.time_ns()}@example.com"
+        email = f"person-{time.time_ns()}@a-department-with-a-name.example.com"  # as long as some
         with self.use() as service:
             service.add_user(email, password=PASSWORD, **more)
         return email
@@ -229,6 +233,25 @@ def test_a_key_is_never_shown_again(person: Visitor) -> None:
         assert key not in page.evaluate("document.documentElement.outerHTML")
     for path in ("/keys", "/keys?show=expired", "/usage", "/usage/calls", "/account"):
         assert key not in person.go(path).content()
+
+
+def test_the_back_button_shows_nothing_of_who_signed_out(person: Visitor, people: People) -> None:
+    """Nor does another account that signs in there find it."""
+    page = person.page
+    create(person, "left-behind", "llama-3.1-8b")
+    for path in ("/keys", "/usage", "/keys"):
+        assert "left-behind" in person.go(path).content()
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in*")
+    for _ in range(5):
+        with suppress(Error):
+            page.go_back()
+        page.wait_for_timeout(200)
+        assert "left-behind" not in page.evaluate("document.documentElement.outerHTML")
+    person.sign_in(people.new())
+    assert "left-behind" not in page.content()
+    for path in ("/keys", "/usage"):
+        assert "left-behind" not in person.go(path).content()
 
 
 def test_reloading_the_answer_mints_no_other_and_shows_none(person: Visitor, gate: Stack) -> None:
@@ -529,6 +552,10 @@ def pages_of(gate: Stack, email: str) -> list[str]:
         "/usage/calls",
         "/usage/calls?q=nothing-like-it",
         "/account",
+        "/admin/usage",
+        "/admin/usage?by=user",
+        f"/admin/usage?user={email}&key={key}",
+        "/admin/usage/calls",
         "/admin/users",
         "/admin/users/new",
         "/admin/teams",
@@ -569,6 +596,7 @@ def test_every_page_can_be_used_by_everybody(
             faults[path] = someone.violations()
             if phone:
                 assert page.evaluate(OVERFLOW) <= 0, path
+                assert page.evaluate(CUT_CALLS) == [], path
         someone.go("/keys/new").get_by_role("button", name="Create key").click()
         faults["errors"] = someone.violations()
         create(someone, f"seen-{colours}-{phone}".lower(), "bge-m3")

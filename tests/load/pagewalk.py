@@ -50,6 +50,24 @@ _QUESTIONS: Final[dict[str, tuple[str, ...]]] = {
     "/usage.csv": ("?days=365", "?key={key}&days=365"),
     "/usage/calls": ("?q={request}", "?q=nothing-has-this", "?key={key}", "?behind={behind}"),
     "/usage/calls.csv": ("?days=365", "?key={key}&days=365"),
+    "/admin/usage": (
+        *_RANGES,
+        "?by=team&days=90",
+        "?by=user",
+        "?by=user&days=365",
+        "?user={user}",
+        "?user={user}&by=key&days=365",
+        "?user={user}&key={key}&days=90",
+    ),
+    "/admin/usage.csv": ("?days=7", "?user={user}&days=365"),
+    "/admin/usage/calls": (
+        "?q={request}",
+        "?q=nothing-has-this",
+        "?user={user}&key={key}",
+        "?user={user}&behind={behind}",
+        "?behind={behind}",
+    ),
+    "/admin/usage/calls.csv": ("?days=7", "?user={user}&days=7"),
     "/admin/users": ("?page=3", "?q=user-1", "?q=nothing-has-this"),
     "/admin/users/{account}": ("?page=9", "?show=revoked"),
     "/admin/teams": ("?months=12", "?months=3"),
@@ -79,6 +97,7 @@ def addresses(books: Books, account: Account | None) -> Iterator[str]:
         "key": books.key.id,
         "key_id": books.key.id,
         "account": books.heavy.id,
+        "user": books.heavy.email,
         "request": books.request_id,
         "behind": f"{wall_us() - 40 * 86_400_000_000}.1",
         "token": INVITE,
@@ -92,7 +111,8 @@ def addresses(books: Books, account: Account | None) -> Iterator[str]:
         unknown = set(re.findall(r"{(\w+)}", page.path)) - named.keys()
         assert not unknown, f"{page.path}: say in this file what {unknown} could name"
         for question in (*_QUESTIONS.get(page.path, ()), ""):
-            if "{key}" in question and account is not books.heavy:
+            of_anybody = "{user}" in question
+            if "{key}" in question and account is not books.heavy and not of_anybody:
                 continue
             yield (page.path + question).format_map(named)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from admin import costs, samples
 from admin.web import keyforms, texts
-from admin.web.usagetext import Burn, burn_down, days_of, safe_cell
+from admin.web.csvfile import safe_cell
+from admin.web.usagetext import Burn, burn_down, days_of
 from store.catalog import Catalog
 from store.errors import PlanLimitError
 from store.records import DAY_US, NANOUSD, WINDOW_US, Price
