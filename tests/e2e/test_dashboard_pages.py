@@ -496,7 +496,7 @@ def test_usage_is_what_was_called(
 
     # the calls, one by its id, and a refused one, too
     page.get_by_role("link", name="All calls").click()
-    rows = page.locator("table.calls tbody tr")
+    rows = page.locator("table.table-calls tbody tr")
     expect(rows).to_have_count(4)
     expect(rows.first).to_contain_text("released")
     expect(rows.first).to_contain_text("500")
