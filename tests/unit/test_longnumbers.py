@@ -76,4 +76,4 @@ def test_no_mebibyte_of_them_takes_long(number: bytes) -> None:
         began = time.process_time()
         read_json(raw)
         took = min(took, time.process_time() - began)
-    assert took < 0.1
+    assert took < 0.2
