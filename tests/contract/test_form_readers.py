@@ -405,11 +405,11 @@ def compare_mutated(readers: FormReaders, seeds: range) -> None:
 
 
 def test_made_forms_are_read_alike(readers: FormReaders) -> None:
-    compare_made(readers, 300)
+    compare_made(readers, 200)
 
 
 def test_mutated_forms_are_read_alike(readers: FormReaders) -> None:
-    compare_mutated(readers, range(16_000))
+    compare_mutated(readers, range(8_000))
 
 
 @pytest.mark.soak
@@ -419,4 +419,4 @@ def test_many_made_forms_are_read_alike(readers: FormReaders) -> None:
 
 @pytest.mark.soak
 def test_many_mutated_forms_are_read_alike(readers: FormReaders) -> None:
-    compare_mutated(readers, range(16_000, 400_000))
+    compare_mutated(readers, range(8_000, 400_000))

@@ -361,7 +361,7 @@ def few(all_of_them: Sequence[Any], most: int) -> Sequence[Any]:
 
 
 def test_values_are_read_alike(readers: JsonReaders) -> None:
-    compare_values(readers, 1500)
+    compare_values(readers, 700)
 
 
 def compare_names(readers: JsonReaders, most: int) -> None:
@@ -401,7 +401,7 @@ def beside(body: dict[str, Any], path: list[str], alter: Any) -> Iterator[bytes]
 
 
 def test_a_name_that_some_reader_takes_for_one_of_ours(readers: JsonReaders) -> None:
-    compare_names(readers, 300)
+    compare_names(readers, 100)
 
 
 def test_what_stands_around_a_body(readers: JsonReaders) -> None:

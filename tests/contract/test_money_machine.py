@@ -515,7 +515,7 @@ def _no_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_money_whatever_happens() -> None:
-    run(MoneyMachine, examples=60, steps=50)
+    run(MoneyMachine, examples=40, steps=50)
 
 
 @pytest.mark.soak
