@@ -17,7 +17,7 @@ import redis
 from moneyhelp import ACCOUNT, KEY
 from peers.cutwire import wire_to
 from peers.postgres import Postgres, running
-from peers.process import Child
+from peers.process import Child, freeze
 from peers.valkey import valkey_trio
 from sqlalchemy import Engine
 from statehelp import NOW_US
@@ -47,7 +47,7 @@ class Valkey:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        os.kill(self.child.pid, signal.SIGSTOP)
+        freeze(self.child.pid)
         try:
             yield
         finally:

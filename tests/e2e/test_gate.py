@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from peers.client import CHAT, MESSAGES, Answer, call
+from peers.process import freeze
 from peers.recorder import Recorder, Reply, json_reply
 from peers.stack import Stack, StartStack
 from waiting import until
@@ -211,7 +212,7 @@ def test_authz_killed_is_503_in_our_words_and_200_again_when_it_is_back(
     key = gate.mint()["key"]
     assert call(gate, key=key).status == 200
     [authz] = gate.children()["authz"]
-    os.kill(authz, signal.SIGSTOP)
+    freeze(authz)
     try:
         stopped = time.monotonic()
         for path in (CHAT, MESSAGES):

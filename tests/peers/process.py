@@ -131,3 +131,24 @@ def descendants(pid: int) -> list[int]:
         found += below
         waiting += below
     return found
+
+
+def freeze(pid: int) -> None:
+    """Stop a process, and wait until it stands: on a busy machine its threads run on for a while.
+
+    SIGCONT has it go on. Raises ProcessLookupError or FileNotFoundError where it has ended.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    deadline = time.monotonic() + 20
+    while not all(_state(task) in "TZX" for task in tasks.iterdir()):
+        assert time.monotonic() < deadline, f"process {pid} does not stop"
+        time.sleep(0.001)
+
+
+def _state(task: Path) -> str:
+    """As in /proc: T is stopped, Z has ended; X is a thread that is gone."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"

