@@ -34,19 +34,20 @@ START_SECONDS: Final = 60.0
 PROBE_SECONDS: Final = 1.0
 ENVOY: Final = "/usr/local/bin/envoy"
 _numbers = count(1)
+_BRIDGE: Final = "tgbr"
 
 
 class Network:
     """A bridge for pods; the machine itself is `host` on it."""
 
     def __init__(self) -> None:
-        number = os.getpid() % 200 + 20
-        self.name = f"tgbr{os.getpid()}"
-        self._prefix = f"10.77.{number}"
+        self.name = f"{_BRIDGE}{os.getpid()}"
+        self._prefix = f"10.77.{os.getpid() % 200 + 20}"
         self._addresses = count(2)
         self.host = f"{self._prefix}.1"
 
     def open(self) -> None:
+        _clear()
         # Its address is given: a bridge without one takes its lowest port's, and changes it under
         # the pods' feet as ports come and go. What they had learnt then leads nowhere for a while.
         mac = "02:00:" + ":".join(f"{byte:02x}" for byte in os.getpid().to_bytes(4, "big"))
@@ -318,9 +319,19 @@ def network() -> Iterator[Network]:
         made.close()
 
 
-def _ip(*words: str) -> None:
+def _clear() -> None:
+    """Take away the bridges of processes that were killed: theirs may be our addresses."""
+    for line in _ip("-brief", "link", "show", "type", "bridge").splitlines():
+        name = line.split()[0]
+        maker = name.removeprefix(_BRIDGE)
+        if maker != name and not Path(f"/proc/{maker}").exists():
+            _ip("link", "del", name)
+
+
+def _ip(*words: str) -> str:
     done = subprocess.run(
         (program("iproute2", "ip"), *words), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
